@@ -1,0 +1,26 @@
+"""SparseViT (CVPR 2023) for OpenMMLab: Swin backbones that skip the windows that do not matter.
+
+Importing the package registers `SparseSwinTransformer` and `SparsityAdaptationHook` in mmengine's
+root registries, where mmdet, mmseg and mmdet3d find them by name. It needs no toolkit.
+"""
+import mmcv
+import mmengine
+from mmengine.utils import digit_version
+
+from .checkpoints import allow_mmengine_checkpoints
+from .hooks import SparsityAdaptationHook
+from .models import SparseSwinTransformer, get_sparse_backbone
+from .sparsity import SparsityConfig, SparsitySpace
+from .version import __version__
+
+for _package, _low, _high in ((mmengine, '0.8.0', '1.0.0'), (mmcv, '2.0.0', '2.2.0')):
+    if not digit_version(_low) <= digit_version(_package.__version__) < digit_version(_high):
+        raise ImportError(f'sparsevit_mm needs {_package.__name__} >= {_low}, < {_high}; '
+                          f'{_package.__version__} is installed')
+
+allow_mmengine_checkpoints()
+
+__all__ = [
+    'SparseSwinTransformer', 'SparsityAdaptationHook', 'SparsityConfig', 'SparsitySpace',
+    'get_sparse_backbone', '__version__'
+]

@@ -1,0 +1,86 @@
+"""Checkpoints: what torch may unpickle, and whether a file fits a model."""
+import importlib
+import pickle
+import re
+from pathlib import Path
+from typing import Dict
+
+import numpy as np
+import torch
+from mmengine.logging import HistoryBuffer
+from mmengine.runner.checkpoint import CheckpointLoader
+from mmengine.utils import digit_version
+from torch import nn
+
+
+def _public_history_method(owner, name: str):
+    """Stands in for ``builtins.getattr`` within a checkpoint: mmengine pickles the methods of
+    HistoryBuffer through it, and nothing else is served."""
+    if owner is not HistoryBuffer or name.startswith('_'):
+        raise pickle.UnpicklingError(f'getattr({owner!r}, {name!r}) in a checkpoint')
+    return getattr(owner, name)
+
+
+def allow_mmengine_checkpoints() -> None:
+    """Lets ``torch.load(weights_only=True)``, the default since torch 2.6, read what mmengine
+    0.10 writes beside the weights: HistoryBuffer and numpy values in its message hub.
+
+    Adds classes that can run no code to torch's allow-list; the check itself stays on.
+    """
+    if digit_version(torch.__version__) < digit_version('2.6.0'):
+        return
+    allowed = [HistoryBuffer, np.ndarray, np.dtype, (_public_history_method, 'builtins.getattr')]
+    allowed += [type(np.dtype(kind)) for kind in ('f2', 'f4', 'f8', 'i4', 'i8', 'u1', 'b1')]
+    core = importlib.import_module(
+        'numpy._core.multiarray' if hasattr(np, '_core') and np.__version__ >= '2' else
+        'numpy.core.multiarray')
+    for package in ('numpy.core', 'numpy._core'):  # numpy 1 and 2 read each other's files
+        allowed += [(getattr(core, name), f'{package}.multiarray.{name}')
+                    for name in ('_reconstruct', 'scalar')]
+    torch.serialization.add_safe_globals(allowed)
+
+
+def read_checkpoint(path: str) -> dict:
+    """Reads a checkpoint onto the CPU.
+
+    Raises:
+        FileNotFoundError: The local file is not there.
+        ValueError: It is no checkpoint, or holds classes that ``weights_only`` refuses.
+    """
+    if '://' not in path and not Path(path).is_file():
+        raise FileNotFoundError(f'checkpoint {path} is not there')
+    try:
+        return CheckpointLoader.load_checkpoint(path, map_location='cpu')
+    except pickle.UnpicklingError as error:
+        refused = re.search(r'GLOBAL (\S+)', str(error))
+        reason = (f'it holds {refused.group(1)}, a class that could run code when loaded'
+                  if refused else str(error).splitlines()[-1])
+        raise ValueError(f'checkpoint {path} is refused: {reason}') from None
+    except (RuntimeError, EOFError, KeyError) as error:
+        raise ValueError(f'checkpoint {path} is broken: {error}') from None
+
+
+def check_fits(model: nn.Module, path: str) -> None:
+    """Makes sure that a checkpoint file holds every parameter and buffer of a model and no other,
+    before mmengine loads it without a word about what it left out.
+
+    Raises:
+        FileNotFoundError, ValueError: See :func:`read_checkpoint`; also a ValueError that lists
+            missing, unexpected and misshapen keys if the file does not fit.
+    """
+    checkpoint = read_checkpoint(path)
+    state: Dict[str, torch.Tensor] = checkpoint.get('state_dict', checkpoint)
+    state = {re.sub(r'^module\.', '', k): v for k, v in state.items()}
+    current = model.state_dict()
+    problems = {
+        'missing': sorted(current.keys() - state.keys()),
+        'unexpected': sorted(state.keys() - current.keys()),
+        'of another shape': [
+            f'{k}: {tuple(state[k].shape)} in the file, {tuple(v.shape)} in the model'
+            for k, v in current.items() if k in state and state[k].shape != v.shape
+        ],
+    }
+    if any(problems.values()):
+        raise ValueError(f'checkpoint {path} does not fit {type(model).__name__}:' +
+                         ''.join(f'\n  {what}: {", ".join(keys)}'
+                                 for what, keys in problems.items() if keys))

@@ -1,0 +1,51 @@
+"""Multiply-accumulates of the backbone, exact and in closed form."""
+import math
+from typing import Optional, Sequence
+
+from ..models import SparseSwinTransformer
+from ..models.windows import num_windows
+from ..sparsity import Sparsity, SparsityConfig, kept_windows
+
+
+def backbone_macs(backbone: SparseSwinTransformer,
+                  shape: Sequence[int],
+                  batch_size: int = 1,
+                  sparsity: Optional[Sparsity] = None,
+                  count_padding: bool = False) -> int:
+    """Multiply-accumulates of one forward pass.
+
+    Counts patch embedding, query, key and value, both products of attention, projection, FFN and
+    patch merging; no norms, no softmax, no scores (the convention of SparseViT, table 1).
+
+    Args:
+        backbone: Gives depths, widths and window size.
+        shape: (H, W) of the input, in pixels.
+        batch_size: Images.
+        sparsity: The configuration; the backbone's own by default.
+        count_padding: Count padded tokens as if every layer ran on them, as the published figures
+            do. By default what this package runs is counted: a block that runs all windows spends
+            nothing but attention on padding, a pruned block runs its windows whole.
+
+    Returns:
+        MACs, an int.
+    """
+    config = backbone.sparsity if sparsity is None else SparsityConfig(sparsity, backbone.depths)
+    patch, window = backbone.patch_size, backbone.window_size
+    height, width = (math.ceil(side / patch) for side in shape)
+    macs = height * width * backbone.num_features[0] * backbone.in_channels * patch**2
+    for stage, ratios in zip(backbone.stages, config.ratios):
+        total = num_windows(height, width, window)
+        for block, ratio in zip(stage.blocks, ratios):
+            kept = kept_windows(total, ratio) if ratio else total
+            attended = kept * window**2
+            whole_map = kept == total and not count_padding
+            tokens = height * width if whole_map else attended
+            channels = block.attn.w_msa.proj.in_features
+            hidden = block.ffn.feedforward_channels
+            macs += tokens * (4 * channels**2 + 2 * channels * hidden)
+            macs += 2 * attended * window**2 * channels
+        if stage.downsample is not None:
+            stride = stage.downsample.sampler.stride[0]
+            height, width = math.ceil(height / stride), math.ceil(width / stride)
+            macs += height * width * stage.downsample.reduction.weight.numel()
+    return batch_size * macs

@@ -1,0 +1,3 @@
+from .sparsity_adaptation_hook import SparsityAdaptationHook
+
+__all__ = ['SparsityAdaptationHook']

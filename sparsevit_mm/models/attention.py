@@ -1,0 +1,100 @@
+"""Attention within windows, and the module tree that holds its parameters."""
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn.bricks.drop import build_dropout
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+
+class WindowMSA(BaseModule):
+    """Multi-head self-attention within windows, with relative position bias.
+
+    State dict and result equal ``WindowMSA`` of mmdet and mmseg. Linear layers act on tokens and
+    :meth:`attend` on windows, so that the caller decides which tokens are gathered and when.
+
+    Args:
+        embed_dims: Channels C.
+        num_heads: Attention heads.
+        window_size: Side of a window, in tokens.
+        qkv_bias: Whether query, key and value have a bias.
+        qk_scale: Overrides the scale ``head_dim ** -0.5``.
+        attn_drop_rate: Dropout of attention weights.
+        proj_drop_rate: Dropout of the output.
+    """
+
+    def __init__(self,
+                 embed_dims: int,
+                 num_heads: int,
+                 window_size: int,
+                 qkv_bias: bool = True,
+                 qk_scale: Optional[float] = None,
+                 attn_drop_rate: float = 0.,
+                 proj_drop_rate: float = 0.):
+        super().__init__()
+        self.num_heads = num_heads
+        head_dims = embed_dims // num_heads
+        # scaled_dot_product_attention divides by sqrt(head_dims) by itself.
+        self.extra_scale = qk_scale * head_dims**0.5 if qk_scale else 1.
+
+        self.relative_position_bias_table = nn.Parameter(
+            torch.zeros((2 * window_size - 1)**2, num_heads))
+        self.register_buffer('relative_position_index', _relative_position_index(window_size))
+        self.qkv = nn.Linear(embed_dims, embed_dims * 3, bias=qkv_bias)
+        self.attn_drop = nn.Dropout(attn_drop_rate)
+        self.proj = nn.Linear(embed_dims, embed_dims)
+        self.proj_drop = nn.Dropout(proj_drop_rate)
+
+    def position_bias(self) -> Tensor:
+        """Relative position bias as a matrix, (heads, N, N). Never cached: weights may change in
+        place (EMAHook swaps them so) and leave no trace."""
+        index = self.relative_position_index
+        bias = self.relative_position_bias_table[index.reshape(-1)]
+        return bias.reshape(*index.shape, -1).permute(2, 0, 1)
+
+    def attend(self, qkv: Tensor, masks: Optional[Tensor], mask_index: Optional[Tensor]) -> Tensor:
+        """Attention of the tokens of each window to one another.
+
+        Args:
+            qkv: (B, K, N, 3C), query, key and value of N tokens in K windows of B images.
+            masks: (M, N, N) fp32, see :class:`~.windows.WindowPartition`, or None.
+            mask_index: (B, K) or (K,) int64, the mask of each window, or None.
+
+        Returns:
+            (B, K, N, C).
+        """
+        B, K, N, C3 = qkv.shape
+        q, k, v = qkv.reshape(B * K, N, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        if self.extra_scale != 1.:
+            q = q * self.extra_scale
+        bias = self.position_bias().to(q.dtype)[None]
+        if masks is not None:
+            bias = (bias + masks.to(q.dtype)[:, None])[mask_index.expand(B, K).reshape(-1)]
+        dropout = self.attn_drop.p if self.attn_drop.training else 0.
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+        return out.transpose(1, 2).reshape(B, K, N, C3 // 3)
+
+
+def _relative_position_index(window_size: int) -> Tensor:
+    """(N, N) int64: the row of the bias table for query token i and key token j, which is
+    (2 * window_size - 1) * (yi - yj + window_size - 1) + (xi - xj + window_size - 1)."""
+    side = torch.arange(window_size)
+    y, x = (t.reshape(-1) for t in torch.meshgrid(side, side, indexing='ij'))
+    dy = y[:, None] - y[None, :] + window_size - 1
+    dx = x[:, None] - x[None, :] + window_size - 1
+    return dy * (2 * window_size - 1) + dx
+
+
+class ShiftWindowMSA(BaseModule):
+    """The toolkits' name for one block's attention: holds `w_msa` and the DropPath after it.
+
+    Args:
+        drop_path_rate: Probability that an image skips the attention of this block in training.
+        **kwargs: See :class:`WindowMSA`.
+    """
+
+    def __init__(self, drop_path_rate: float = 0., **kwargs):
+        super().__init__()
+        self.w_msa = WindowMSA(**kwargs)
+        self.drop = build_dropout(dict(type='DropPath', drop_prob=drop_path_rate))

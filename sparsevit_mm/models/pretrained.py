@@ -1,0 +1,114 @@
+"""Loads a pretrained Swin: names of any origin, tables and embeddings of any size."""
+import re
+from typing import Dict
+
+import torch.nn.functional as F
+from mmengine.logging import print_log
+from mmengine.runner.checkpoint import CheckpointLoader
+from torch import Tensor, nn
+
+StateDict = Dict[str, Tensor]
+
+# Official Swin name -> the toolkits' name.
+_OFFICIAL_NAMES = (
+    (r'^layers\.', 'stages.'),
+    (r'\.attn\.', '.attn.w_msa.'),
+    (r'\.mlp\.fc1\.', '.ffn.layers.0.0.'),
+    (r'\.mlp\.fc2\.', '.ffn.layers.1.'),
+    (r'^patch_embed\.proj\.', 'patch_embed.projection.'),
+)
+# What a classification checkpoint lacks: norms of the outputs, and buffers that are computed.
+_MAY_BE_MISSING = re.compile(r'^norm\d+\.|\.relative_position_index$')
+_TABLE = 'relative_position_bias_table'
+
+
+def load_pretrained(backbone: nn.Module, source: str, convert_weights: bool = False) -> None:
+    """Loads a checkpoint file or URL into a Swin backbone.
+
+    Args:
+        backbone: A SparseSwinTransformer.
+        source: File or URL. The checkpoint may hold the weights themselves, or them under
+            `state_dict` or `model`; of a whole detector, its `backbone.` is taken.
+        convert_weights: Whether names and the order of merged patches are those of the official
+            Swin repository (equals `swin_converter` of mmdet).
+
+    Raises:
+        FileNotFoundError: `source` can't be read. Names it, and says how to give a local file.
+        ValueError: It does not fit the backbone. Lists missing, unexpected and misshapen keys.
+    """
+    state = _backbone_part(_load(source))
+    if convert_weights:
+        state = from_official(state)
+    state = resize_to(state, backbone)
+    current = backbone.state_dict()
+    missing = [k for k in current if k not in state and not _MAY_BE_MISSING.search(k)]
+    unexpected = [k for k in state if k not in current]
+    misshapen = [f'{k}: {tuple(state[k].shape)} in the file, {tuple(v.shape)} in the backbone'
+                 for k, v in current.items() if k in state and state[k].shape != v.shape]
+    if missing or misshapen:
+        raise ValueError(f'{source} does not fit the backbone.\n  missing: {missing}\n  '
+                         f'unexpected: {unexpected}\n  of another shape: {misshapen}')
+    if unexpected:
+        print_log(f'{source}: not used: {unexpected}', 'current')
+    backbone.load_state_dict(state, strict=False)
+
+
+def from_official(state: StateDict) -> StateDict:
+    """Names and layouts of the official Swin repository -> those of mmdet and mmseg."""
+    converted = {}
+    for name, value in state.items():
+        if name.startswith('head.') or name.endswith('.attn_mask'):
+            continue
+        for pattern, replacement in _OFFICIAL_NAMES:
+            name = re.sub(pattern, replacement, name)
+        if '.downsample.' in name:
+            value = _unfold_order(value)
+        converted[name] = value
+    return converted
+
+
+def resize_to(state: StateDict, backbone: nn.Module) -> StateDict:
+    """Interpolates position bias tables and the absolute position embedding to the backbone's
+    sizes (bicubic, as mmdet resizes the tables)."""
+    resized = dict(state)
+    current = backbone.state_dict()
+    for name, value in state.items():
+        if name not in current or value.dim() != current[name].dim():
+            continue
+        target = current[name]
+        if name.endswith(_TABLE) and len(value) != len(target):
+            side, new_side = (round(len(t)**.5) for t in (value, target))
+            grid = value.t().reshape(1, -1, side, side)
+            grid = F.interpolate(grid, size=(new_side, new_side), mode='bicubic')
+            resized[name] = grid.flatten(2)[0].t().contiguous()
+        elif name == 'absolute_pos_embed' and value.shape[1] != target.shape[1]:
+            side = round(value.shape[1]**.5)
+            grid = value.transpose(1, 2).reshape(1, -1, side, side)
+            grid = F.interpolate(grid, size=backbone.pos_embed_shape, mode='bicubic')
+            resized[name] = grid.flatten(2).transpose(1, 2).contiguous()
+    return resized
+
+
+def _load(source: str) -> dict:
+    try:
+        return CheckpointLoader.load_checkpoint(source, map_location='cpu')
+    except (OSError, RuntimeError) as error:  # URLError is an OSError
+        raise FileNotFoundError(
+            f'pretrained weights {source} can not be read ({type(error).__name__}: {error}). '
+            f'Give a local file: init_cfg=dict(type="Pretrained", checkpoint="/path/to/file.pth"),'
+            f' on the command line --cfg-options model.backbone.init_cfg.checkpoint=/path/to/file'
+        ) from error
+
+
+def _backbone_part(checkpoint: dict) -> StateDict:
+    state = checkpoint.get('state_dict', checkpoint.get('model', checkpoint))
+    state = {re.sub(r'^module\.', '', k): v for k, v in state.items()}
+    own = {k[len('backbone.'):]: v for k, v in state.items() if k.startswith('backbone.')}
+    return own or state
+
+
+def _unfold_order(value: Tensor) -> Tensor:
+    """Official merging lists the four patches of a cell column by column, channels innermost;
+    ``nn.Unfold`` lists channels outermost, then the patches row by row. (..., 4C) -> (..., 4C)"""
+    patches = value.unflatten(-1, (4, -1))[..., [0, 2, 1, 3], :]
+    return patches.transpose(-1, -2).flatten(-2).contiguous()

@@ -1,0 +1,153 @@
+"""One Swin block and one stage: score once, rank once, then run the windows each block keeps."""
+from typing import Dict, List, Optional, Sequence, Tuple, Union
+
+import torch.utils.checkpoint as cp
+from mmcv.cnn import build_norm_layer
+from mmcv.cnn.bricks.transformer import FFN, PatchMerging
+from mmengine.model import BaseModule, ModuleList
+from torch import Tensor
+
+from ..sparsity import kept_windows
+from .attention import ShiftWindowMSA
+from .layout import AllWindows, KeptWindows, from_stream, to_stream
+from .selection import TokenScore, rank_windows, score_windows, select_windows
+from .windows import WindowPartition, partition
+
+Layout = Union[AllWindows, KeptWindows]
+
+
+class SwinBlock(BaseModule):
+    """Window attention and FFN, each with LayerNorm before and a residual around it.
+
+    Over all windows it equals ``SwinBlock`` of mmdet and mmseg. DropPath is drawn per image.
+
+    Args:
+        embed_dims: Channels C.
+        num_heads: Attention heads.
+        feedforward_channels: Hidden channels of the FFN.
+        window_size: Side of a window, in tokens.
+        shift: Whether windows are shifted by half their size.
+        qkv_bias, qk_scale, attn_drop_rate: See :class:`~.attention.WindowMSA`.
+        drop_rate: Dropout after the projection and in the FFN.
+        drop_path_rate: Stochastic depth.
+        act_cfg, norm_cfg: mmcv layer configs.
+        with_cp: Recompute activations in the backward pass to save memory.
+    """
+
+    def __init__(self,
+                 embed_dims: int,
+                 num_heads: int,
+                 feedforward_channels: int,
+                 window_size: int,
+                 shift: bool,
+                 qkv_bias: bool,
+                 qk_scale: Optional[float],
+                 drop_rate: float,
+                 attn_drop_rate: float,
+                 drop_path_rate: float,
+                 act_cfg: dict,
+                 norm_cfg: dict,
+                 with_cp: bool):
+        super().__init__()
+        self.shift = window_size // 2 if shift else 0
+        self.with_cp = with_cp
+        self.norm1 = build_norm_layer(norm_cfg, embed_dims)[1]
+        self.attn = ShiftWindowMSA(
+            drop_path_rate=drop_path_rate,
+            embed_dims=embed_dims,
+            num_heads=num_heads,
+            window_size=window_size,
+            qkv_bias=qkv_bias,
+            qk_scale=qk_scale,
+            attn_drop_rate=attn_drop_rate,
+            proj_drop_rate=drop_rate)
+        self.norm2 = build_norm_layer(norm_cfg, embed_dims)[1]
+        self.ffn = FFN(
+            embed_dims=embed_dims,
+            feedforward_channels=feedforward_channels,
+            ffn_drop=drop_rate,
+            dropout_layer=dict(type='DropPath', drop_prob=drop_path_rate),
+            act_cfg=act_cfg)
+
+    def forward(self, tokens: Tensor, layout: Layout) -> Tensor:
+        """(B, T, C) tokens in the layout's order -> the same."""
+        if self.with_cp and tokens.requires_grad:
+            return cp.checkpoint(self._forward, tokens, layout, use_reentrant=False)
+        return self._forward(tokens, layout)
+
+    def _forward(self, tokens: Tensor, layout: Layout) -> Tensor:
+        msa = self.attn.w_msa
+        qkv = layout.to_windows(msa.qkv(self.norm1(tokens)), msa.qkv.bias)
+        out = msa.attend(qkv, layout.masks, layout.mask_index)
+        if msa.proj_drop.training and msa.proj_drop.p:
+            # The toolkits draw this dropout window by window; one seed must give one result.
+            out = layout.to_tokens(msa.proj_drop(msa.proj(out)))
+        else:
+            out = msa.proj(layout.to_tokens(out))
+        tokens = tokens + self.attn.drop(out)
+        return self.ffn(self.norm2(tokens), identity=tokens)
+
+
+class SwinStage(BaseModule):
+    """The blocks of one resolution and the patch merging after them.
+
+    Args:
+        depth: Number of blocks; every second one is shifted.
+        drop_path_rates: Stochastic depth of each block.
+        downsample: Patch merging, or None in the last stage.
+        token_score: See :mod:`.selection`.
+        **kwargs: See :class:`SwinBlock`.
+    """
+
+    def __init__(self, depth: int, drop_path_rates: Sequence[float],
+                 downsample: Optional[PatchMerging], token_score: TokenScore, window_size: int,
+                 **kwargs):
+        super().__init__()
+        self.window_size = window_size
+        self.token_score = token_score
+        self.blocks = ModuleList([
+            SwinBlock(
+                shift=i % 2 == 1,
+                window_size=window_size,
+                drop_path_rate=drop_path_rates[i],
+                **kwargs) for i in range(depth)
+        ])
+        self.downsample = downsample
+
+    def forward(self, x: Tensor, hw_shape: Tuple[int, int], ratios: Sequence[float]) -> Tensor:
+        """Runs the blocks, not the patch merging.
+
+        Args:
+            x: (B, H * W, C).
+            hw_shape: (H, W).
+            ratios: Sparsity of each block, never falling.
+
+        Returns:
+            (B, H * W, C).
+        """
+        partitions = {
+            shift: partition(*hw_shape, self.window_size, shift, x.device)
+            for shift in sorted({block.shift for block in self.blocks})
+        }
+        total = partitions[0].num_windows
+        kept = [kept_windows(total, ratio) if ratio else total for ratio in ratios]
+        num_dense = kept.count(total)  # they come first, since ratios never fall
+        for block in self.blocks[:num_dense]:
+            x = block(x, AllWindows(partitions[block.shift]))
+        if num_dense == len(self.blocks):
+            return x
+        return self._forward_pruned(x, self.blocks[num_dense:], kept[num_dense:], partitions)
+
+    def _forward_pruned(self, x: Tensor, blocks: List[SwinBlock], kept: List[int],
+                        partitions: Dict[int, WindowPartition]) -> Tensor:
+        token_scores = self.token_score(x.detach())
+        rankings = {
+            shift: rank_windows(score_windows(token_scores, partitions[shift]))
+            for shift in {block.shift for block in blocks}
+        }
+        stream = to_stream(x, partitions[0])
+        for block, k in zip(blocks, kept):
+            layout = KeptWindows(partitions[block.shift],
+                                 select_windows(rankings[block.shift], k))
+            layout.scatter_(stream, block(layout.gather(stream), layout))
+        return from_stream(stream, x.shape[0], partitions[0])
