@@ -56,6 +56,9 @@ def read_checkpoint(path: str) -> dict:
         reason = (f'it holds {refused.group(1)}, a class that could run code when loaded'
                   if refused else str(error).splitlines()[-1])
         raise ValueError(f'checkpoint {path} is refused: {reason}') from None
+    except OSError as error:  # URLError is one
+        raise FileNotFoundError(f'checkpoint {path} can not be read ({error}): give a local '
+                                f'file') from None
     except (RuntimeError, EOFError, KeyError) as error:
         raise ValueError(f'checkpoint {path} is broken: {error}') from None
 

@@ -74,6 +74,18 @@ class SparsityConfig:
         """Mean ratio over blocks."""
         return float(np.mean([r for stage in self.ratios for r in stage]))
 
+    @property
+    def label(self) -> str:
+        """Short text for tables: 'dense', 'uniform 0.6', or the ratios of each pair."""
+        if self.is_dense:
+            return 'dense'
+        flat = {r for stage in self.ratios for r in stage}
+        if len(flat) == 1:
+            return f'uniform {flat.pop():g}'
+        stages = [stage[::2] if stage[:-1:2] == stage[1::2] else stage
+                  for stage in self.ratios]
+        return ' | '.join(' '.join(f'{r:g}' for r in stage) for stage in stages)
+
     def to_list(self) -> List[List[float]]:
         """Nested lists, one per stage: what a config file or JSON holds."""
         return [list(stage) for stage in self.ratios]

@@ -1,0 +1,4 @@
+# Configuration 1 of SparseViT, table 1.
+_base_ = ['./mask_rcnn_sparsevit_finetune.py']
+
+model = dict(backbone=dict(sparsity=[[.3, .3], [0, 0], [.1, .1, .2, .2, .2, .2], [0, 0]]))

@@ -1,0 +1,113 @@
+"""mm configs: read one, check it against the disk, find the sparse backbone in it."""
+from pathlib import Path
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+
+from mmengine.config import Config, ConfigDict
+from mmengine.hub import get_config
+
+BACKBONE = 'SparseSwinTransformer'
+ADAPTATION_HOOK = 'SparsityAdaptationHook'
+
+
+def load_config(path: str, options: Optional[Dict] = None) -> Config:
+    """A config file, or one that a toolkit ships (``mmdet::mask_rcnn/...``), with the dotted
+    `options` of ``--cfg-options`` merged in.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+    """
+    if '::' in path:
+        cfg = get_config(path)
+    elif Path(path).is_file():
+        cfg = Config.fromfile(path)
+    else:
+        raise FileNotFoundError(f'config {path} is not there')
+    if options:
+        cfg.merge_from_dict(options)
+    return cfg
+
+
+def is_type(cfg: Dict, name: str) -> bool:
+    """Whether a config dict builds the class `name`, whatever its scope prefix."""
+    kind = cfg.get('type')
+    kind = kind if isinstance(kind, str) else getattr(kind, '__name__', '')
+    return kind.rsplit('.', 1)[-1] == name
+
+
+def find_backbone(cfg: Config) -> Tuple[str, ...]:
+    """Keys from the config's top to the sparse backbone, ``('model', 'backbone')`` say.
+
+    Raises:
+        ValueError: There is none, or more than one. Lists the backbones that are there.
+    """
+    dicts = dict(_walk(cfg.get('model', {}), ('model', )))
+    found = [keys for keys, value in dicts.items() if is_type(value, BACKBONE)]
+    if len(found) != 1:
+        backbones = [f'{".".join(keys)} ({value.get("type")})' for keys, value in dicts.items()
+                     if keys[-1].endswith('backbone')]
+        raise ValueError(f'the config holds {len(found)} {BACKBONE}, not one; its backbones: '
+                         f'{", ".join(backbones) or "none"}')
+    return found[0]
+
+
+def nested(keys: Sequence[str], value) -> Dict:
+    """``nested(('a', 'b'), 1)`` is ``{'a': {'b': 1}}``."""
+    for key in reversed(keys):
+        value = {key: value}
+    return value
+
+
+def set_sparsity(cfg: Config, sparsity) -> None:
+    """Writes the backbone's sparsity into the config. Raises ValueError as find_backbone."""
+    cfg.merge_from_dict({'.'.join(find_backbone(cfg)): dict(sparsity=sparsity)})
+
+
+def without_adaptation(custom_hooks: Optional[List[Dict]]) -> List[Dict]:
+    """The custom hooks of a config less the adaptation hook."""
+    return [hook for hook in custom_hooks or [] if not is_type(hook, ADAPTATION_HOOK)]
+
+
+def check_data(cfg: Config, *splits: str) -> None:
+    """Makes sure that the annotation files and image folders of `splits` ('train', 'val', 'test')
+    are there, before anything is built or written.
+
+    Raises:
+        ValueError: The config has no data loader for the split.
+        FileNotFoundError: Names each file and folder that is missing.
+    """
+    missing = []
+    for split in splits:
+        loader = cfg.get(f'{split}_dataloader')
+        if loader is None:
+            raise ValueError(f'the config has no {split}_dataloader')
+        for _, dataset in _walk(loader['dataset'], ('dataset', )):
+            missing += [f'{split} {path}' for path in _local_paths(dataset) if not path.exists()]
+        for _, metric in _walk(dict(_=cfg.get(f'{split}_evaluator')), ()):
+            if metric.get('ann_file') and not Path(metric['ann_file']).exists():
+                missing.append(f'{split} evaluator {metric["ann_file"]}')
+    if missing:
+        raise FileNotFoundError('not there: ' + ', '.join(dict.fromkeys(missing)))
+
+
+def _local_paths(dataset: ConfigDict) -> Iterator[Path]:
+    if 'type' not in dataset or dataset.get('backend_args'):
+        return
+    root = Path(dataset.get('data_root') or '')
+    parts = [dataset.get('ann_file')]
+    prefix = dataset.get('data_prefix') or {}
+    parts += list(prefix.values()) if isinstance(prefix, dict) else [prefix]
+    if dataset.get('data_root'):
+        parts.append('')
+    yield from (root / part for part in parts if isinstance(part, str))
+
+
+def _walk(value, keys: Tuple[str, ...]) -> Iterator[Tuple[Tuple[str, ...], ConfigDict]]:
+    """Every dict in a nest of dicts and lists, with the keys that lead to it."""
+    if isinstance(value, dict):
+        if keys:
+            yield keys, value
+        for key, child in value.items():
+            yield from _walk(child, (*keys, str(key)))
+    elif isinstance(value, (list, tuple)):
+        for i, child in enumerate(value):
+            yield from _walk(child, (*keys, str(i)))

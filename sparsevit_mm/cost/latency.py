@@ -1,0 +1,130 @@
+"""Latency of the backbone, measured: candidates in turn with the dense model, so that a machine
+that slows down or speeds up meanwhile does so for both."""
+import platform
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import List, Sequence
+
+import numpy as np
+import torch
+from torch.utils.benchmark.utils.common import set_torch_threads
+from torch.utils.benchmark.utils.timer import timer
+
+from ..models import SparseSwinTransformer
+from ..sparsity import Sparsity, SparsityConfig
+
+DTYPES = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Latency of one configuration over repeated rounds.
+
+    Attributes:
+        median: Milliseconds.
+        low, high: First and third quartile, in milliseconds.
+        ratio: Median over rounds of this latency over the first configuration's.
+    """
+    median: float
+    low: float
+    high: float
+    ratio: float
+
+    def __str__(self) -> str:
+        return f'{self.median:.1f} ms ({self.low:.1f} to {self.high:.1f})'
+
+
+@dataclass(frozen=True)
+class LatencySetting:
+    """What latency depends on beside the configuration. Raises ValueError on a bad value.
+
+    Attributes:
+        shape: (H, W) of the input, in pixels.
+        batch_size: Images.
+        dtype: 'fp32', 'fp16' or 'bf16'.
+        device: Name of a torch device.
+        num_threads: CPU threads; torch's own number if 0.
+    """
+    shape: Sequence[int]
+    batch_size: int = 1
+    dtype: str = 'fp32'
+    device: str = 'cpu'
+    num_threads: int = 0
+
+    def __post_init__(self):
+        if len(self.shape) != 2 or min(self.shape) < 1:
+            raise ValueError(f'shape {tuple(self.shape)} is not two positive numbers of pixels')
+        if self.batch_size < 1:
+            raise ValueError(f'batch size {self.batch_size} is not positive')
+        if self.dtype not in DTYPES:
+            raise ValueError(f'dtype {self.dtype!r} is none of {", ".join(DTYPES)}')
+        device = torch.device(self.device)
+        if device.type == 'cuda' and not torch.cuda.is_available():
+            raise ValueError(f'device {self.device}: torch {torch.__version__} sees no CUDA')
+        object.__setattr__(self, 'shape', tuple(self.shape))
+        object.__setattr__(self, 'num_threads', self.num_threads or torch.get_num_threads())
+
+    def __str__(self) -> str:
+        height, width = self.shape
+        return (f'batch {self.batch_size} of {height}x{width}, {self.dtype}, '
+                f'{device_name(self.device)}, {self.num_threads} threads, '
+                f'torch {torch.__version__}')
+
+
+def device_name(device: str) -> str:
+    """The processor or GPU behind a torch device."""
+    if torch.device(device).type == 'cuda':
+        return torch.cuda.get_device_name(device)
+    try:
+        with open('/proc/cpuinfo') as file:
+            return next(line.split(':', 1)[1].strip() for line in file
+                        if line.startswith('model name'))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+class LatencyMeter:
+    """Measures configurations of one backbone in one setting.
+
+    The backbone is copied, so that the model it belongs to keeps its device, dtype and sparsity.
+
+    Args:
+        backbone: The backbone.
+        setting: See :class:`LatencySetting`.
+        rounds: How often each configuration is run.
+    """
+
+    def __init__(self,
+                 backbone: SparseSwinTransformer,
+                 setting: LatencySetting,
+                 rounds: int = 15):
+        self.setting = setting
+        self.rounds = rounds
+        dtype = DTYPES[setting.dtype]
+        self.backbone = deepcopy(backbone).to(setting.device, dtype).eval()
+        self.image = torch.randn(
+            setting.batch_size,
+            backbone.in_channels,
+            *setting.shape,
+            generator=torch.Generator().manual_seed(0)).to(setting.device, dtype)
+
+    def measure(self, configs: Sequence[Sparsity]) -> List[Latency]:
+        """Runs the configurations in turn, `rounds` times, after one round of warm-up.
+
+        Returns:
+            One Latency for each configuration; ratios are to the first.
+        """
+        configs = [SparsityConfig(c, self.backbone.depths) for c in configs]
+        with set_torch_threads(self.setting.num_threads):
+            times = np.array([[self._run(c) for c in configs] for _ in range(self.rounds + 1)])[1:]
+        low, median, high = np.percentile(times, (25, 50, 75), axis=0)
+        ratio = np.median(times / times[:, :1], axis=0)
+        return [Latency(*map(float, row)) for row in zip(median, low, high, ratio)]
+
+    @torch.inference_mode()
+    def _run(self, config: SparsityConfig) -> float:
+        """Milliseconds of one forward pass."""
+        self.backbone.sparsity = config
+        start = timer()  # waits for the device
+        self.backbone(self.image)
+        return (timer() - start) * 1e3

@@ -1,0 +1,56 @@
+"""Configuration -> metrics, through one Runner that is built and loaded once."""
+import copy
+from typing import Dict
+
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.model import is_model_wrapper
+
+from ..checkpoints import check_fits
+from ..models import get_sparse_backbone
+from ..sparsity import Sparsity
+
+
+class Evaluator:
+    """Evaluates a checkpoint at any sparsity with the config's own val data and evaluator.
+
+    Args:
+        cfg: The config; the adaptation hook must be out of it, since it would set the sparsity
+            of validation by itself.
+        checkpoint: Checkpoint file of the whole model.
+        build_runner: Config -> mmengine Runner.
+
+    Raises:
+        FileNotFoundError, ValueError: The checkpoint is not there, is refused or does not fit
+            (see :func:`~sparsevit_mm.checkpoints.check_fits`).
+    """
+
+    def __init__(self, cfg: Config, checkpoint: str, build_runner):
+        cfg = copy.deepcopy(cfg)
+        cfg.load_from, cfg.resume = checkpoint, False
+        self.runner = build_runner(cfg)
+        model = self.runner.model
+        model = model.module if is_model_wrapper(model) else model
+        check_fits(model, checkpoint)
+        self.backbone = get_sparse_backbone(model)
+        self._loaded = False
+
+    @property
+    def num_samples(self) -> int:
+        """Images of one evaluation. Known after the first."""
+        return len(self.runner.val_loop.dataloader.dataset)
+
+    def evaluate(self, sparsity: Sparsity) -> Dict[str, float]:
+        """Metrics at a configuration; empty where CocoMetric found no detection."""
+        self.backbone.sparsity = sparsity
+        if self._loaded:
+            return dict(self.runner.val_loop.run())
+        metrics = self.runner.val()  # builds the loop and loads the checkpoint, hooks and all
+        self._loaded = True
+        return dict(metrics)
+
+    def quiet(self) -> None:
+        """Leaves the console to the search's progress; the log file still gets everything."""
+        for handler in MMLogger.get_current_instance().handlers:
+            if type(handler).__name__ == 'StreamHandler':
+                handler.setLevel('WARNING')

@@ -1,0 +1,100 @@
+"""The search's answer as a small mm config over the one it started from."""
+import os
+from pathlib import Path
+from typing import Dict, Optional, Sequence
+
+from mmengine.config import Config
+
+from ..config import find_backbone, is_type, nested, without_adaptation
+from ..sparsity import SparsityConfig
+
+
+def check_exportable(config: str, out: Path, overwrite: bool) -> None:
+    """Refuses early what :func:`export_config` could not write.
+
+    Raises:
+        FileExistsError: `out` is there and not to be overwritten.
+        ValueError: The config is a new-style Python config, which takes no child of the other
+            style.
+    """
+    if out.exists() and not overwrite:
+        raise FileExistsError(f'{out} is there already: --overwrite, or another --out')
+    if '::' not in config and Config._is_lazy_import(config):
+        raise ValueError(f'{config} is a new-style config (read_base): the winner can\'t be '
+                         f'written as its child')
+
+
+def export_config(cfg: Config, config: str, options: Optional[Dict], sparsity: SparsityConfig,
+                  checkpoint: str, out: Path, comments: Sequence[str]) -> None:
+    """Writes a child config: sparsity, checkpoint, fine-tune schedule, and the custom hooks
+    without the adaptation hook. ``tools/train.py`` and ``tools/test.py`` take it as it is.
+
+    Args:
+        cfg: The config that was searched, resolved.
+        config: Its path, or ``toolkit::path``.
+        options: The ``--cfg-options`` of the search: part of what was searched.
+        sparsity: The winner.
+        checkpoint: What was searched, the start of fine-tuning.
+        out: The file to write.
+        comments: Lines of provenance.
+    """
+    body = _options_body(cfg, options or {})
+    _merge(body, nested((*find_backbone(cfg), 'sparsity'), sparsity.to_list()))
+    body['load_from'] = os.path.abspath(checkpoint)
+    if cfg.get('custom_hooks'):
+        body['custom_hooks'] = without_adaptation(cfg.custom_hooks)
+    _merge(body, finetune_schedule(cfg))
+    base = config if '::' in config else os.path.relpath(config, out.parent)
+    text = ''.join(f'# {line}\n' for line in comments)
+    text += f'_base_ = [{base!r}]\n' + Config(body).pretty_text
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(f'.{out.name}.partial')
+    partial.write_text(text)
+    partial.replace(out)
+
+
+def finetune_schedule(cfg: Config) -> Dict:
+    """The published schedule on COCO (36 epochs, steps at 27 and 33, learning rate 1e-5),
+    elsewhere the config's own schedule at a tenth of its learning rate."""
+    if not _is_coco(cfg):
+        return dict(optim_wrapper=dict(optimizer=dict(lr=cfg.optim_wrapper.optimizer.lr / 10)))
+    return dict(
+        optim_wrapper=dict(optimizer=dict(lr=1e-5)),
+        train_cfg=dict(max_epochs=36),
+        param_scheduler=[
+            dict(type='LinearLR', start_factor=.001, by_epoch=False, begin=0, end=1000),
+            dict(type='MultiStepLR', begin=0, end=36, by_epoch=True, milestones=[27, 33],
+                 gamma=.1)
+        ])
+
+
+def _is_coco(cfg: Config) -> bool:
+    """Whether training is on COCO itself: its data set class, with its 80 classes."""
+    dataset = cfg.train_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset['dataset']
+    return is_type(dataset, 'CocoDataset') and 'classes' not in dataset.get('metainfo', {})
+
+
+def _options_body(cfg: Config, options: Dict) -> Dict:
+    """Dotted options as nested dicts. A list is written whole, since a child config can't change
+    one of its items."""
+    body: Dict = {}
+    for dotted in options:
+        keys, value = [], cfg
+        for key in dotted.split('.'):
+            if isinstance(value, (list, tuple)):
+                break
+            keys.append(key)
+            value = value[key]
+        value = value.to_dict() if hasattr(value, 'to_dict') else value
+        _merge(body, nested(keys, value))
+    return body
+
+
+def _merge(into: Dict, other: Dict) -> None:
+    for key, value in other.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            _merge(into[key], value)
+        else:
+            into[key] = value

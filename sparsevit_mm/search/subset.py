@@ -1,0 +1,81 @@
+"""Evaluation on a subset of a split: one config transformation per evaluator, so that the figure
+is the one that an annotation file with only those images gives."""
+import json
+from pathlib import Path
+from typing import Dict, List
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.fileio import get_local_path
+from mmengine.registry import DATASETS, init_default_scope
+
+from ..config import is_type
+
+
+def restrict_to_subset(cfg: Config, split: str, num_samples: int, seed: int,
+                       work_dir: str) -> None:
+    """Changes a config so that `split` ('val' or 'test') loads and scores only `num_samples`
+    images, drawn from the seed.
+
+    Args:
+        cfg: Changed in place.
+        split: Which data loader and evaluator.
+        num_samples: Images to keep; all if there are no more.
+        seed: Which images: the same seed and number give the same ones, in any process.
+        work_dir: Where a smaller annotation file may be written.
+
+    Raises:
+        ValueError: A number below 1, or an evaluator or data set without a transformation here.
+    """
+    if num_samples < 1:
+        raise ValueError(f'--num-samples {num_samples}: at least one image is needed')
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    dataset = cfg[f'{split}_dataloader']['dataset']
+    evaluators = cfg[f'{split}_evaluator']
+    evaluators = evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]
+    for evaluator in evaluators:
+        transform = next((t for name, t in _TRANSFORMS.items() if is_type(evaluator, name)), None)
+        if transform is None or 'pipeline' not in dataset:
+            raise ValueError(
+                f'--num-samples does not know how to restrict {evaluator.get("type")} on '
+                f'{dataset.get("type")}; it knows {", ".join(_TRANSFORMS)} on plain data sets')
+        transform(dataset, evaluator, num_samples, seed, work_dir)
+
+
+def choose(total: int, num_samples: int, seed: int) -> List[int]:
+    """Indices of the subset, ascending."""
+    order = np.random.default_rng(seed).permutation(total)
+    return sorted(order[:num_samples].tolist())
+
+
+def _coco(dataset: Dict, evaluator: Dict, num_samples: int, seed: int, work_dir: str) -> None:
+    """CocoMetric counts every image of its annotation file, so both get a smaller file."""
+    if not evaluator.get('ann_file'):  # it then scores what it is shown
+        return _iou(dataset, evaluator, num_samples, seed, work_dir)
+    with get_local_path(evaluator['ann_file'], backend_args=evaluator.get('backend_args')) as path:
+        annotations = json.loads(Path(path).read_text())
+    images = sorted(annotations['images'], key=lambda image: image['id'])
+    images = [images[i] for i in choose(len(images), num_samples, seed)]
+    ids = {image['id'] for image in images}
+    annotations['images'] = images
+    annotations['annotations'] = [a for a in annotations['annotations'] if a['image_id'] in ids]
+
+    name = Path(evaluator['ann_file']).stem
+    target = Path(work_dir).resolve() / f'{name}_{len(images)}_images_seed{seed}.json'
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_suffix('.partial')
+    partial.write_text(json.dumps(annotations))
+    partial.replace(target)
+    dataset['ann_file'] = evaluator['ann_file'] = str(target)
+
+
+def _iou(dataset: Dict, evaluator: Dict, num_samples: int, seed: int, work_dir: str) -> None:
+    """IoUMetric scores what it is shown."""
+    total = len(DATASETS.build({**dataset, 'indices': None}))
+    given = dataset.get('indices')
+    given = range(total) if given is None else range(total)[:given] if isinstance(
+        given, int) else given
+    dataset['indices'] = [given[i] for i in choose(len(given), num_samples, seed)]
+
+
+_TRANSFORMS = {'CocoMetric': _coco, 'IoUMetric': _iou}

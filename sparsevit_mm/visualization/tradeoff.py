@@ -1,0 +1,51 @@
+"""The figure of a search: metric over latency, with the dense model and the winner marked."""
+from pathlib import Path
+from typing import Dict, Optional, Sequence, Tuple
+
+import matplotlib
+
+matplotlib.use('Agg')  # noqa: E402 - no screen is needed
+import matplotlib.pyplot as plt
+
+Point = Tuple[float, float]
+
+
+def draw_tradeoff(path: Path,
+                  candidates: Sequence[Point],
+                  marked: Dict[str, Sequence[Point]],
+                  metric: str,
+                  setting: str,
+                  limits: Sequence[float] = (),
+                  rejected: Optional[Sequence[float]] = None) -> None:
+    """Draws a PNG.
+
+    Args:
+        path: File to write.
+        candidates: (latency in ms, metric) of each evaluated candidate.
+        marked: Name -> its points; several points of one name are joined by a line.
+        metric: Name of the metric.
+        setting: Where the latency was measured, for the axis.
+        limits: Latency limits in ms, drawn as lines.
+        rejected: Latencies in ms of candidates outside the limits, which have no metric.
+    """
+    figure, axes = plt.subplots(figsize=(7.5, 5), constrained_layout=True)
+    if candidates:
+        axes.scatter(*zip(*candidates), s=18, color='0.6', label='candidates', zorder=2)
+    colors = plt.get_cmap('tab10').colors
+    for (name, points), color, marker in zip(marked.items(), colors, 'os*D^v'):
+        size = 13 if marker == '*' else 7
+        axes.plot(*zip(*sorted(points)), marker=marker, markersize=size, color=color,
+                  linewidth=1, label=name, zorder=3)
+    for limit in limits:
+        axes.axvline(limit, color='0.3', linestyle='--', linewidth=1, zorder=1)
+    if rejected:
+        axes.plot(rejected, [0.01] * len(rejected), '|', color='0.75', zorder=1,
+                  transform=axes.get_xaxis_transform(), label='outside the limits')
+    axes.set_xlabel(f'backbone latency (ms)\n{setting}', fontsize=9)
+    axes.set_ylabel(metric)
+    axes.grid(alpha=.3)
+    axes.legend(frameon=False)
+    partial = path.with_name(f'.{path.stem}.partial.png')
+    figure.savefig(partial, dpi=150)
+    plt.close(figure)
+    partial.replace(path)

@@ -1,0 +1,42 @@
+"""Tests a checkpoint under any mmdet, mmseg or mmdet3d config, with mm's own evaluator."""
+import argparse
+
+from mmengine.model import is_model_wrapper
+
+from sparsevit_mm.checkpoints import check_fits
+from sparsevit_mm.cli import add_runner_arguments, build_runner, clear_errors, config_from
+from sparsevit_mm.config import check_data, set_sparsity
+from sparsevit_mm.search.subset import restrict_to_subset
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file, or mmdet::path/in/the/toolkit.py')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    add_runner_arguments(parser)
+    parser.add_argument('--sparsity', help='0.6, or one ratio a stage, a pair or a block: '
+                        '"[[.3,.3],[0,0],[.1,.1,.2,.2,.2,.2],[0,0]]" (default: the config\'s)')
+    parser.add_argument('--num-samples', type=int, metavar='N',
+                        help='test on N images only, the same that a search with N uses')
+    parser.add_argument('--seed', type=int, default=0, help='which N images (default: 0)')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    with clear_errors():
+        cfg = config_from(args)
+        check_data(cfg, 'test')
+        if args.sparsity is not None:
+            set_sparsity(cfg, args.sparsity)
+        if args.num_samples is not None:
+            restrict_to_subset(cfg, 'test', args.num_samples, args.seed, cfg.work_dir)
+        cfg.load_from = args.checkpoint
+        runner = build_runner(cfg)
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        check_fits(model, args.checkpoint)
+    runner.test()
+
+
+if __name__ == '__main__':
+    main()

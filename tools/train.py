@@ -1,0 +1,36 @@
+"""Trains any mmdet, mmseg or mmdet3d config, with mm's own Runner."""
+import argparse
+
+from sparsevit_mm.cli import (add_runner_arguments, build_runner, clear_errors, config_from,
+                              use_amp)
+from sparsevit_mm.checkpoints import read_checkpoint
+from sparsevit_mm.config import check_data
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file, or mmdet::path/in/the/toolkit.py')
+    add_runner_arguments(parser)
+    parser.add_argument('--amp', action='store_true', help='mixed precision (CUDA)')
+    parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
+                        help='go on from CHECKPOINT, or from the latest in the work directory')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    with clear_errors():
+        cfg = config_from(args)
+        check_data(cfg, 'train', *(['val'] if cfg.get('val_dataloader') else []))
+        if args.amp:
+            use_amp(cfg)
+        if args.resume:
+            cfg.resume = True
+            cfg.load_from = None if args.resume == 'auto' else args.resume
+        if cfg.get('load_from'):
+            read_checkpoint(cfg.load_from)
+    build_runner(cfg).train()
+
+
+if __name__ == '__main__':
+    main()
