@@ -21,7 +21,7 @@ $(READY): requirements/build.txt requirements/lock.txt setup.py
 	touch $@
 
 demo: $(READY)
-	$(BIN)/python -m sparsevit_mm.demo --work-dir work_dirs/demo
+	$(BIN)/python tools/demo.py
 
 test: $(READY)
 	$(BIN)/python -m pytest -q -m "not slow" tests

@@ -1,17 +1,52 @@
+"""Installs sparsevit_mm; as mm plugins do, its configs and tools go along in sparsevit_mm/.mim."""
+import shutil
+import sys
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 VERSION = next(line.split("'")[1]
                for line in (HERE / 'sparsevit_mm' / 'version.py').read_text().splitlines()
                if line.startswith('__version__'))
 
+
+def add_mim_files() -> None:
+    """Puts what `mim` looks for into the package: links in a checkout, copies in a wheel."""
+    target = HERE / 'sparsevit_mm' / '.mim'
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    editable = {'develop', 'editable_wheel'} & set(sys.argv)
+    for name in ('configs', 'tools', 'model-index.yml'):
+        source = HERE / name
+        if editable:
+            (target / name).symlink_to(Path('..', '..', name))
+        elif source.is_dir():
+            shutil.copytree(source, target / name, ignore=shutil.ignore_patterns('__pycache__'))
+        else:
+            shutil.copy(source, target / name)
+
+
+if {'sdist', 'bdist_wheel', 'develop', 'editable_wheel'} & set(sys.argv):
+    add_mim_files()
+
+SEARCH = ['optuna>=5', 'rich', 'matplotlib', 'pycocotools']
 setup(
     name='sparsevit_mm',
     version=VERSION,
     description='SparseViT for OpenMMLab: Swin backbones that skip the windows that do not matter',
+    long_description=(HERE / 'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['sparsevit_mm', 'sparsevit_mm.*']),
+    package_data={'sparsevit_mm': ['.mim/*', '.mim/**/*']},
     python_requires='>=3.8',
+    # torch and mmcv come in builds that must fit each other and the GPU: they are the user's.
+    install_requires=['mmengine>=0.8', 'numpy'],
+    extras_require={
+        'det': ['mmdet>=3.3,<3.4'],
+        'seg': ['mmsegmentation>=1.2,<1.3', 'ftfy', 'regex'],
+        'search': SEARCH,
+        'dev': [*SEARCH, 'pytest', 'hypothesis', 'ruff', 'tensorboard', 'psutil'],
+    },
 )

@@ -9,11 +9,12 @@ from typing import Iterator
 import torch
 import torch.distributed as dist
 from mmengine.config import Config, DictAction
-from mmengine.registry import RUNNERS
+from mmengine.registry import MODELS, RUNNERS, init_default_scope
 from mmengine.runner import Runner
 
-from .config import load_config
+from .config import find_backbone, load_config
 from .cost.latency import DTYPES, LatencySetting
+from .models import SparseSwinTransformer
 
 
 @contextmanager
@@ -95,6 +96,15 @@ def use_amp(cfg: Config) -> None:
                          'refuses the CPU')
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.loss_scale = 'dynamic'
+
+
+def build_backbone(cfg: Config) -> SparseSwinTransformer:
+    """The backbone of a config alone, with random weights. Raises ValueError as find_backbone."""
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    node = cfg
+    for key in find_backbone(cfg):
+        node = node[int(key)] if isinstance(node, (list, tuple)) else node[key]
+    return MODELS.build({**node, 'init_cfg': None})
 
 
 def build_runner(cfg: Config) -> Runner:

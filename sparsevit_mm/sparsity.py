@@ -156,9 +156,9 @@ def _check_stage(stage: int, ratios: Sequence[float]) -> Tuple[float, ...]:
         where = f'sparsity of stage {stage}, block {block}'
         if not _is_ratio(ratio):
             raise TypeError(f'{where} is {ratio!r}, not a number')
-        if not 0 <= ratio < 1:  # NaN fails too
-            raise ValueError(f'{where} is {ratio}, outside [0, 1)')
-        ratio = round(float(ratio), _DECIMALS)
+        given, ratio = ratio, round(float(ratio), _DECIMALS)
+        if given < 0 or not ratio < 1:  # NaN fails too
+            raise ValueError(f'{where} is {given}, outside [0, 1)')
         if checked and ratio < checked[-1]:
             raise ValueError(f'{where} is {ratio}, less than the {checked[-1]} of block '
                              f'{block - 1}: ratios must not fall within a stage')

@@ -1,13 +1,12 @@
 """Measures the backbone of a config: MACs, latency, and the ratio to dense."""
 import argparse
 
-from mmengine.model import BaseModule
-from mmengine.registry import MODELS, init_default_scope
 from rich.console import Console
 from rich.table import Table
 
-from sparsevit_mm.cli import add_latency_arguments, clear_errors, latency_setting
-from sparsevit_mm.config import find_backbone, load_config
+from sparsevit_mm.cli import (add_latency_arguments, build_backbone, clear_errors,
+                              latency_setting)
+from sparsevit_mm.config import load_config
 from sparsevit_mm.cost.latency import LatencyMeter
 from sparsevit_mm.cost.macs import backbone_macs
 from sparsevit_mm.sparsity import SparsityConfig
@@ -23,14 +22,6 @@ def parse_args() -> argparse.Namespace:
                         help='count MACs as published: padded tokens too')
     add_latency_arguments(parser)
     return parser.parse_args()
-
-
-def build_backbone(cfg) -> BaseModule:
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    node = cfg
-    for key in find_backbone(cfg):
-        node = node[int(key)] if isinstance(node, (list, tuple)) else node[key]
-    return MODELS.build({**node, 'init_cfg': None})
 
 
 def main() -> None:

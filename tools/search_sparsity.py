@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 
 import optuna
+from rich.console import Console
 from rich.progress import (BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn,
                            TimeRemainingColumn)
 
@@ -15,6 +16,7 @@ from sparsevit_mm.cli import (add_latency_arguments, add_runner_arguments, build
                               clear_errors, config_from, latency_setting)
 from sparsevit_mm.search.pipeline import SearchPipeline, SearchRequest
 from sparsevit_mm.search.study import Limits
+from sparsevit_mm.visualization.tradeoff import draw_search
 
 
 def parse_args() -> argparse.Namespace:
@@ -73,13 +75,13 @@ def main() -> None:
     args = parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with clear_errors():
+        print('building the model, measuring and evaluating it dense ...', flush=True)
         pipeline = prepare(args)
-        pipeline.evaluator.quiet()
         search = pipeline.search
         columns = (TextColumn('search'), BarColumn(), MofNCompleteColumn(),
                    TextColumn('{task.description}'), TimeElapsedColumn(), TextColumn('left'),
                    TimeRemainingColumn())
-        with Progress(*columns) as progress:
+        with Progress(*columns, console=Console(stderr=True)) as progress:
             task = progress.add_task('', total=args.trials, completed=search.num_evaluated)
 
             def report(_) -> None:
@@ -89,6 +91,7 @@ def main() -> None:
                                 description=f'{found}{len(search.candidates)} seen')
 
             result = pipeline.run(report)
+        draw_search(pipeline.work_dir / 'tradeoff.png', pipeline)
     best = result.search.best
     print(f'dense   {result.metric} {result.dense[result.metric]:.4f}  '
           f'{result.dense_latency:.1f} ms')

@@ -12,10 +12,13 @@ from sparsevit_mm.search.subset import restrict_to_subset
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file, or mmdet::path/in/the/toolkit.py')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('checkpoint', nargs='?',
+                        help='checkpoint file (default: load_from of the config)')
     add_runner_arguments(parser)
     parser.add_argument('--sparsity', help='0.6, or one ratio a stage, a pair or a block: '
                         '"[[.3,.3],[0,0],[.1,.1,.2,.2,.2,.2],[0,0]]" (default: the config\'s)')
+    parser.add_argument('--split', choices=('test', 'val'), default='test',
+                        help='val: the images that a search scores')
     parser.add_argument('--num-samples', type=int, metavar='N',
                         help='test on N images only, the same that a search with N uses')
     parser.add_argument('--seed', type=int, default=0, help='which N images (default: 0)')
@@ -26,15 +29,19 @@ def main() -> None:
     args = parse_args()
     with clear_errors():
         cfg = config_from(args)
+        cfg.load_from = args.checkpoint or cfg.get('load_from')
+        if not cfg.load_from:
+            raise ValueError(f'{args.config} names no load_from: give a checkpoint')
+        if args.split == 'val':
+            cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
         check_data(cfg, 'test')
         if args.sparsity is not None:
             set_sparsity(cfg, args.sparsity)
         if args.num_samples is not None:
             restrict_to_subset(cfg, 'test', args.num_samples, args.seed, cfg.work_dir)
-        cfg.load_from = args.checkpoint
         runner = build_runner(cfg)
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        check_fits(model, args.checkpoint)
+        check_fits(model, cfg.load_from)
     runner.test()
 
 

@@ -1,9 +1,9 @@
 """Trains any mmdet, mmseg or mmdet3d config, with mm's own Runner."""
 import argparse
 
+from sparsevit_mm.checkpoints import read_checkpoint
 from sparsevit_mm.cli import (add_runner_arguments, build_runner, clear_errors, config_from,
                               use_amp)
-from sparsevit_mm.checkpoints import read_checkpoint
 from sparsevit_mm.config import check_data
 
 

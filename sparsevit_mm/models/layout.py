@@ -50,6 +50,8 @@ class KeptWindows:
         L = windows.height * windows.width
         tokens = windows.table[selected]  # (B, K, N)
         rows = tokens + L * torch.arange(B, device=selected.device)[:, None, None]
+        self.windows = windows
+        self.selected = selected
         self.padded = None
         if windows.padded is not None:
             self.padded = windows.padded[selected].reshape(B, -1, 1)

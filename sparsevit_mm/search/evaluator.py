@@ -1,5 +1,8 @@
 """Configuration -> metrics, through one Runner that is built and loaded once."""
 import copy
+import io
+from contextlib import redirect_stdout
+from logging import FileHandler
 from typing import Dict
 
 from mmengine.config import Config
@@ -29,28 +32,26 @@ class Evaluator:
         cfg = copy.deepcopy(cfg)
         cfg.load_from, cfg.resume = checkpoint, False
         self.runner = build_runner(cfg)
+        _leave_console()
         model = self.runner.model
         model = model.module if is_model_wrapper(model) else model
         check_fits(model, checkpoint)
         self.backbone = get_sparse_backbone(model)
         self._loaded = False
 
-    @property
-    def num_samples(self) -> int:
-        """Images of one evaluation. Known after the first."""
-        return len(self.runner.val_loop.dataloader.dataset)
-
     def evaluate(self, sparsity: Sparsity) -> Dict[str, float]:
         """Metrics at a configuration; empty where CocoMetric found no detection."""
         self.backbone.sparsity = sparsity
-        if self._loaded:
-            return dict(self.runner.val_loop.run())
-        metrics = self.runner.val()  # builds the loop and loads the checkpoint, hooks and all
+        with redirect_stdout(io.StringIO()):  # pycocotools prints its tables
+            if self._loaded:
+                return dict(self.runner.val_loop.run())
+            metrics = self.runner.val()  # builds the loop and loads the checkpoint, hooks and all
         self._loaded = True
         return dict(metrics)
 
-    def quiet(self) -> None:
-        """Leaves the console to the search's progress; the log file still gets everything."""
-        for handler in MMLogger.get_current_instance().handlers:
-            if type(handler).__name__ == 'StreamHandler':
-                handler.setLevel('WARNING')
+
+def _leave_console() -> None:
+    """The console is for the search's progress; the log file still gets everything."""
+    for handler in MMLogger.get_current_instance().handlers:
+        if not isinstance(handler, FileHandler):
+            handler.setLevel('WARNING')

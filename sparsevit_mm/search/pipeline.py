@@ -11,7 +11,7 @@ from ..config import check_data, is_type, without_adaptation
 from ..cost.latency import LatencyMeter, LatencySetting
 from ..cost.macs import backbone_macs
 from ..sparsity import SparsityConfig, SparsitySpace
-from .candidates import EVALUATED, OUTSIDE, Candidate, write_csv
+from .candidates import Candidate, write_csv
 from .evaluator import Evaluator
 from .export import check_exportable, export_config
 from .study import Limits, Problem, SparsitySearch, limits_identity
@@ -147,7 +147,7 @@ class SearchPipeline:
         }
 
     def run(self, report: Callable[[Candidate], None]) -> SearchResult:
-        """Searches, then writes the CSV, the figure and the winning config.
+        """Searches, then writes the CSV and the winning config.
 
         Raises:
             ValueError: See :meth:`~.study.SparsitySearch.run`; the CSV is written all the same.
@@ -157,23 +157,9 @@ class SearchPipeline:
             self.search.run(self.request.num_trials, report)
         finally:
             write_csv(self.work_dir / 'candidates.csv', self.search.candidates)
-        self.draw()
         self.export()
         return SearchResult(self.dense_metrics, self.dense_latency, self.search,
                             self.problem.metric)
-
-    def draw(self) -> None:
-        from ..visualization.tradeoff import draw_tradeoff
-        best, metric, limits = self.search.best, self.problem.metric, self.request.limits
-        draw_tradeoff(
-            self.work_dir / 'tradeoff.png',
-            [(c.latency, c.metric) for c in self.search.candidates if c.state == EVALUATED],
-            {'dense': [(self.dense_latency, self.dense_metrics[metric])],
-             'winner': [(best.latency, best.metric)]},
-            metric,
-            str(self.request.setting),
-            [limit for limit in (limits.min_latency, limits.max_latency) if limit],
-            [c.latency for c in self.search.candidates if c.state == OUTSIDE and c.latency])
 
     def export(self) -> None:
         request, best = self.request, self.search.best

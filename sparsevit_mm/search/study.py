@@ -41,9 +41,9 @@ class Limits:
         """Raises ValueError, which names the reachable range, if no configuration can fit."""
         reach = f'reachable here: {fastest:.1f} ms (sparsest) to {slowest:.1f} ms (dense)'
         if self.max_latency < fastest:
-            raise ValueError(f'--max-latency {self.max_latency:g} ms: nothing is that fast; {reach}')
+            raise ValueError(f'--max-latency {self.max_latency:g} ms: nothing is so fast; {reach}')
         if self.min_latency > slowest:
-            raise ValueError(f'--min-latency {self.min_latency:g} ms: nothing is that slow; {reach}')
+            raise ValueError(f'--min-latency {self.min_latency:g} ms: nothing is so slow; {reach}')
         if self.max_macs < fewest_macs:
             raise ValueError(f'--max-macs {self.max_macs / 1e9:g} G: the sparsest configuration '
                              f'takes {fewest_macs / 1e9:.3g} G')

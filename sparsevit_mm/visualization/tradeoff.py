@@ -7,6 +7,9 @@ import matplotlib
 matplotlib.use('Agg')  # noqa: E402 - no screen is needed
 import matplotlib.pyplot as plt
 
+from ..search.candidates import EVALUATED, OUTSIDE
+from ..search.pipeline import SearchPipeline
+
 Point = Tuple[float, float]
 
 
@@ -49,3 +52,19 @@ def draw_tradeoff(path: Path,
     figure.savefig(partial, dpi=150)
     plt.close(figure)
     partial.replace(path)
+
+
+def draw_search(path: Path, pipeline: SearchPipeline) -> None:
+    """The figure of a finished search, as PNG."""
+    search, limits, metric = pipeline.search, pipeline.request.limits, pipeline.problem.metric
+    draw_tradeoff(
+        path,
+        candidates=[(c.latency, c.metric) for c in search.candidates if c.state == EVALUATED],
+        marked={
+            'dense': [(pipeline.dense_latency, pipeline.dense_metrics[metric])],
+            'winner': [(search.best.latency, search.best.metric)]
+        },
+        metric=metric,
+        setting=str(pipeline.request.setting),
+        limits=[limit for limit in (limits.min_latency, limits.max_latency) if limit],
+        rejected=[c.latency for c in search.candidates if c.state == OUTSIDE and c.latency])
