@@ -50,7 +50,7 @@ def read_checkpoint(path: str) -> dict:
     if '://' not in path and not Path(path).is_file():
         raise FileNotFoundError(f'checkpoint {path} is not there')
     try:
-        return CheckpointLoader.load_checkpoint(path, map_location='cpu')
+        checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
     except pickle.UnpicklingError as error:
         refused = re.search(r'GLOBAL (\S+)', str(error))
         reason = (f'it holds {refused.group(1)}, a class that could run code when loaded'
@@ -61,6 +61,10 @@ def read_checkpoint(path: str) -> dict:
                                 f'file') from None
     except (RuntimeError, EOFError, KeyError) as error:
         raise ValueError(f'checkpoint {path} is broken: {error}') from None
+    held = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else checkpoint
+    if not isinstance(held, dict):
+        raise ValueError(f'checkpoint {path} holds no state dict but a {type(held).__name__}')
+    return checkpoint
 
 
 def check_fits(model: nn.Module, path: str) -> None:

@@ -11,6 +11,7 @@ import torch.distributed as dist
 from mmengine.config import Config, DictAction
 from mmengine.registry import MODELS, RUNNERS, init_default_scope
 from mmengine.runner import Runner
+from mmengine.utils import to_2tuple
 
 from .config import find_backbone, load_config
 from .cost.latency import DTYPES, LatencySetting
@@ -67,9 +68,9 @@ def test_shape(cfg: Config):
         dataset = dataset['dataset']
     for step in dataset.get('pipeline', []):
         if step.get('type') == 'Resize' and step.get('scale') is not None:
-            width, height = step['scale']
+            width, height = scale = to_2tuple(step['scale'])
             if step.get('keep_ratio'):  # the larger side of `scale` then bounds the longer side
-                width, height = max(step['scale']), min(step['scale'])
+                width, height = max(scale), min(scale)
             return height, width
     raise ValueError('the test pipeline has no Resize of fixed scale: give --shape H W')
 

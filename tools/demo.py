@@ -8,6 +8,7 @@ import argparse
 import subprocess
 import sys
 import time
+from copy import deepcopy
 from pathlib import Path
 from typing import Optional
 
@@ -130,7 +131,7 @@ def report(cfg: Config, checkpoint: Path, winner_config: Path, meter: LatencyMet
 
 def draw_windows(cfg: Config, checkpoint: Path, sparsity: SparsityConfig, path: Path) -> None:
     """The windows that the first test image keeps."""
-    model = init_detector(cfg.copy(), str(checkpoint), palette='random', device='cpu')
+    model = init_detector(deepcopy(cfg), str(checkpoint), palette='random', device='cpu')
     backbone = get_sparse_backbone(model)
     backbone.sparsity = sparsity
     dataset = cfg.test_dataloader.dataset

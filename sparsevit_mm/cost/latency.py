@@ -58,7 +58,12 @@ class LatencySetting:
             raise ValueError(f'batch size {self.batch_size} is not positive')
         if self.dtype not in DTYPES:
             raise ValueError(f'dtype {self.dtype!r} is none of {", ".join(DTYPES)}')
-        device = torch.device(self.device)
+        if self.num_threads < 0:
+            raise ValueError(f'{self.num_threads} threads: at least one is needed')
+        try:
+            device = torch.device(self.device)
+        except RuntimeError:
+            raise ValueError(f'device {self.device!r} is none that torch knows') from None
         if device.type == 'cuda' and not torch.cuda.is_available():
             raise ValueError(f'device {self.device}: torch {torch.__version__} sees no CUDA')
         object.__setattr__(self, 'shape', tuple(self.shape))
@@ -92,12 +97,17 @@ class LatencyMeter:
         backbone: The backbone.
         setting: See :class:`LatencySetting`.
         rounds: How often each configuration is run.
+
+    Raises:
+        ValueError: No rounds.
     """
 
     def __init__(self,
                  backbone: SparseSwinTransformer,
                  setting: LatencySetting,
                  rounds: int = 15):
+        if rounds < 1:
+            raise ValueError(f'{rounds} rounds: at least one is needed')
         self.setting = setting
         self.rounds = rounds
         dtype = DTYPES[setting.dtype]

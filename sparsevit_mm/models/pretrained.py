@@ -4,8 +4,9 @@ from typing import Dict
 
 import torch.nn.functional as F
 from mmengine.logging import print_log
-from mmengine.runner.checkpoint import CheckpointLoader
 from torch import Tensor, nn
+
+from ..checkpoints import read_checkpoint
 
 StateDict = Dict[str, Tensor]
 
@@ -34,12 +35,15 @@ def load_pretrained(backbone: nn.Module, source: str, convert_weights: bool = Fa
 
     Raises:
         FileNotFoundError: `source` can't be read. Names it, and says how to give a local file.
-        ValueError: It does not fit the backbone. Lists missing, unexpected and misshapen keys.
+        ValueError: It is no checkpoint, or does not fit the backbone. Lists missing, unexpected
+            and misshapen keys.
     """
     state = _backbone_part(_load(source))
     if convert_weights:
         state = from_official(state)
     state = resize_to(state, backbone)
+    # Computed from the window size, which the file's may differ from.
+    state = {k: v for k, v in state.items() if not k.endswith('.relative_position_index')}
     current = backbone.state_dict()
     missing = [k for k in current if k not in state and not _MAY_BE_MISSING.search(k)]
     unexpected = [k for k in state if k not in current]
@@ -91,13 +95,12 @@ def resize_to(state: StateDict, backbone: nn.Module) -> StateDict:
 
 def _load(source: str) -> dict:
     try:
-        return CheckpointLoader.load_checkpoint(source, map_location='cpu')
-    except (OSError, RuntimeError) as error:  # URLError is an OSError
+        return read_checkpoint(source)
+    except FileNotFoundError as error:
         raise FileNotFoundError(
-            f'pretrained weights {source} can not be read ({type(error).__name__}: {error}). '
-            f'Give a local file: init_cfg=dict(type="Pretrained", checkpoint="/path/to/file.pth"),'
-            f' on the command line --cfg-options model.backbone.init_cfg.checkpoint=/path/to/file'
-        ) from error
+            f'pretrained weights: {error}. Give a local file: '
+            f'init_cfg=dict(type="Pretrained", checkpoint="/path/to/file.pth"), on the command '
+            f'line --cfg-options model.backbone.init_cfg.checkpoint=/path/to/file') from error
 
 
 def _backbone_part(checkpoint: dict) -> StateDict:

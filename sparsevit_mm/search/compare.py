@@ -2,6 +2,7 @@
 import io
 import json
 from contextlib import redirect_stdout
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Dict, List, Sequence, Tuple
@@ -61,7 +62,7 @@ def compare_on_coco(cfg: Config, checkpoint: str, configs: Dict[str, SparsityCon
         work_dir: Where the detections of each configuration go.
         resamples: Of the bootstrap over images.
     """
-    cfg = cfg.copy()
+    cfg = deepcopy(cfg)
     cfg.custom_hooks = without_adaptation(cfg.get('custom_hooks'))
     cfg.val_dataloader, cfg.val_evaluator = cfg.test_dataloader, cfg.test_evaluator
     cfg.val_evaluator.outfile_prefix = str(work_dir / 'detections')

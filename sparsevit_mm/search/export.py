@@ -40,7 +40,7 @@ def export_config(cfg: Config, config: str, options: Optional[Dict], sparsity: S
     """
     body = _options_body(cfg, options or {})
     _merge(body, nested((*find_backbone(cfg), 'sparsity'), sparsity.to_list()))
-    body['load_from'] = os.path.abspath(checkpoint)
+    body['load_from'] = checkpoint if '://' in checkpoint else os.path.abspath(checkpoint)
     if cfg.get('custom_hooks'):
         body['custom_hooks'] = without_adaptation(cfg.custom_hooks)
     _merge(body, finetune_schedule(cfg))

@@ -1,5 +1,6 @@
 """From a config, a checkpoint and a limit to the winning config: the steps of a search in order."""
 import hashlib
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Dict, Optional
@@ -88,7 +89,7 @@ class SearchPipeline:
         check_exportable(request.config, request.out, request.overwrite)
         check_data(cfg, 'val')
         metric = request.metric or default_metric(cfg)
-        run_cfg = cfg.copy()
+        run_cfg = deepcopy(cfg)
         run_cfg.custom_hooks = without_adaptation(cfg.get('custom_hooks'))
         if request.num_samples is not None:
             restrict_to_subset(run_cfg, 'val', request.num_samples, request.seed, cfg.work_dir)
@@ -103,7 +104,11 @@ class SearchPipeline:
             self.problem, request.storage, request.seed,
             population_size=max(4, min(50, request.num_trials // 4)), resume=request.resume)
         self.dense = SparsityConfig(0., backbone.depths)
-        self._measure_dense()
+        try:
+            self._measure_dense()
+        except Exception:  # then the corrected command must not find a search begun
+            self.search.discard_if_empty()
+            raise
 
     def macs(self, config: SparsityConfig) -> int:
         setting = self.request.setting
@@ -201,6 +206,8 @@ def check_metric(metrics: Dict[str, float], metric: str) -> None:
 
 def _fingerprint(path: str) -> str:
     """Identifies a file by its content: a search must not go on with other weights."""
+    if '://' in path:
+        return path
     digest = hashlib.sha256()
     with open(path, 'rb') as file:
         for block in iter(lambda: file.read(1 << 20), b''):

@@ -107,15 +107,21 @@ class SparsitySearch:
         self.candidates: List[Candidate] = [self._candidate(t) for t in trials
                                             if 'candidate' in t.user_attrs]
         self.memo = {c.config: c for c in self.candidates if c.state != DUPLICATE}
-        if not trials:
-            # A population that holds every uniform configuration can't end below them.
-            for config in problem.space.uniform():
-                self.enqueue(config)
+        # A population that holds every uniform configuration can't end below them. On resume this
+        # queues those that a kill kept out of the queue.
+        for config in problem.space.uniform():
+            self.enqueue(config)
 
     def enqueue(self, config: SparsityConfig) -> None:
         genes = self.problem.space.encode(config)
         self.study.enqueue_trial({f'gene{i}': gene for i, gene in enumerate(genes)},
                                  skip_if_exists=True)
+
+    def discard_if_empty(self) -> None:
+        """Takes the study out of its storage, unless a candidate is in it."""
+        trials = self.study.get_trials(deepcopy=False)
+        if not any('candidate' in t.user_attrs for t in trials):
+            optuna.delete_study(study_name=STUDY_NAME, storage=self.study._storage)
 
     @property
     def num_evaluated(self) -> int:
@@ -174,7 +180,7 @@ class SparsitySearch:
         if not limits.min_latency <= candidate.latency <= limits.max_latency:
             return candidate
         candidate.metrics = problem.evaluate(config)
-        value = candidate.metrics.get(problem.metric, 0.)  # an empty dict: nothing was detected
+        value = float(candidate.metrics.get(problem.metric, 0.))  # empty: nothing was detected
         candidate.state = FAILED if math.isnan(value) else EVALUATED
         candidate.metric = None if math.isnan(value) else value
         return candidate
@@ -213,9 +219,11 @@ class SparsitySearch:
             if 'candidate' in trial.user_attrs:
                 self.study.tell(trial.number, **_told(self._candidate(trial)))
             else:
+                # One that was queued may have died before its genes were drawn.
+                genes = trial.system_attrs.get('fixed_params', trial.params)
+                if len(genes) == self.problem.space.num_genes:
+                    self.study.enqueue_trial(genes)
                 self.study.tell(trial.number, state=TrialState.FAIL)
-                if len(trial.params) == self.problem.space.num_genes:
-                    self.study.enqueue_trial(trial.params)
 
     def _candidate(self, trial: FrozenTrial) -> Candidate:
         return Candidate.from_json(trial.number, trial.user_attrs['candidate'],

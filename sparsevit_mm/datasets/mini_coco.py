@@ -1,0 +1,286 @@
+"""A miniature COCO: generated images and annotations in COCO's on-disk layout.
+
+Objects cover a modest share of each image and the ground is busy everywhere, which is the case
+window pruning is made for. ``mmdet.CocoDataset`` reads the result, ``mmdet.CocoMetric`` scores it.
+"""
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Optional, Tuple
+
+import cv2
+import numpy as np
+from pycocotools import mask as mask_utils
+from shapely.geometry import box
+from shapely.geometry.base import BaseGeometry
+from shapely.ops import unary_union
+
+from .shapes import OUTLINES, TEXTURES, ground, irregular, paint, place
+
+# Part of the parameters a data set is recognised by: to be raised when the images change.
+VERSION = '1.0'
+SPLITS = ('train', 'val', 'test')
+# Class, which is also its outline, and the texture all its objects carry.
+CLASS_TEXTURES = {
+    'disk': 'stripes',
+    'triangle': 'checks',
+    'square': 'dots',
+    'star': 'shade',
+    'cross': 'holes',
+}
+CLASSES = tuple(CLASS_TEXTURES)
+METAINFO = dict(
+    classes=CLASSES,
+    palette=[(220, 20, 60), (0, 125, 92), (60, 100, 216), (250, 170, 30), (160, 60, 200)])
+
+# Shares of the image side.
+RADIUS = (0.07, 0.2)
+CROWD_RADIUS = 0.035
+# Shares of the image area that objects may cover in all.
+MAX_COVER = 0.3
+CROWD_PROBABILITY = 0.12
+# Share of an object that must stay visible, within the image and under later objects.
+MIN_VISIBLE = 0.4
+
+
+class Item(NamedTuple):
+    """Something drawn into an image: all of its outline, and what shows of it, in pixels."""
+    category: str
+    outline: BaseGeometry
+    visible: BaseGeometry
+    iscrowd: bool = False
+
+
+def _crowd(size: int, category: str, rng: np.random.Generator) -> BaseGeometry:
+    """A dozen small shapes of one class, crammed together: too many to annotate one by one."""
+    radius = CROWD_RADIUS * size
+    middle = rng.uniform(0.2, 0.8, size=2) * size
+    centres = middle + rng.normal(scale=2.2 * radius, size=(rng.integers(9, 15), 2))
+    members = [
+        place(OUTLINES[category], centre, radius, rng) for centre in np.clip(centres, 0, size)
+    ]
+    return unary_union(members)
+
+
+def _polygons(shape: BaseGeometry) -> list:
+    """The polygons of a geometry; a cut may leave stray points and lines beside them."""
+    return [part for part in getattr(shape, 'geoms', [shape]) if part.geom_type == 'Polygon']
+
+
+def _cover(items: List[Item], item: Item) -> List[Item]:
+    """Items after one more is painted over them."""
+    covered = [
+        below._replace(visible=below.visible.difference(item.outline)) for below in items
+    ]
+    return covered + [item]
+
+
+def _acceptable(items: List[Item], size: int) -> bool:
+    """Whether enough of every item shows, and in a form that COCO can store."""
+    if sum(item.visible.area for item in items) > MAX_COVER * size**2:
+        return False
+    # COCO's polygons cannot hold holes, its RLE can.
+    return all(item.visible.area >= MIN_VISIBLE * item.outline.area and (
+        item.iscrowd or not any(polygon.interiors for polygon in _polygons(item.visible)))
+               for item in items)
+
+
+def _compose(size: int, rng: np.random.Generator) -> List[Item]:
+    """Draw items for one image, in painting order."""
+    frame = box(0, 0, size, size)
+    items = []
+    if rng.random() < CROWD_PROBABILITY:
+        category = str(rng.choice(CLASSES))
+        outline = _crowd(size, category, rng)
+        items.append(Item(category, outline, outline.intersection(frame), iscrowd=True))
+    wanted = len(items) + rng.integers(2, 7)
+    # A placement that hides too much is drawn again elsewhere, within reason.
+    for _ in range(50):
+        if len(items) == wanted:
+            break
+        category = str(rng.choice(CLASSES))
+        radius = size * np.exp(rng.uniform(*np.log(RADIUS)))
+        outline = place(OUTLINES[category], rng.uniform(0, size, size=2), radius, rng)
+        more = _cover(items, Item(category, outline, outline.intersection(frame)))
+        if _acceptable(more, size):
+            items = more
+    return items
+
+
+def draw_image(size: int, rng: np.random.Generator) -> Tuple[np.ndarray, List[Item]]:
+    """Draw one image.
+
+    Args:
+        size (int): Height and width in pixels.
+        rng (Generator): Source of all randomness.
+
+    Returns:
+        tuple[np.ndarray, list[Item]]: (size, size, 3) uint8 picture, and what is on it.
+    """
+    items = _compose(size, rng)
+    picture = ground(size, rng)
+    for _ in range(rng.integers(0, 4)):
+        radius = size * np.exp(rng.uniform(*np.log(RADIUS)))
+        clutter = irregular(rng.uniform(0, size, size=2), radius, rng)
+        paint(picture, clutter, str(rng.choice(list(TEXTURES))), rng)
+    for item in items:
+        for polygon in _polygons(item.outline):
+            paint(picture, polygon, CLASS_TEXTURES[item.category], rng)
+    picture += 6 * rng.standard_normal(picture.shape, dtype=np.float32)
+    return np.clip(np.round(picture), 0, 255).astype(np.uint8), items
+
+
+def _run_lengths(mask: np.ndarray) -> List[int]:
+    """COCO's uncompressed RLE: lengths of runs down the columns, beginning with zeros."""
+    pixels = np.concatenate([[0], mask.flatten(order='F'), [1 - mask[-1, -1]]])
+    edges = np.concatenate([[0], np.flatnonzero(np.diff(pixels))])
+    return np.diff(edges).tolist()
+
+
+def to_annotation(item: Item, size: int) -> dict:
+    """Describe the visible part of an item as COCO does, without ids.
+
+    Args:
+        item (Item): As :func:`draw_image` returns it.
+        size (int): Height and width of the image in pixels.
+
+    Returns:
+        dict: ``segmentation`` (polygons, or uncompressed RLE of a crowd), ``area`` (square
+        pixels), ``iscrowd``, ``bbox`` (x, y, width, height in pixels) and ``category_id``.
+    """
+    shape = item.visible
+    polygons = _polygons(shape)
+    segmentation, area = [_flat(polygon.exterior) for polygon in polygons], shape.area
+    if item.iscrowd:
+        mask = _rasterize(segmentation, size)
+        holes = [_flat(ring) for polygon in polygons for ring in polygon.interiors]
+        if holes:
+            mask &= 1 - _rasterize(holes, size)
+        segmentation, area = dict(counts=_run_lengths(mask), size=[size, size]), mask.sum()
+    left, top, right, bottom = shape.bounds
+    return dict(
+        segmentation=segmentation,
+        area=round(float(area), 2),
+        iscrowd=int(item.iscrowd),
+        bbox=[round(value, 2) for value in (left, top, right - left, bottom - top)],
+        category_id=CLASSES.index(item.category) + 1)
+
+
+def _flat(ring) -> List[float]:
+    """Vertices of a closed ring as COCO lists them: x1, y1, x2, y2, ..."""
+    return np.round(ring.coords[:-1], 2).flatten().tolist()
+
+
+def _rasterize(rings: List[List[float]], size: int) -> np.ndarray:
+    """Pixels covered by polygons, (size, size) uint8."""
+    return mask_utils.decode(mask_utils.merge(mask_utils.frPyObjects(rings, size, size)))
+
+
+def _write_split(root: Path, split: str, count: int, size: int, info: dict) -> None:
+    """Draw and write the images and the annotation file of one split."""
+    folder = root / f'{split}2017'
+    folder.mkdir()
+    images, annotations = [], []
+    for index in range(count):
+        # One stream per image: more images never change the earlier ones.
+        rng = np.random.default_rng([info['seed'], SPLITS.index(split), index])
+        picture, items = draw_image(size, rng)
+        image_id = index + 1
+        name = f'{image_id:012d}.jpg'
+        if not cv2.imwrite(str(folder / name), picture, [cv2.IMWRITE_JPEG_QUALITY, 92]):
+            raise OSError(f'could not write {folder / name}')
+        images.append(
+            dict(
+                license=1,
+                file_name=name,
+                coco_url='',
+                height=size,
+                width=size,
+                date_captured='2017-01-01 00:00:00',
+                flickr_url='',
+                id=image_id))
+        for item in items:
+            annotation = to_annotation(item, size)
+            annotation.update(image_id=image_id, id=len(annotations) + 1)
+            annotations.append(annotation)
+    content = dict(
+        info=info,
+        licenses=[dict(id=1, name='Public domain', url='')],
+        images=images,
+        annotations=annotations,
+        categories=[
+            dict(supercategory='shape', id=index, name=name)
+            for index, name in enumerate(CLASSES, start=1)
+        ])
+    _annotation_file(root, split).write_text(json.dumps(content))
+
+
+def _annotation_file(root: Path, split: str) -> Path:
+    return root / 'annotations' / f'instances_{split}2017.json'
+
+
+def _read_info(root: Path) -> Optional[dict]:
+    """The ``info`` of a data set that is there, None where there is none."""
+    path = _annotation_file(root, SPLITS[-1])
+    return json.loads(path.read_text())['info'] if path.is_file() else None
+
+
+def generate_mini_coco(root,
+                       num_images: Optional[Dict[str, int]] = None,
+                       image_size: int = 192,
+                       seed: int = 0,
+                       overwrite: bool = False) -> Path:
+    """Write a miniature COCO, or keep the one that is there.
+
+    The folder appears in one step when all of it is written, so an interrupted call leaves no
+    half-written data set behind.
+
+    Args:
+        root (str | Path): Folder to make, with ``annotations/instances_{split}2017.json`` and
+            ``{split}2017/*.jpg`` for the splits train, val and test.
+        num_images (dict[str, int], optional): Images per split; 1200, 150 and 200 by default.
+        image_size (int): Height and width in pixels.
+        seed (int): Image i of a split depends on the seed, the split and i alone.
+        overwrite (bool): Replace what is at ``root``.
+
+    Returns:
+        Path: ``root``.
+
+    Raises:
+        ValueError: ``num_images`` does not name the three splits with positive counts.
+        FileExistsError: Something is at ``root`` that was not made with these parameters, and
+            ``overwrite`` is off.
+    """
+    root = Path(root)
+    num_images = dict(num_images or dict(train=1200, val=150, test=200))
+    if set(num_images) != set(SPLITS) or min(num_images.values()) < 1:
+        raise ValueError(f'num_images must give a positive count for each of {SPLITS}, '
+                         f'got {num_images}')
+    info = dict(
+        description='Miniature COCO of textured shapes',
+        url='',
+        version=VERSION,
+        year=2017,
+        contributor='sparsevit_mm',
+        date_created='2017/01/01',
+        num_images=num_images,
+        image_size=image_size,
+        seed=seed)
+    if root.exists() and not overwrite:
+        found = _read_info(root)
+        if found != info:
+            raise FileExistsError(f'{root} was not made with these parameters (found {found}, '
+                                  f'wanted {info}): pass overwrite=True or choose another folder')
+        return root
+
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f'.{root.name}-', dir=root.parent) as scratch:
+        fresh = Path(scratch) / 'fresh'
+        (fresh / 'annotations').mkdir(parents=True)
+        for split in SPLITS:
+            _write_split(fresh, split, num_images[split], image_size, info)
+        if root.exists():
+            os.replace(root, Path(scratch) / 'old')
+        os.replace(fresh, root)
+    return root

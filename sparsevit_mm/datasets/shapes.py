@@ -1,0 +1,154 @@
+"""Textured shapes on busy ground: the geometry and the paint of a miniature detection image.
+
+Colours are random everywhere, on objects and ground alike: what tells one class from another
+is the outline and the texture, so a detector has to look at the windows an object covers.
+"""
+import cv2
+import numpy as np
+from shapely import affinity
+from shapely.geometry import Polygon
+
+
+def _polar(radii: np.ndarray) -> Polygon:
+    """Polygon with vertices at equal angles and the given radii."""
+    angles = np.arange(len(radii)) * (2 * np.pi / len(radii))
+    return Polygon(np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1))
+
+
+_ARM = 0.35
+# Outlines around the origin that reach to radius 1 or a little less.
+OUTLINES = {
+    'disk': _polar(np.ones(28)),
+    'triangle': _polar(np.ones(3)),
+    'square': _polar(np.ones(4)),
+    'star': _polar(np.tile([1., 0.42], 5)),
+    'cross': Polygon([(_ARM, _ARM), (1, _ARM), (1, -_ARM), (_ARM, -_ARM), (_ARM, -1), (-_ARM, -1),
+                      (-_ARM, -_ARM), (-1, -_ARM), (-1, _ARM), (-_ARM, _ARM), (-_ARM, 1),
+                      (_ARM, 1)]),
+}
+
+
+def place(outline: Polygon, centre, radius: float, rng: np.random.Generator) -> Polygon:
+    """Turn, slightly stretch and move an outline.
+
+    Args:
+        outline (Polygon): one of ``OUTLINES``.
+        centre (tuple[float, float]): x and y, in pixels.
+        radius (float): Pixels.
+        rng (Generator): Draws the angle and the stretch.
+
+    Returns:
+        Polygon: In pixels.
+    """
+    stretch = rng.uniform(0.85, 1.15)
+    shape = affinity.scale(outline, radius * stretch, radius / stretch, origin=(0, 0))
+    shape = affinity.rotate(shape, rng.uniform(0, 360), origin=(0, 0))
+    return affinity.translate(shape, *centre)
+
+
+def irregular(centre, radius: float, rng: np.random.Generator) -> Polygon:
+    """Outline of no class: clutter that carries a texture without being an object."""
+    return place(_polar(rng.uniform(0.35, 1., size=11)), centre, radius, rng)
+
+
+def _stripes(u, v):
+    return np.sin(u)
+
+
+def _checks(u, v):
+    return 2 * np.sign(np.sin(1.2 * u) * np.sin(1.2 * v))
+
+
+def _dots(u, v):
+    return 1 - 2.2 * np.hypot(np.sin(u / 2), np.sin(v / 2))
+
+
+def _holes(u, v):
+    return -_dots(u, v)
+
+
+def _shade(u, v):
+    return np.clip(u / np.abs(u).max(), -1, 1)
+
+
+# In pixels.
+WAVELENGTH = (7, 12)
+# From coordinates along and across the texture, in radians of its wave, to a weight in -1..1 that
+# mixes two colours; what lies beyond is cut.
+TEXTURES = {
+    'stripes': _stripes,
+    'checks': _checks,
+    'dots': _dots,
+    'holes': _holes,
+    'shade': _shade
+}
+
+
+def two_colours(contrast: float, rng: np.random.Generator) -> np.ndarray:
+    """A dark and a light colour, (2, 3) float64 in 0..255, about ``contrast`` levels apart."""
+    middle = rng.uniform(contrast / 2, 255 - contrast / 2, size=3)
+    step = contrast / 2 * rng.uniform(0.7, 1.3, size=3)
+    return np.clip([middle - step, middle + step], 0, 255)
+
+
+def _blend(colours: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Mix two colours by an (h, w) weight in 0..1 into an (h, w, 3) float32 picture."""
+    low, high = colours.astype(np.float32)
+    return low + weight[..., None].astype(np.float32) * (high - low)
+
+
+def ground(size: int, rng: np.random.Generator) -> np.ndarray:
+    """Paint ground without objects: noise of several octaves and crossing lines.
+
+    Args:
+        size (int): Height and width in pixels.
+        rng (Generator): Source of all randomness.
+
+    Returns:
+        np.ndarray: (size, size, 3) float32 in 0..255.
+    """
+    weight = np.zeros((size, size), np.float32)
+    for cells, strength in ((4, 1.), (12, 0.7), (40, 0.6)):
+        noise = rng.uniform(-1, 1, size=(cells, cells)).astype(np.float32)
+        weight += strength * cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC)
+    picture = _blend(two_colours(70, rng), 1 / (1 + np.exp(-2 * weight)))
+    for _ in range(rng.integers(3, 9)):
+        ends = rng.integers(0, size, size=(2, 2))
+        cv2.line(picture, ends[0].tolist(), ends[1].tolist(), rng.uniform(0, 255, size=3).tolist(),
+                 int(rng.integers(1, 3)), cv2.LINE_AA)
+    return picture
+
+
+def paint(picture: np.ndarray, polygon: Polygon, texture: str, rng: np.random.Generator) -> None:
+    """Paint a polygon onto a picture in place.
+
+    Args:
+        picture (np.ndarray): (h, w, 3) float32 in 0..255.
+        polygon (Polygon): In pixels; some of it must lie within the picture.
+        texture (str): Key of ``TEXTURES``.
+        rng (Generator): Draws colours, wavelength and direction.
+    """
+    height, width = picture.shape[:2]
+    left, top, right, bottom = polygon.bounds
+    left, top = max(int(left) - 1, 0), max(int(top) - 1, 0)
+    right, bottom = min(int(right) + 2, width), min(int(bottom) + 2, height)
+    y, x = np.mgrid[top:bottom, left:right].astype(np.float32)
+    centre, angle = polygon.centroid, rng.uniform(0, np.pi)
+    x, y = x - centre.x, y - centre.y
+    wave = 2 * np.pi / rng.uniform(*WAVELENGTH)
+    u = wave * (x * np.cos(angle) + y * np.sin(angle))
+    v = wave * (y * np.cos(angle) - x * np.sin(angle))
+    weight = np.clip(0.5 + 0.5 * TEXTURES[texture](u, v), 0, 1)
+    colours = _blend(two_colours(130, rng), weight)
+
+    # Edges blend over a pixel. fillPoly leaves holes out; it takes vertices in 1/16 pixel, with
+    # the centres of pixels at integers.
+    cover = np.zeros((bottom - top, right - left), np.uint8)
+    rings = [
+        np.round((np.array(ring.coords) - (left + 0.5, top + 0.5)) * 16).astype(np.int32)
+        for ring in (polygon.exterior, *polygon.interiors)
+    ]
+    cv2.fillPoly(cover, rings, 255, cv2.LINE_AA, shift=4)
+    alpha = cover[..., None] / np.float32(255)
+    patch = picture[top:bottom, left:right]
+    patch += alpha * (colours - patch)
