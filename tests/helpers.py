@@ -1,19 +1,22 @@
 """Stand-ins for detectors and data: a model around a real sparse backbone whose prediction tells
 at what sparsity and with which weights it ran, and the way to call a command line."""
+import io
 import itertools
 import os
 import runpy
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
-import pytest
 import torch
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, METRICS, MODELS
+from mmengine.utils import ManagerMixin
 from torch.utils.data import Dataset
 
 from sparsevit_mm.cli import build_runner
@@ -144,43 +147,36 @@ class Outcome(NamedTuple):
     output: str
 
 
-class CommandLine:
-    """Runs tools/NAME.py in this process, as the interpreter would.
+def run_tool(name, *arguments, **options) -> Outcome:
+    """Runs tools/NAME.py in this process, as the interpreter would in a fresh one.
 
-    Args:
-        monkeypatch, capsys: pytest's.
+    `options` go to ``--cfg-options``, with ``__`` for the dot.
     """
-
-    def __init__(self, monkeypatch, capsys):
-        self.monkeypatch, self.capsys = monkeypatch, capsys
-
-    def __call__(self, name, *arguments, **options) -> Outcome:
-        """`options` go to ``--cfg-options``, with ``__`` for the dot."""
-        arguments = list(map(str, arguments))
-        if name != 'measure_latency':
-            options['experiment_name'] = unique_name()
-            arguments += ['--cfg-options',
-                          *(f'{k.replace("__", ".")}={v}' for k, v in options.items())]
-        self.monkeypatch.setattr(sys, 'argv', [f'{name}.py', *arguments])
-        self.capsys.readouterr()
-        code, message = 0, ''
+    arguments = [f'{name}.py', *map(str, arguments)]
+    if options:
+        arguments += ['--cfg-options', *(f'{k.replace("__", ".")}={v}'
+                                         for k, v in options.items())]
+    _forget_experiments()
+    code, message, output, error = 0, '', io.StringIO(), io.StringIO()
+    with mock.patch.object(sys, 'argv', arguments), redirect_stdout(output), redirect_stderr(error):
         try:
             runpy.run_path(str(ROOT / 'tools' / f'{name}.py'), run_name='__main__')
-        except SystemExit as end:  # a message counts as 1, as the interpreter has it
+        except SystemExit as end:  # the interpreter prints a text to stderr, and ends with 1
             code = end.code if isinstance(end.code, int) else 1
             message = '' if isinstance(end.code, int) else str(end.code)
-        captured = self.capsys.readouterr()
-        return Outcome(code, message + captured.err, captured.out)
-
-    def refuses(self, *args, **options) -> str:
-        """The message of a call that must end with an error."""
-        outcome = self(*args, **options)
-        assert outcome.code == 1, outcome
-        assert outcome.error.startswith('error: '), outcome
-        assert 'Traceback' not in outcome.error + outcome.output
-        return outcome.error
+    return Outcome(code, error.getvalue() + message, output.getvalue())
 
 
-@pytest.fixture
-def command_line(monkeypatch, capsys):
-    return CommandLine(monkeypatch, capsys)
+def refused(*arguments, **options) -> str:
+    """The message of a command line that must end with one."""
+    outcome = run_tool(*arguments, **options)
+    assert outcome.code == 1, outcome
+    assert outcome.error.startswith('error: '), outcome
+    return outcome.error
+
+
+def _forget_experiments(manager=ManagerMixin) -> None:
+    """mmengine keeps loggers and message hubs for as long as a process lives."""
+    for kind in manager.__subclasses__():
+        kind._instance_dict.clear()
+        _forget_experiments(kind)

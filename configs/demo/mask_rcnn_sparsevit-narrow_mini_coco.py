@@ -5,7 +5,7 @@ custom_imports = dict(imports=['sparsevit_mm'], allow_failed_imports=False)
 model = dict(backbone=dict(type='SparseSwinTransformer'))
 custom_hooks = [dict(type='SparsityAdaptationHook', val_sparsity={'dense': 0, '60%': 0.6})]
 
-max_iters = 400
+max_iters = 250
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
 optim_wrapper = dict(optimizer=dict(lr=3e-4))
 param_scheduler = [

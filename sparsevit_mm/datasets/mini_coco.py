@@ -94,7 +94,7 @@ def _compose(size: int, rng: np.random.Generator) -> List[Item]:
         category = str(rng.choice(CLASSES))
         outline = _crowd(size, category, rng)
         items.append(Item(category, outline, outline.intersection(frame), iscrowd=True))
-    wanted = len(items) + rng.integers(2, 7)
+    wanted = len(items) + rng.integers(5, 13)
     # A placement that hides too much is drawn again elsewhere, within reason.
     for _ in range(50):
         if len(items) == wanted:
@@ -120,7 +120,7 @@ def draw_image(size: int, rng: np.random.Generator) -> Tuple[np.ndarray, List[It
     """
     items = _compose(size, rng)
     picture = ground(size, rng)
-    for _ in range(rng.integers(0, 4)):
+    for _ in range(rng.integers(1, 5)):
         radius = size * np.exp(rng.uniform(*np.log(RADIUS)))
         clutter = irregular(rng.uniform(0, size, size=2), radius, rng)
         paint(picture, clutter, str(rng.choice(list(TEXTURES))), rng)

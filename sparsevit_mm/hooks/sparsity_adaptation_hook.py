@@ -74,8 +74,10 @@ class SparsityAdaptationHook(Hook):
     def after_val_epoch(self, runner, metrics: Optional[Dict[str, float]] = None) -> None:
         for name, config in list(self.val_configs.items())[1:]:
             self.backbone.sparsity = config
-            more = _evaluate(runner.val_loop)
-            metrics.update({f'{name}/{key}': value for key, value in more.items()})
+            for key, value in _evaluate(runner.val_loop).items():
+                metrics[f'{name}/{key}'] = value
+                # RuntimeInfoHook has passed the first configuration's metrics on already.
+                runner.message_hub.update_scalar(f'val/{name}/{key}', value)
         self.backbone.sparsity = self.before_validation
 
 

@@ -55,8 +55,9 @@ def export_config(cfg: Config, config: str, options: Optional[Dict], sparsity: S
 
 def finetune_schedule(cfg: Config) -> Dict:
     """The published schedule on COCO (36 epochs, steps at 27 and 33, learning rate 1e-5),
-    elsewhere the config's own schedule at a tenth of its learning rate."""
-    if not _is_coco(cfg):
+    elsewhere, and where training is not counted in epochs, the config's own schedule at a tenth of
+    its learning rate."""
+    if not (_is_coco(cfg) and 'max_epochs' in cfg.train_cfg):
         return dict(optim_wrapper=dict(optimizer=dict(lr=cfg.optim_wrapper.optimizer.lr / 10)))
     return dict(
         optim_wrapper=dict(optimizer=dict(lr=1e-5)),

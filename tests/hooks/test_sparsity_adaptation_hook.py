@@ -1,0 +1,209 @@
+import json
+import os
+import random
+import socket
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+from helpers import Spy, backbone, toy_config, train_toy, weight_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mmengine.logging import MessageHub
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import distributed as dist
+
+from sparsevit_mm import SparsityAdaptationHook, SparsityConfig, SparsitySpace
+from sparsevit_mm.cli import build_runner
+
+HOOK = dict(type='SparsityAdaptationHook', seed=3)
+BY_EPOCH = dict(
+    train_cfg=dict(by_epoch=True, max_epochs=3),
+    default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1)),
+    log_processor=dict(by_epoch=True))
+
+
+class Standing:
+    """As much of a Runner as a draw needs."""
+
+    def __init__(self, depths, iteration=0):
+        stages = len(depths)
+        self.model = backbone(
+            depths=depths, num_heads=[1] * stages, strides=[2] * stages, out_indices=(0, ))
+        self.iter = iteration
+        self.message_hub = MessageHub('standing')
+
+
+def ready(depths, **arguments):
+    hook = SparsityAdaptationHook(**arguments)
+    hook.before_run(Standing(depths))
+    return hook
+
+
+depths_of_any_kind = st.lists(st.integers(1, 5), min_size=1, max_size=3)
+
+
+@settings(max_examples=15, deadline=None)
+@given(depths_of_any_kind, st.integers(0, 2**31), st.lists(st.integers(0, 10**6), max_size=4))
+def test_draw_is_a_function_of_seed_and_iteration_within_the_space(depths, seed, iterations):
+    choices = (0., .25, .5)
+    one, other = (ready(depths, seed=seed, choices=choices) for _ in range(2))
+    expected = {i: one.draw(i) for i in iterations}
+    assert {i: other.draw(i) for i in reversed(iterations)} == expected
+    assert all(draw in SparsitySpace(depths, choices) for draw in expected.values())
+
+
+def test_draws_differ_by_seed_and_iteration_and_reach_every_choice():
+    hook, other = ready((2, 2, 6, 2)), ready((2, 2, 6, 2), seed=1)
+    draws = [hook.draw(i) for i in range(200)]
+    assert len(set(draws)) > 150
+    assert draws != [other.draw(i) for i in range(200)]
+    assert {r for d in draws for stage in d.ratios for r in stage} == {i / 10 for i in range(9)}
+
+
+def test_global_random_states_neither_steer_a_draw_nor_are_used_up():
+    drawn = []
+    for seed in range(3):
+        random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
+        runner = Standing((2, 2), iteration=17)
+        hook = SparsityAdaptationHook()
+        hook.before_run(runner)
+        before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()
+        hook.before_train_iter(runner, 0)
+        assert random.getstate() == before[0]
+        assert np.random.get_state()[1].tolist() == before[1]
+        assert torch.equal(torch.get_rng_state(), before[2])
+        drawn.append(runner.model.sparsity)
+    assert drawn == [drawn[0]] * 3
+
+
+@pytest.mark.parametrize('how', [{}, BY_EPOCH], ids=['by iteration', 'by epoch'])
+def test_resumed_run_draws_what_the_unbroken_one_drew(tmp_path, how):
+    runner, whole = train_toy(tmp_path / 'whole', custom_hooks=[HOOK], **how)
+    checkpoint = sorted((tmp_path / 'whole').glob('*_[13].pth'))[0]
+    _, resumed = train_toy(tmp_path / 'resumed', custom_hooks=[HOOK], resume=True,
+                           load_from=str(checkpoint), **how)
+    half = {i: whole.draws[i] for i in resumed.draws}
+    assert 0 < len(half) < len(whole.draws)
+    assert resumed.draws == half
+    assert len(set(whole.draws.values())) > 1  # or any draw would do
+    assert list(whole.draws.values()) == [ready((2, 2), seed=3).draw(i)
+                                          for i in range(runner.iter)]
+
+
+def _train_rank(rank, port, folder):
+    """One of two processes: trains, then writes what it drew, read and computed."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2',
+                      MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    runner, spy = build_runner(toy_config(folder, custom_hooks=[HOOK], launcher='pytorch')), Spy()
+    runner.register_hook(spy)
+    gradients = []
+    update = runner.build_optim_wrapper(runner.optim_wrapper)
+    update.optimizer.register_step_pre_hook(lambda optimizer, *_: gradients.append(
+        [p.grad.tolist() for group in optimizer.param_groups for p in group['params']]))
+    runner.optim_wrapper = update
+    runner.train()
+    (folder / f'{rank}.json').write_text(json.dumps(dict(
+        world_size=dist.get_world_size(), backend=dist.get_backend(),
+        draws=[d.to_list() for d in spy.draws.values()], inputs=spy.inputs, gradients=gradients,
+        weight=weight_of(runner.model))))
+    dist.destroy_process_group()
+
+
+def test_two_processes_draw_the_same_and_step_together(tmp_path):
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    mp.start_processes(_train_rank, (port, tmp_path), nprocs=2, start_method='spawn')
+    first, second = (json.loads((tmp_path / f'{rank}.json').read_text()) for rank in (0, 1))
+    assert first['world_size'] == 2 and first['backend'] == 'gloo'
+    assert len(first['draws']) == 6 and first['draws'] == second['draws']
+    assert not set(first['inputs']) & set(second['inputs'])  # each rank saw its own images
+    assert len(first['gradients']) == 6 and first['gradients'] == second['gradients']
+    assert first['weight'] == second['weight']
+
+
+def test_validation_is_dense_unless_told_otherwise(tmp_path):
+    _, spy = train_toy(tmp_path, custom_hooks=[HOOK])
+    assert [m['toy/sparsity'] for m in spy.metrics] == [0, 0]
+    assert all(draw.mean > 0 for draw in spy.draws.values())
+
+
+def test_validation_runs_at_every_named_configuration_with_the_averaged_weights(tmp_path):
+    named = dict(dense=0, middling=[.2, .4], sparse=.6)
+    runner, spy = train_toy(tmp_path, custom_hooks=[
+        dict(HOOK, val_sparsity=named), dict(type='EMAHook', momentum=.5)])
+    ema = weight_of(next(h for h in runner.hooks if type(h).__name__ == 'EMAHook').ema_model.module)
+    metrics = spy.metrics[-1]
+    sparsities = [metrics[f'{prefix}toy/sparsity'] for prefix in ('', 'middling/', 'sparse/')]
+    assert sparsities == pytest.approx([0, .3, .6])
+    weights = [metrics[f'{prefix}toy/weight'] for prefix in ('', 'middling/', 'sparse/')]
+    assert weights == pytest.approx([ema] * 3, rel=1e-9)
+    assert weight_of(runner.model) != pytest.approx(ema, rel=1e-9)
+    assert len({metrics[f'{prefix}toy/output'] for prefix in ('', 'middling/', 'sparse/')}) == 3
+
+
+def test_the_first_configuration_is_scored_as_if_it_were_the_only_one(tmp_path):
+    _, several = train_toy(tmp_path / 'several', custom_hooks=[
+        dict(HOOK, val_sparsity=dict(a=.5, b=0, c=.7))])
+    _, alone = train_toy(tmp_path / 'alone', custom_hooks=[dict(HOOK, val_sparsity=.5)])
+    for more, metrics in zip(several.metrics, alone.metrics):
+        assert {key: more[key] for key in metrics} == metrics
+        assert len(more) == 3 * len(metrics)
+    assert several.draws == alone.draws
+
+
+def test_sparsity_is_restored_after_validation_and_after_training(tmp_path):
+    model = toy_config(tmp_path).model
+    model.backbone.sparsity = .4
+    seen = []
+
+    class AfterVal(Spy):
+
+        def after_val_epoch(self, runner, metrics=None):
+            seen.append(runner.model.backbone.sparsity)
+
+    runner = build_runner(toy_config(tmp_path, model=model, custom_hooks=[
+        dict(HOOK, val_sparsity=dict(a=0, b=.6))]))
+    runner.register_hook(AfterVal())
+    runner.train()
+    assert seen == [ready((2, 2), seed=3).draw(i) for i in (2, 5)]
+    assert runner.model.backbone.sparsity == SparsityConfig(.4, (2, 2))
+
+
+def test_drawn_sparsity_reaches_message_hub_log_and_tensorboard(tmp_path):
+    runner, spy = train_toy(
+        tmp_path, custom_hooks=[HOOK],
+        visualizer=dict(type='Visualizer', name=f'visualizer_{tmp_path}', vis_backends=[
+            dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]))
+    means = [draw.mean for draw in spy.draws.values()]
+    history = runner.message_hub.get_scalar('train/sparsity').data[0]
+    assert history == pytest.approx(means)
+
+    lines = map(json.loads, next(tmp_path.glob('*/vis_data/scalars.json')).read_text().splitlines())
+    assert [line['sparsity'] for line in lines if 'sparsity' in line] == pytest.approx(means)
+
+    events = EventAccumulator(str(next(tmp_path.glob('*/vis_data/events*'))))
+    events.Reload()
+    assert [e.value for e in events.Scalars('sparsity')] == pytest.approx(means)
+
+
+@pytest.mark.parametrize('arguments', [
+    dict(choices=[]), dict(choices=[0, 1]), dict(choices=[-.1]), dict(choices=[float('nan')]),
+    dict(val_sparsity={})])
+def test_unusable_arguments_are_refused_when_the_hook_is_built(arguments):
+    with pytest.raises(ValueError, match='choice|empty dict'):
+        SparsityAdaptationHook(**arguments)
+
+
+@pytest.mark.parametrize('val_sparsity', [1.2, [.1], dict(good=0, bad=[[.5, .1], [0, 0]])])
+def test_unusable_validation_is_refused_before_training(tmp_path, val_sparsity):
+    runner = build_runner(toy_config(tmp_path, custom_hooks=[
+        dict(HOOK, val_sparsity=val_sparsity)]))
+    spy = Spy()
+    runner.register_hook(spy)
+    with pytest.raises(ValueError, match='sparsity'):
+        runner.train()
+    assert not spy.draws

@@ -1,0 +1,97 @@
+from copy import deepcopy
+
+import pytest
+import torch
+from helpers import toy_config, train_toy, weight_of
+from mmengine.logging import MMLogger
+from mmengine.runner import Runner
+
+from sparsevit_mm.cli import build_runner
+from sparsevit_mm.search.evaluator import Evaluator
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """Checkpoint of a run that mmengine wrote, and the weights in it."""
+    folder = tmp_path_factory.mktemp('trained')
+    runner, _ = train_toy(folder)
+    return str(folder / 'iter_6.pth'), weight_of(runner.model)
+
+
+@pytest.fixture
+def evaluator(trained, tmp_path):
+    return Evaluator(toy_config(tmp_path, randomness=dict(seed=99)), trained[0], build_runner)
+
+
+def test_every_evaluation_has_the_weights_of_the_checkpoint(evaluator, trained):
+    weights = [evaluator.evaluate(s)['toy/weight'] for s in (.5, 0, .5)]
+    assert weights == pytest.approx([trained[1]] * 3, rel=1e-9)
+
+
+def test_metrics_are_those_at_the_configuration_in_any_order(evaluator):
+    asked = [.5, 0, [[.2, .2], .6], .5, 0]
+    metrics = [evaluator.evaluate(s) for s in asked]
+    assert [m['toy/sparsity'] for m in metrics] == pytest.approx([.5, 0, .4, .5, 0])
+    assert metrics[0] == metrics[3] and metrics[1] == metrics[4]
+    assert len({m['toy/output'] for m in metrics}) == 3
+
+
+def test_metrics_equal_those_of_a_runner_of_its_own(evaluator, trained, tmp_path):
+    evaluator.evaluate(.1)
+    cfg = toy_config(tmp_path / 'own', load_from=trained[0])
+    cfg.model.backbone.sparsity = .6
+    assert evaluator.evaluate(.6) == build_runner(cfg).val()
+
+
+def test_runner_is_built_and_loaded_once(trained, tmp_path, monkeypatch):
+    built, loaded = [], []
+    load = Runner.load_checkpoint
+
+    def build(cfg):
+        built.append(cfg)
+        return build_runner(cfg)
+
+    monkeypatch.setattr(Runner, 'load_checkpoint', lambda self, path, *args, **kwargs: (
+        loaded.append(path), load(self, path, *args, **kwargs))[1])
+    evaluator = Evaluator(toy_config(tmp_path), trained[0], build)
+    for sparsity in (0, .3, .6):
+        evaluator.evaluate(sparsity)
+    assert len(built) == 1 and loaded == [trained[0]]
+
+
+def test_config_given_is_left_alone(trained, tmp_path):
+    cfg = toy_config(tmp_path, load_from='other.pth', resume=True)
+    before = deepcopy(cfg).to_dict()
+    Evaluator(cfg, trained[0], build_runner).evaluate(.5)
+    assert cfg.to_dict() == before
+
+
+@pytest.mark.parametrize('change, named', [
+    (lambda state: state.pop('backbone.norm0.weight'), ['missing: backbone.norm0.weight']),
+    (lambda state: state.update(extra=torch.zeros(1)), ['unexpected: extra']),
+    (lambda state: state.update({'backbone.norm0.weight': torch.zeros(5)}),
+     ['backbone.norm0.weight: (5,) in the file, (8,) in the model'])])
+def test_checkpoint_that_does_not_fit_is_refused_before_any_evaluation(
+        trained, tmp_path, change, named):
+    checkpoint = torch.load(trained[0])
+    change(checkpoint['state_dict'])
+    torch.save(checkpoint, tmp_path / 'changed.pth')
+    with pytest.raises(ValueError) as error:
+        Evaluator(toy_config(tmp_path), str(tmp_path / 'changed.pth'), build_runner)
+    assert all(text in str(error.value) for text in ['changed.pth', *named])
+
+
+def test_missing_checkpoint_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match='nowhere.pth'):
+        Evaluator(toy_config(tmp_path), str(tmp_path / 'nowhere.pth'), build_runner)
+
+
+def test_console_is_left_alone_and_the_log_file_is_not(trained, tmp_path, capsys):
+    evaluator = Evaluator(toy_config(tmp_path, log_level='INFO'), trained[0], build_runner)
+    capsys.readouterr()
+    evaluator.evaluate(.5)
+    MMLogger.get_current_instance().info('a line for the file')
+    console = ''.join(capsys.readouterr())
+    assert 'INFO' not in console and 'toy/' not in console
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert 'a line for the file' in log and 'toy/sparsity' in log

@@ -1,0 +1,209 @@
+"""A search that is killed, and goes on."""
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections import Counter
+
+import optuna
+import pytest
+import sqlalchemy
+from landscape import Landscape, metric_of
+from optuna.trial import TrialState
+
+from sparsevit_mm.search.candidates import DUPLICATE, EVALUATED
+from sparsevit_mm.search.study import STUDY_NAME, Limits
+
+TRIALS = 14
+fork = multiprocessing.get_context('fork')
+
+
+@pytest.fixture
+def url(tmp_path):
+    return f'sqlite:///{tmp_path}/search.db'
+
+
+def recorded(url):
+    """Configuration -> metric of all that the storage holds."""
+    study = optuna.load_study(study_name=STUDY_NAME, storage=url)
+    found = [t.user_attrs['candidate'] for t in study.get_trials() if 'candidate' in t.user_attrs]
+    return {json.dumps(c['config']): c['metric'] for c in found if c['state'] == EVALUATED}
+
+
+class Worker:
+    """A process that searches, logs each evaluation to a file, and may be killed.
+
+    Args:
+        url: Of the storage.
+        log: File of evaluations.
+        num_trials: Evaluations in all.
+    """
+
+    def __init__(self, url, log, num_trials=TRIALS):
+        self.url, self.log, self.num_trials = url, log, num_trials
+
+    def start(self, commits=None):
+        """`commits`: kill yourself just before that many commits to the storage."""
+        process = fork.Process(target=self._run, args=(commits, ))
+        process.start()
+        return process
+
+    def _run(self, commits):
+        if commits is not None:
+            left = iter(range(commits))
+            sqlalchemy.event.listen(
+                sqlalchemy.engine.Engine, 'commit',
+                lambda _: next(left, None) is None and os.kill(os.getpid(), signal.SIGKILL))
+        landscape = Landscape((4, 2), choices=(0., .3, .6), metric=self.evaluate)
+        landscape.search(self.url, resume=True, limits=Limits(9.)).run(self.num_trials)
+
+    def evaluate(self, config):
+        with open(self.log, 'a') as file:
+            file.write(json.dumps(config.to_list()) + '\n')
+        time.sleep(.02)
+        return metric_of(config)
+
+    def evaluated(self):
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+
+def check_killed_and_resumed(worker, lives, kill):
+    """Runs and kills `lives` times, then to the end; nothing recorded is lost or done again.
+
+    Returns:
+        How many evaluations were recorded at each kill.
+    """
+    in_flight, known, history = Counter(), {}, []
+    for life in range(lives):
+        process = kill(life)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        before, known = known, recorded(worker.url) if has_study(worker.url) else {}
+        assert before.items() <= known.items()
+        in_flight.update(line for line in worker.evaluated()[-1:] if line not in known)
+        history.append(len(known))
+    process = worker.start()
+    process.join()
+    assert process.exitcode == 0
+    final = recorded(worker.url)
+    assert known.items() <= final.items()
+    assert final == {line: metric_of_line(line) for line in worker.evaluated()}
+    assert len(final) == worker.num_trials
+    assert Counter(worker.evaluated()) - Counter(set(worker.evaluated())) <= in_flight
+    return history
+
+
+def metric_of_line(line):
+    return metric_of(Landscape((4, 2)).space.decode([round(10 * r) for stage in json.loads(line)
+                                                     for r in stage[::2]]))
+
+
+def has_study(url):
+    try:
+        return STUDY_NAME in optuna.get_all_study_names(url)
+    except Exception:  # killed while the tables were made
+        return False
+
+
+def test_killed_at_any_commit_it_goes_on_where_it_was(url, tmp_path):
+    worker, rng = Worker(url, tmp_path / 'log'), random.Random(0)
+    history = check_killed_and_resumed(worker, 7, lambda _: worker.start(rng.randint(0, 60)))
+    assert len(set(history)) > 3
+
+
+def test_killed_from_outside_it_goes_on_where_it_was(url, tmp_path):
+    worker, rng = Worker(url, tmp_path / 'log'), random.Random(1)
+
+    def kill(_):
+        process, evaluated = worker.start(), len(worker.evaluated())
+        while process.is_alive() and len(worker.evaluated()) < evaluated + 3:
+            time.sleep(.01)
+        time.sleep(rng.uniform(0, .3))
+        os.kill(process.pid, signal.SIGKILL)
+        return process
+
+    assert check_killed_and_resumed(worker, 3, kill)[-1] > 3
+
+
+@pytest.mark.parametrize('commits', [15, 17, 22, 24, 28])
+def test_uniform_configurations_are_met_however_early_the_kill(url, tmp_path, commits):
+    """Killed while they are queued, or while the first of them starts."""
+    worker = Worker(url, tmp_path / 'log', num_trials=3)
+    killed = worker.start(commits)
+    killed.join()
+    assert killed.exitcode == -signal.SIGKILL
+    worker.start().join()
+    space = Landscape((4, 2), choices=(0., .3, .6)).space
+    study = optuna.load_study(study_name=STUDY_NAME, storage=url)
+    met = [t.user_attrs['candidate']['config'] for t in study.trials
+           if 'candidate' in t.user_attrs]
+    assert all(config.to_list() in met for config in space.uniform())
+
+
+def test_resume_goes_on_to_a_larger_number_and_does_nothing_for_the_same(url):
+    first = Landscape()
+    first.search(url).run(5)
+    again = Landscape()
+    again.search(url, resume=True).run(5)
+    assert not again.evaluated
+    more = Landscape()
+    search = more.search(url, resume=True)
+    search.run(12)
+    assert search.num_evaluated == 12 and len(more.evaluated) == 7
+    assert not set(first.evaluated) & set(more.evaluated)
+    assert not set(first.measured) & set(more.measured)
+    assert {c.config for c in search.candidates if c.state != DUPLICATE} == {
+        *first.measured, *more.measured}
+    assert search.best.metric == max(map(metric_of, first.evaluated + more.evaluated))
+
+
+def test_resume_without_a_study_starts_one(url):
+    search = Landscape().search(url, resume=True)
+    search.run(2)
+    assert search.num_evaluated == 2
+
+
+def test_storage_that_holds_a_search_is_refused_without_resume(url):
+    Landscape().search(url).run(2)
+    before = recorded(url)
+    with pytest.raises(ValueError, match=r'search\.db.*--resume'):
+        Landscape().search(url)
+    assert recorded(url) == before
+
+
+def test_search_of_something_else_is_refused_with_the_differences(url):
+    Landscape().search(url, checkpoint='abc', seed=1).run(2)
+    with pytest.raises(ValueError) as error:
+        Landscape().search(url, resume=True, checkpoint='xyz', extra=1, seed=1)
+    for text in ('checkpoint: abc in the study, xyz now', 'extra: None in the study, 1 now'):
+        assert text in str(error.value)
+    assert 'data' not in str(error.value)
+
+
+@pytest.mark.parametrize('alive', [True, False])
+def test_trial_of_another_worker_is_taken_over_only_if_it_died(url, alive):
+    other = fork.Process(target=time.sleep, args=(60, ))
+    other.start()
+    interrupted = Landscape().search(url)
+    host = os.uname().nodename
+    trial = interrupted.study.ask(
+        {f'gene{i}': optuna.distributions.IntDistribution(0, 8) for i in range(2)})
+    trial.set_user_attr('worker', f'{host}:{other.pid}')
+    if not alive:
+        other.kill()
+        other.join()
+    search = Landscape().search(url, resume=True)
+    assert (search.study.trials[trial.number].state == TrialState.RUNNING) == alive
+    search.run(10)
+    genes = [trial.params['gene0'], trial.params['gene1']]
+    met = search.problem.space.decode(genes) in {c.config for c in search.candidates}
+    assert met == (not alive)
+    other.kill()
+    other.join()
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    optuna.logging.set_verbosity(optuna.logging.WARNING)

@@ -1,0 +1,203 @@
+import csv
+import math
+import os
+
+import numpy as np
+import optuna
+import pytest
+from landscape import Landscape, latency_of, macs_of, metric_of
+from optuna.trial import TrialState
+
+from sparsevit_mm.search.candidates import DUPLICATE, EVALUATED, FAILED, OUTSIDE, write_csv
+from sparsevit_mm.search.study import Limits
+
+BAND = Limits(max_latency=8., min_latency=4., max_macs=.75e9)
+NAN = float('nan')
+
+
+@pytest.fixture(scope='module')
+def finished():
+    """A search of 81 configurations within a band, and its landscape."""
+    landscape = Landscape()
+    reports = []
+    search = landscape.search(limits=BAND)
+    search.run(30, reports.append)
+    assert reports == search.candidates
+    return search, landscape
+
+
+def fits(config):
+    return 4 <= latency_of(config) <= 8 and macs_of(config) <= .75e9
+
+
+def test_no_configuration_is_evaluated_or_measured_twice(finished):
+    search, landscape = finished
+    assert len(landscape.evaluated) == len(set(landscape.evaluated)) == 30
+    assert len(landscape.measured) == len(set(landscape.measured))
+    assert any(c.state == DUPLICATE for c in search.candidates)  # and the sampler did propose some
+
+
+def test_only_candidates_within_the_limits_are_evaluated(finished):
+    search, landscape = finished
+    assert all(map(fits, landscape.evaluated))
+    for c in search.candidates:
+        if c.state == OUTSIDE:
+            assert not fits(c.config) and c.metric is c.metrics is None
+    # The cheaper check comes first: no latency is measured where the MACs exclude.
+    assert all(macs_of(config) <= .75e9 for config in landscape.measured)
+    assert {OUTSIDE, EVALUATED} < {c.state for c in search.candidates}
+
+
+def test_candidates_hold_what_they_were_measured_at(finished):
+    for c in finished[0].candidates:
+        if c.state == EVALUATED:
+            assert (c.metric, c.latency, c.macs) == (
+                metric_of(c.config), latency_of(c.config), macs_of(c.config))
+            assert c.metrics == {'score': c.metric}
+
+
+def test_every_uniform_configuration_is_met(finished):
+    search, landscape = finished
+    assert set(landscape.space.uniform()) <= {c.config for c in search.candidates}
+
+
+def test_csv_has_a_line_per_candidate_and_no_metric_for_those_outside(finished, tmp_path):
+    write_csv(tmp_path / 'candidates.csv', finished[0].candidates)
+    with (tmp_path / 'candidates.csv').open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row['trial']) for row in rows] == list(range(len(finished[0].candidates)))
+    for row, c in zip(rows, finished[0].candidates):
+        assert (row['state'], row['sparsity']) == (c.state, str(c.config))
+        assert (row['metric'] != '') == (row['score'] != '') == (c.state == EVALUATED)
+        assert row['metric'] == ('' if c.metric is None else str(c.metric))
+    assert os.listdir(tmp_path) == ['candidates.csv']
+
+
+def test_winner_is_the_best_within_the_limits_and_beats_random_draws(finished):
+    """Against as many random draws from the 3000 of 6561 configurations that are fast enough."""
+    search, landscape = finished
+    assert search.best.metric == max(map(metric_of, landscape.evaluated))
+
+    limits, budget = Limits(max_latency=6.), 60
+    hard = Landscape(depths=(2, 2, 2, 2))
+    metrics = np.array([metric_of(c) for c in hard.all_configs() if latency_of(c) <= 6])
+    rng = np.random.default_rng(0)
+    random = [rng.choice(metrics, budget, replace=False).max() for _ in range(1000)]
+    found = []
+    for seed in (0, 1):
+        search = hard.search(limits=limits, seed=seed, population_size=15)
+        search.run(budget)
+        found.append(search.best.metric)
+    assert np.mean(found) > np.quantile(random, .9)
+    assert np.mean(found) > metrics.max() - .3 * (metrics.max() - np.median(random))
+
+
+def test_one_seed_one_search_and_another_seed_another():
+    def seen(seed):
+        search = Landscape().search(seed=seed)
+        search.run(16)
+        return [c.config for c in search.candidates]
+
+    assert seen(0) == seen(0)
+    assert seen(0) != seen(1)
+
+
+def test_nan_counts_as_failed_and_the_search_goes_on():
+    landscape = Landscape(metric=lambda c: NAN if c.mean > .3 else metric_of(c))
+    search = landscape.search()
+    search.run(12)
+    failed = [c for c in search.candidates if c.state == FAILED]
+    assert failed and all(c.config.mean > .3 and c.metric is None for c in failed)
+    assert search.best.config.mean <= .3
+    assert search.num_evaluated == len(landscape.evaluated) == 12
+    states = {t.number: t.state for t in search.study.trials}
+    assert all(states[c.trial] == TrialState.FAIL for c in failed)
+
+
+def test_nothing_but_nan_is_an_error():
+    with pytest.raises(ValueError, match='NaN'):
+        Landscape(metric=lambda c: NAN).search().run(10)
+
+
+def test_no_detection_at_all_counts_as_zero():
+    search = Landscape(metric=lambda c: {} if c.mean > .3 else metric_of(c)).search()
+    search.run(12)
+    empty = [c for c in search.candidates if c.state == EVALUATED and not c.metrics]
+    assert empty and all(c.metric == 0 and c.config.mean > .3 for c in empty)
+    assert search.best.metric > 0
+
+
+def test_among_equal_metrics_the_faster_wins():
+    search = Landscape(metric=lambda c: round(metric_of(c))).search()
+    search.run(20)
+    best = [c for c in search.candidates if c.state == EVALUATED and c.metric == 1]
+    assert len({c.latency for c in best}) > 1
+    assert search.best.latency == min(c.latency for c in best)
+
+
+@pytest.mark.parametrize('depths', [(1, ), (2, 2), (4, )])
+def test_exhausted_space_ends_the_search(depths):
+    landscape = Landscape(depths, choices=(0., .4, .8))
+    search = landscape.search()
+    search.run(1000)
+    assert set(landscape.evaluated) == landscape.all_configs()
+    assert search.num_evaluated == landscape.space.count()
+
+
+def test_narrow_band_is_found_where_the_population_is_not():
+    """No uniform configuration fits, so nothing breeds towards the band."""
+    landscape = Landscape()
+    low, high = 3.3, 3.9
+    assert not any(low <= latency_of(c) <= high for c in landscape.space.uniform())
+    search = landscape.search(limits=Limits(max_latency=high, min_latency=low))
+    search.run(3)
+    assert search.num_evaluated == 3 and all(low <= latency_of(c) <= high
+                                             for c in landscape.evaluated)
+
+
+def test_band_between_reachable_latencies_is_an_error_that_names_them():
+    landscape = Landscape(choices=(0., .8))
+    with pytest.raises(ValueError, match=r'none of 4 candidates.* 2\.0 to 10\.0 ms'):
+        landscape.search(limits=Limits(max_latency=3., min_latency=2.5)).run(5)
+    assert not landscape.evaluated
+
+
+@pytest.mark.parametrize('limits, named', [
+    (dict(max_latency=1.9), ['1.9', '2.0 ms', '10.0 ms']),
+    (dict(max_latency=20., min_latency=10.1), ['10.1', '2.0 ms', '10.0 ms']),
+    (dict(max_latency=20., max_macs=.1e9), ['0.1 G', '0.2 G'])])
+def test_unreachable_limit_names_what_is_reachable(limits, named):
+    with pytest.raises(ValueError) as error:
+        Limits(**limits).check_reachable(fastest=2., slowest=10., fewest_macs=int(.2e9))
+    assert all(text in str(error.value) for text in named)
+
+
+@pytest.mark.parametrize('limits', [Limits(2.), Limits(99., 10.), Limits(99., 0., .2e9)])
+def test_limit_that_something_just_reaches_is_taken(limits):
+    limits.check_reachable(fastest=2., slowest=10., fewest_macs=int(.2e9))
+
+
+def test_min_above_max_is_refused():
+    with pytest.raises(ValueError, match='--min-latency 5 is above --max-latency 4'):
+        Limits(max_latency=4., min_latency=5.)
+    Limits(max_latency=4., min_latency=4.)
+
+
+def test_infinite_metrics_survive_the_storage():
+    metric = lambda c: {'score': metric_of(c), 'odd': math.inf, 'none': NAN}  # noqa: E731
+    search = Landscape(metric=metric).search()
+    search.run(2)
+    stored = [t.user_attrs['candidate'] for t in search.study.trials
+              if t.state == TrialState.COMPLETE]
+    assert [s['metrics'] for s in stored] == [{'score': s['metric']} for s in stored]
+
+
+def test_numpy_metrics_survive_the_storage():
+    search = Landscape(metric=lambda c: np.float32(.25)).search()
+    search.run(1)
+    assert search.best.metric == .25
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    optuna.logging.set_verbosity(optuna.logging.WARNING)

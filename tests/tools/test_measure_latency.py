@@ -1,0 +1,72 @@
+import re
+
+import pytest
+from helpers import ROOT, refused, run_tool
+
+from sparsevit_mm.cli import build_backbone
+from sparsevit_mm.config import load_config
+from sparsevit_mm.cost.macs import backbone_macs
+
+CONFIG = ROOT / 'configs/demo/mask_rcnn_sparsevit-narrow_mini_coco.py'
+QUICK = ['--rounds', 1, '--threads', 1]
+
+
+def table_of(*arguments, config=CONFIG, **options):
+    """Title of the table that the tool prints, and its cells by the first of each row."""
+    outcome = run_tool('measure_latency', config, *QUICK, *arguments, **options)
+    assert outcome.code == 0, outcome.error
+    rows = [[cell.strip() for cell in re.split('[│┃]', line)[1:-1]]
+            for line in outcome.output.splitlines() if '│' in line]
+    return outcome.output, {row[0]: row[1:] for row in rows}
+
+
+def test_dense_comes_first_and_is_what_ratios_are_to():
+    _, table = table_of('--shape', 64, 64)
+    assert list(table) == ['dense', 'uniform 0.3', 'uniform 0.6', 'uniform 0.8']
+    assert table['dense'][-1] == '1.000'
+    for macs, median, quartiles, ratio in table.values():
+        assert re.fullmatch(r'[\d.]+ G', macs) and re.fullmatch(r'[\d.]+ ms', median)
+        assert re.fullmatch(r'[\d.]+ to [\d.]+', quartiles) and float(ratio) > 0
+
+
+@pytest.mark.parametrize('flags, counted', [([], False), (['--count-padding'], True)])
+def test_macs_are_those_of_the_shape_batch_and_convention(flags, counted):
+    backbone = build_backbone(load_config(str(CONFIG)))
+    _, table = table_of('--shape', 420, 300, '--batch-size', 2, '--sparsity', '0.6', *flags)
+    macs = [backbone_macs(backbone, (420, 300), 2, s, counted) for s in (0, .6)]
+    assert [row[0] for row in table.values()] == [f'{m / 1e9:.2f} G' for m in macs]
+    assert macs[0] != backbone_macs(backbone, (420, 300), 2, 0, not counted)
+
+
+def test_setting_is_in_the_title_and_the_shape_is_the_test_pipelines():
+    text, _ = table_of('--sparsity', '0.5', '--dtype', 'bf16')
+    assert 'batch 1 of 192x192, bf16' in ' '.join(text.split())
+
+
+def test_configurations_may_be_given_in_any_form():
+    _, table = table_of('--shape', 64, 64, '--sparsity', '0.5', '[[.2,.2],[0,0],[0,0],[0,0]]',
+                        '[.1,.1,.1,.1]')
+    assert len(table) == 4 and {'dense', 'uniform 0.5', 'uniform 0.1'} < set(table)
+
+
+def test_config_with_a_sparsity_of_its_own_shows_it():
+    _, table = table_of('--shape', 32, 32, config=ROOT / 'configs/mask_rcnn_sparsevit_cfg2.py')
+    assert list(table)[0] == 'dense' and len(table) == 5
+    assert any(label.startswith('0.6 | 0 |') for label in table)
+
+
+def test_toolkits_config_without_a_sparse_backbone_is_refused_with_its_backbones():
+    message = refused('measure_latency', 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py')
+    assert 'model.backbone (ResNet)' in message
+
+
+@pytest.mark.parametrize('arguments, named', [
+    (['--sparsity', '1.2'], 'stage 0, block 0'), (['--shape', 0, 5], 'shape'),
+    (['--rounds', 0], 'rounds'), (['--device', 'abacus'], 'abacus')])
+def test_unusable_arguments_are_refused_by_name(arguments, named):
+    assert named in refused('measure_latency', CONFIG, *arguments)
+
+
+def test_unknown_dtype_is_a_usage_error():
+    outcome = run_tool('measure_latency', CONFIG, '--dtype', 'int8')
+    assert outcome.code == 2 and 'int8' in outcome.error
