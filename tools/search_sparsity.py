@@ -24,8 +24,9 @@ def parse_args() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config file, best the one of the adaptation')
     parser.add_argument('checkpoint', help='checkpoint of the adapted model')
-    parser.add_argument('--max-latency', type=float, required=True, metavar='MS')
-    parser.add_argument('--min-latency', type=float, default=0., metavar='MS')
+    parser.add_argument('--max-latency', required=True, metavar='MS',
+                        help='milliseconds, or a share of the dense latency: 70%%')
+    parser.add_argument('--min-latency', default='0', metavar='MS', help='likewise')
     parser.add_argument('--max-macs', type=float, default=float('inf'), metavar='G',
                         help='limit of the backbone\'s MACs, in 1e9')
     parser.add_argument('--trials', type=int, default=200, metavar='N',
@@ -47,7 +48,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def prepare(args: argparse.Namespace) -> SearchPipeline:
-    limits = Limits(args.max_latency, args.min_latency, args.max_macs * 1e9)
+    limits = Limits.parse(args.max_latency, args.min_latency, args.max_macs * 1e9)
     if args.trials < 1:
         raise ValueError(f'--trials {args.trials}: at least one is needed')
     cfg = config_from(args)

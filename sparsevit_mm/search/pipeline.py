@@ -1,7 +1,7 @@
 """From a config, a checkpoint and a limit to the winning config: the steps of a search in order."""
 import hashlib
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, Dict, Optional
 
@@ -106,6 +106,7 @@ class SearchPipeline:
         self.dense = SparsityConfig(0., backbone.depths)
         try:
             self._measure_dense()
+            self.search.problem = replace(self.problem, limits=self.limits)
         except Exception:  # then the corrected command must not find a search begun
             self.search.discard_if_empty()
             raise
@@ -127,7 +128,8 @@ class SearchPipeline:
             dense, fastest = self.meter.measure([self.dense, sparsest])
             study.set_user_attr('reach', [dense.median, fastest.ratio * dense.median])
         self.dense_latency, fastest = study.user_attrs['reach']
-        limits.check_reachable(fastest, self.dense_latency, self.macs(sparsest))
+        self.limits = limits.resolve(self.dense_latency)
+        self.limits.check_reachable(fastest, self.dense_latency, self.macs(sparsest))
         if 'dense' not in study.user_attrs:
             metrics = self.evaluator.evaluate(self.dense)
             check_metric(metrics, self.problem.metric)

@@ -25,12 +25,40 @@ class Limits:
     """What a candidate must meet. Raises ValueError if min_latency is above max_latency.
 
     Attributes:
-        max_latency, min_latency: Milliseconds.
+        max_latency, min_latency: Milliseconds, or shares of the dense latency.
         max_macs: Multiply-accumulates.
+        of_dense: Whether the latencies are shares.
     """
     max_latency: float
     min_latency: float = 0.
     max_macs: float = math.inf
+    of_dense: bool = False
+
+    @classmethod
+    def parse(cls, max_latency: str, min_latency: str, max_macs: float) -> 'Limits':
+        """Latencies from text: '30' is milliseconds, '70%' a share of the dense latency.
+
+        Raises:
+            ValueError: Neither, or one of each.
+        """
+        of_dense = max_latency.endswith('%')
+        if of_dense != min_latency.endswith('%') and min_latency != '0':
+            raise ValueError(f'--min-latency {min_latency} and --max-latency {max_latency}: give '
+                             f'both in ms or both in %')
+        try:
+            values = [float(t.rstrip('%')) / (100 if of_dense else 1)
+                      for t in (max_latency, min_latency)]
+        except ValueError:
+            raise ValueError(f'latency limits {min_latency} and {max_latency}: give ms, or % of '
+                             f'the dense latency') from None
+        return cls(*values, max_macs, of_dense)
+
+    def resolve(self, dense_latency: float) -> 'Limits':
+        """The same limits in milliseconds."""
+        if not self.of_dense:
+            return self
+        return Limits(self.max_latency * dense_latency, self.min_latency * dense_latency,
+                      self.max_macs)
 
     def __post_init__(self):
         if self.min_latency > self.max_latency:

@@ -56,7 +56,7 @@ def draw_tradeoff(path: Path,
 
 def draw_search(path: Path, pipeline: SearchPipeline) -> None:
     """The figure of a finished search, as PNG."""
-    search, limits, metric = pipeline.search, pipeline.request.limits, pipeline.problem.metric
+    search, limits, metric = pipeline.search, pipeline.limits, pipeline.problem.metric
     draw_tradeoff(
         path,
         candidates=[(c.latency, c.metric) for c in search.candidates if c.state == EVALUATED],

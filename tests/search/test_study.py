@@ -183,6 +183,20 @@ def test_min_above_max_is_refused():
     Limits(max_latency=4., min_latency=4.)
 
 
+def test_shares_of_the_dense_latency_become_milliseconds():
+    shares = Limits.parse('70%', '35%', 5e9)
+    assert shares.resolve(40.) == Limits(28., 14., 5e9)
+    assert Limits.parse('70%', '0', 5e9).resolve(40.) == Limits(28., 0., 5e9)
+    assert Limits.parse('28', '14', 5e9).resolve(40.) == Limits(28., 14., 5e9)
+
+
+@pytest.mark.parametrize('max_latency, min_latency', [
+    ('70%', '10'), ('70', '10%'), ('fast', '0'), ('30', 'slow'), ('%', '0'), ('30%', '40%')])
+def test_limits_that_make_no_band_are_refused(max_latency, min_latency):
+    with pytest.raises(ValueError, match='latency'):
+        Limits.parse(max_latency, min_latency, 1e9)
+
+
 def test_infinite_metrics_survive_the_storage():
     metric = lambda c: {'score': metric_of(c), 'odd': math.inf, 'none': NAN}  # noqa: E731
     search = Landscape(metric=metric).search()

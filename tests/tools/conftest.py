@@ -21,8 +21,8 @@ def _format_once():
 @pytest.fixture(scope='session')
 def tiny(tmp_path_factory, _format_once) -> Detector:
     folder = tmp_path_factory.mktemp('tiny')
-    data = generate_mini_coco(folder / 'data', dict(train=12, val=2, test=3), SIZE)
+    data = generate_mini_coco(folder / 'data', dict(train=8, val=2, test=3), SIZE)
     path = folder / 'tiny.py'
     path.write_text(CONFIG.format(base=ROOT, root=f'{data}/', size=SIZE))
     assert run_tool('train', path, '--work-dir', folder / 'trained').code == 0
-    return Detector(data, path, folder / 'trained' / 'iter_40.pth')
+    return Detector(data, path, folder / 'trained' / 'iter_50.pth')

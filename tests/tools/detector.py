@@ -27,7 +27,7 @@ val_dataloader = dict(common, dataset=dict(
 test_dataloader = common
 val_evaluator = dict(ann_file='{root}annotations/instances_train2017.json')
 test_evaluator = dict(ann_file='{root}annotations/instances_test2017.json')
-max_iters = 40
+max_iters = 50
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
 param_scheduler = [dict(type='ConstantLR', factor=1., by_epoch=False)]
 optim_wrapper = dict(optimizer=dict(lr=3e-3))
@@ -37,7 +37,7 @@ default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=max_iters
 
 class Detector(NamedTuple):
     """Attributes:
-        data: The miniature COCO: 12 images to train and validate on, 3 to test.
+        data: The miniature COCO: 8 images to train and validate on, 3 to test.
         config, checkpoint: Files.
         options: For ``--cfg-options``: a training of two iterations.
     """
