@@ -29,7 +29,8 @@ def main() -> None:
             cfg.load_from = None if args.resume == 'auto' else args.resume
         if cfg.get('load_from'):
             read_checkpoint(cfg.load_from)
-    build_runner(cfg).train()
+        runner = build_runner(cfg)
+    runner.train()
 
 
 if __name__ == '__main__':

@@ -68,7 +68,7 @@ class KeptWindows:
 
     def scatter_(self, stream: Tensor, tokens: Tensor) -> None:
         """Writes (B, K * N, C) tokens back in place; every other row of the stream stays."""
-        stream.index_copy_(0, self.rows, tokens.flatten(0, 1).to(stream.dtype))
+        stream.index_copy_(0, self.rows, tokens.flatten(0, 1))
 
     def to_windows(self, qkv: Tensor, bias: Optional[Tensor]) -> Tensor:
         """(B, K * N, 3C) -> (B, K, N, 3C), the bias in place of padding (see AllWindows)."""

@@ -154,16 +154,18 @@ class SearchPipeline:
         }
 
     def run(self, report: Callable[[Candidate], None]) -> SearchResult:
-        """Searches, then writes the CSV and the winning config.
+        """Searches, with the CSV kept up to date, then writes the winning config.
 
         Raises:
-            ValueError: See :meth:`~.study.SparsitySearch.run`; the CSV is written all the same.
+            ValueError: See :meth:`~.study.SparsitySearch.run`.
         """
         self.work_dir.mkdir(parents=True, exist_ok=True)
-        try:
-            self.search.run(self.request.num_trials, report)
-        finally:
+
+        def record(candidate: Candidate) -> None:
             write_csv(self.work_dir / 'candidates.csv', self.search.candidates)
+            report(candidate)
+
+        self.search.run(self.request.num_trials, record)
         self.export()
         return SearchResult(self.dense_metrics, self.dense_latency, self.search,
                             self.problem.metric)

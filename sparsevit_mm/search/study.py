@@ -17,6 +17,7 @@ STUDY_NAME = 'sparsevit'
 # After so many trials in a row that led to no evaluation, NSGA-II's population has converged or
 # the band is narrow: the next configuration is then drawn at random from those not yet seen.
 PATIENCE = 20
+GIVE_UP = 400  # trials in a row without an evaluation: the band is next to empty
 RANDOM_TRIES = 2000
 
 
@@ -162,7 +163,7 @@ class SparsitySearch:
                    key=lambda c: (c.metric, -c.latency), default=None)
 
     def run(self, num_trials: int, report: Callable[[Candidate], None] = lambda c: None) -> None:
-        """Goes on until `num_trials` candidates are evaluated in all, or none is left to try.
+        """Goes on until `num_trials` candidates are evaluated in all, or none that fits is found.
 
         Args:
             num_trials: Evaluations, those before a resume included.
@@ -172,7 +173,7 @@ class SparsitySearch:
             ValueError: No candidate met the limits, or all that did gave NaN.
         """
         misses = 0
-        while self.num_evaluated < num_trials:
+        while self.num_evaluated < num_trials and misses < GIVE_UP:
             if misses >= PATIENCE and not self._enqueue_unseen():
                 break
             candidate = self._next()
@@ -180,11 +181,11 @@ class SparsitySearch:
             misses = 0 if candidate.state in (EVALUATED, FAILED) else misses + 1
             report(candidate)
         if self.best is None:
-            met = [c for c in self.candidates if c.latency is not None]
+            seen = [c.latency for c in self.candidates if c.latency is not None]
             raise ValueError(
                 'every candidate gave NaN' if self.num_evaluated else
-                f'none of {len(self.memo)} candidates met the limits; latencies seen: '
-                f'{min(c.latency for c in met):.1f} to {max(c.latency for c in met):.1f} ms')
+                f'none of {len(self.memo)} candidates met the limits; latencies seen: ' +
+                (f'{min(seen):.1f} to {max(seen):.1f} ms' if seen else 'none, all above the MACs'))
 
     def _next(self) -> Candidate:
         space = self.problem.space
