@@ -8,6 +8,7 @@ from typing import Dict, Iterable, Optional
 from ..sparsity import Depths, SparsityConfig
 
 EVALUATED, OUTSIDE, FAILED, DUPLICATE = 'evaluated', 'outside', 'failed', 'duplicate'
+REJECTED = 'rejected'
 
 
 @dataclass
@@ -18,7 +19,8 @@ class Candidate:
         trial: Number of the Optuna trial.
         config: The configuration.
         state: 'evaluated'; 'outside' the limits, so never evaluated; 'failed', its metric is NaN;
-            'duplicate' of an earlier trial.
+            'duplicate' of an earlier trial; 'rejected', it was evaluated, but proved outside the
+            limits when its latency was measured again.
         macs: Multiply-accumulates of the backbone in the latency setting.
         latency: Milliseconds; None where the MACs alone excluded it.
         metric: The objective; None unless evaluated.

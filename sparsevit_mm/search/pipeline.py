@@ -157,7 +157,7 @@ class SearchPipeline:
         """Searches, with the CSV kept up to date, then writes the winning config.
 
         Raises:
-            ValueError: See :meth:`~.study.SparsitySearch.run`.
+            ValueError: See ``run`` and ``confirm_best`` of :class:`~.study.SparsitySearch`.
         """
         self.work_dir.mkdir(parents=True, exist_ok=True)
 
@@ -166,6 +166,9 @@ class SearchPipeline:
             report(candidate)
 
         self.search.run(self.request.num_trials, record)
+        self.meter.rounds *= 3
+        self.search.confirm_best(self.latency)
+        write_csv(self.work_dir / 'candidates.csv', self.search.candidates)
         self.export()
         return SearchResult(self.dense_metrics, self.dense_latency, self.search,
                             self.problem.metric)

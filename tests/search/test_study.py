@@ -215,3 +215,29 @@ def test_numpy_metrics_survive_the_storage():
 @pytest.fixture(autouse=True)
 def _quiet():
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def test_a_best_that_proves_outside_the_limits_gives_way_to_the_next():
+    search = Landscape().search(limits=Limits(max_latency=8.))
+    search.run(12)
+    lucky, evaluated = search.best, search.num_evaluated
+    search.confirm_best(lambda config: 8.5 if config == lucky.config else latency_of(config))
+    assert lucky.state == 'rejected' and lucky.latency == 8.5
+    assert search.best is not lucky and search.best.latency <= 8.
+    assert search.best.metric <= lucky.metric
+    assert search.num_evaluated == evaluated
+
+
+def test_a_band_within_the_noise_is_an_error():
+    search = Landscape().search(limits=Limits(max_latency=8.))
+    search.run(5)
+    with pytest.raises(ValueError, match='none of 5 evaluated .* try more --rounds'):
+        search.confirm_best(lambda config: 9.)
+
+
+def test_an_empty_band_inside_the_reachable_range_ends_the_search(monkeypatch):
+    monkeypatch.setattr('sparsevit_mm.search.study.GIVE_UP', 30)
+    landscape = Landscape()
+    with pytest.raises(ValueError, match='none of .* candidates met the limits'):
+        landscape.search(limits=Limits(max_latency=5.0001, min_latency=5.00005)).run(5)
+    assert not landscape.evaluated
