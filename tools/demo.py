@@ -84,7 +84,7 @@ def main() -> None:
 
     cfg = load_config(str(ADAPT))
     setting = LatencySetting(test_shape(cfg), batch_size=8)
-    meter = LatencyMeter(build_backbone(cfg), setting, rounds=21)
+    meter = LatencyMeter(build_backbone(cfg), setting, rounds=11)
     winner_config = work_dir / 'search' / 'winner.py'
     step('search', winner_config, 'search_sparsity.py', ADAPT, adapted, '--work-dir',
          work_dir / 'search', '--max-latency', LIMIT, '--trials', args.trials,
@@ -100,7 +100,7 @@ def report(cfg: Config, checkpoint: Path, winner_config: Path, meter: LatencyMet
     dense = SparsityConfig(0., depths)
     winner = SparsityConfig(load_config(str(winner_config)).model.backbone.sparsity, depths)
     ratio = meter.measure([dense, winner])[1].ratio
-    uniform = least_uniform(meter, ratio, [i / 50 for i in range(1, 46)])
+    uniform = least_uniform(meter, ratio, [i / 50 for i in range(2, 36)])
     cfg.work_dir = str(work_dir / 'comparison')
     rows = compare_on_coco(cfg, str(checkpoint),
                            {'dense': dense, 'uniform': uniform, 'winner': winner}, meter,

@@ -200,7 +200,11 @@ class SparsitySearch:
         limits = self.problem.limits
         while self.best is not None:
             best = self.best
-            best.latency = latency(best.config)
+            confirmed = self.study.user_attrs.get('confirmed', {})  # by trial; JSON keys are text
+            if str(best.trial) not in confirmed:
+                confirmed[str(best.trial)] = latency(best.config)
+                self.study.set_user_attr('confirmed', confirmed)
+            best.latency = confirmed[str(best.trial)]
             if limits.min_latency <= best.latency <= limits.max_latency:
                 return
             best.state = REJECTED
@@ -276,8 +280,11 @@ class SparsitySearch:
                 self.study.tell(trial.number, state=TrialState.FAIL)
 
     def _candidate(self, trial: FrozenTrial) -> Candidate:
-        return Candidate.from_json(trial.number, trial.user_attrs['candidate'],
-                                   self.problem.space.depths)
+        candidate = Candidate.from_json(trial.number, trial.user_attrs['candidate'],
+                                        self.problem.space.depths)
+        confirmed = self.study.user_attrs.get('confirmed', {})
+        candidate.latency = confirmed.get(str(trial.number), candidate.latency)
+        return candidate
 
 
 def _told(candidate: Candidate) -> Dict:
