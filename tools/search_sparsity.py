@@ -15,7 +15,7 @@ from rich.progress import (BarColumn, MofNCompleteColumn, Progress, TextColumn, 
 from sparsevit_mm.cli import (add_latency_arguments, add_runner_arguments, build_runner,
                               clear_errors, config_from, latency_setting)
 from sparsevit_mm.search.pipeline import SearchPipeline, SearchRequest
-from sparsevit_mm.search.study import Limits
+from sparsevit_mm.search.limits import Limits
 from sparsevit_mm.visualization.tradeoff import draw_search
 
 

@@ -15,7 +15,8 @@ from ..sparsity import SparsityConfig, SparsitySpace
 from .candidates import Candidate, write_csv
 from .evaluator import Evaluator
 from .export import check_exportable, export_config
-from .study import Limits, Problem, SparsitySearch, limits_identity
+from .limits import Limits
+from .study import Problem, SparsitySearch
 from .subset import restrict_to_subset
 
 # The figure a paper would report, by evaluator.
@@ -150,7 +151,7 @@ class SearchPipeline:
             'num_samples': request.num_samples,
             'seed': request.seed,
             'latency setting': str(request.setting),
-            **limits_identity(request.limits),
+            **request.limits.identity(),
         }
 
     def run(self, report: Callable[[Candidate], None]) -> SearchResult:

@@ -3,7 +3,7 @@ Optuna's NSGA-II. What was evaluated is in the storage, and survives any kill.""
 import math
 import os
 import socket
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Callable, Dict, List, Optional
 
 import numpy as np
@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from ..sparsity import SparsityConfig, SparsitySpace
 from .candidates import DUPLICATE, EVALUATED, FAILED, OUTSIDE, REJECTED, Candidate
+from .limits import Limits
 
 STUDY_NAME = 'sparsevit'
 # After so many trials in a row that led to no evaluation, NSGA-II's population has converged or
@@ -19,63 +20,6 @@ STUDY_NAME = 'sparsevit'
 PATIENCE = 20
 GIVE_UP = 400  # trials in a row without an evaluation: the band is next to empty
 RANDOM_TRIES = 2000
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a candidate must meet. Raises ValueError if min_latency is above max_latency.
-
-    Attributes:
-        max_latency, min_latency: Milliseconds, or shares of the dense latency.
-        max_macs: Multiply-accumulates.
-        of_dense: Whether the latencies are shares.
-    """
-    max_latency: float
-    min_latency: float = 0.
-    max_macs: float = math.inf
-    of_dense: bool = False
-
-    @classmethod
-    def parse(cls, max_latency: str, min_latency: str, max_macs: float) -> 'Limits':
-        """Latencies from text: '30' is milliseconds, '70%' a share of the dense latency.
-
-        Raises:
-            ValueError: Neither, or one of each.
-        """
-        of_dense = max_latency.endswith('%')
-        if of_dense != min_latency.endswith('%') and min_latency != '0':
-            raise ValueError(f'--min-latency {min_latency} and --max-latency {max_latency}: give '
-                             f'both in ms or both in %')
-        try:
-            values = [float(t.rstrip('%')) / (100 if of_dense else 1)
-                      for t in (max_latency, min_latency)]
-        except ValueError:
-            raise ValueError(f'latency limits {min_latency} and {max_latency}: give ms, or % of '
-                             f'the dense latency') from None
-        return cls(*values, max_macs, of_dense)
-
-    def resolve(self, dense_latency: float) -> 'Limits':
-        """The same limits in milliseconds."""
-        if not self.of_dense:
-            return self
-        return Limits(self.max_latency * dense_latency, self.min_latency * dense_latency,
-                      self.max_macs)
-
-    def __post_init__(self):
-        if self.min_latency > self.max_latency:
-            raise ValueError(f'--min-latency {self.min_latency:g} is above --max-latency '
-                             f'{self.max_latency:g}')
-
-    def check_reachable(self, fastest: float, slowest: float, fewest_macs: int) -> None:
-        """Raises ValueError, which names the reachable range, if no configuration can fit."""
-        reach = f'reachable here: {fastest:.1f} ms (sparsest) to {slowest:.1f} ms (dense)'
-        if self.max_latency < fastest:
-            raise ValueError(f'--max-latency {self.max_latency:g} ms: nothing is so fast; {reach}')
-        if self.min_latency > slowest:
-            raise ValueError(f'--min-latency {self.min_latency:g} ms: nothing is so slow; {reach}')
-        if self.max_macs < fewest_macs:
-            raise ValueError(f'--max-macs {self.max_macs / 1e9:g} G: the sparsest configuration '
-                             f'takes {fewest_macs / 1e9:.3g} G')
 
 
 @dataclass(frozen=True)
@@ -311,8 +255,3 @@ def _alive(worker: Optional[str]) -> bool:
     except PermissionError:
         pass
     return int(pid) != os.getpid()
-
-
-def limits_identity(limits: Limits) -> Dict[str, float]:
-    """The limits as they stand in a study's identity; no limit is None, since JSON has no inf."""
-    return {k: v if math.isfinite(v) else None for k, v in asdict(limits).items()}

@@ -83,5 +83,5 @@ def draw_kept_windows(path: Path, image: np.ndarray, maps: List[List[Tensor]], p
     for axis in axes:
         axis.axis('off')
     figure.suptitle(title, fontsize=11)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=80)
     plt.close(figure)

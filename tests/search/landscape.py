@@ -1,7 +1,8 @@
 """A search problem without a model: metric, latency and MACs in closed form."""
 import numpy as np
 
-from sparsevit_mm.search.study import Limits, Problem, SparsitySearch
+from sparsevit_mm.search.limits import Limits
+from sparsevit_mm.search.study import Problem, SparsitySearch
 from sparsevit_mm.sparsity import SparsityConfig, SparsitySpace
 
 MEMORY = 'sqlite:///:memory:'

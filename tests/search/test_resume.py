@@ -14,7 +14,8 @@ from landscape import Landscape, metric_of
 from optuna.trial import TrialState
 
 from sparsevit_mm.search.candidates import DUPLICATE, EVALUATED, OUTSIDE
-from sparsevit_mm.search.study import STUDY_NAME, Limits
+from sparsevit_mm.search.limits import Limits
+from sparsevit_mm.search.study import STUDY_NAME
 
 TRIALS = 14
 fork = multiprocessing.get_context('fork')

@@ -9,7 +9,7 @@ from landscape import Landscape, latency_of, macs_of, metric_of
 from optuna.trial import TrialState
 
 from sparsevit_mm.search.candidates import DUPLICATE, EVALUATED, FAILED, OUTSIDE, write_csv
-from sparsevit_mm.search.study import Limits
+from sparsevit_mm.search.limits import Limits
 
 BAND = Limits(max_latency=8., min_latency=4., max_macs=.75e9)
 NAN = float('nan')
