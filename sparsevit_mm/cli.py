@@ -114,5 +114,9 @@ def build_runner(cfg: Config) -> Runner:
         # mmengine 0.10 sets a CUDA device for any backend, and its default wrapper names one.
         if not dist.is_initialized():
             dist.init_process_group('gloo')
-        cfg.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None)
+        cfg.model_wrapper_cfg = dict(
+            type='MMDistributedDataParallel',
+            device_ids=None,
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False))
     return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)

@@ -74,3 +74,4 @@ default_hooks = dict(
     checkpoint=dict(by_epoch=False, interval=max_iters, save_optimizer=False, save_last=False))
 log_processor = dict(by_epoch=False)
 randomness = dict(seed=0)
+find_unused_parameters = True  # FPN starts at level 1, so norm0 of the backbone gets no gradient
