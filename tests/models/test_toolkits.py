@@ -1,4 +1,4 @@
-"""The backbone within mmdet and mmseg: found, configured, loaded, swapped in for their Swin."""
+"""The backbone within the three toolkits: found, configured, loaded, swapped in for their Swin."""
 import importlib
 import json
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 import torch
 from mmcv.cnn.utils import fuse_conv_bn
 from mmengine.config import Config, ConfigDict
+from mmengine.hub import get_config
 from mmengine.registry import HOOKS, MODELS, init_default_scope
 from torch import nn
 
@@ -192,3 +193,21 @@ def test_ours_swaps_in_for_every_swin_that_the_toolkits_ship(shipped_backbones, 
             model.eval()
         for got, expected in zip(ours(image), theirs(image)):
             torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5, msg=text)
+
+
+@pytest.mark.slow
+def test_a_detector_of_mmdet3d_takes_the_backbone_by_name():
+    config = get_config('mmdet3d::fcos3d/fcos3d_r101-caffe-dcn_fpn_head-gn_8xb2-1x_nus-mono3d.py')
+    importlib.import_module('mmdet3d.utils').register_all_modules(False)
+    init_default_scope('mmdet3d')
+    model = config.model
+    model.backbone = dict(
+        type='SparseSwinTransformer', embed_dims=8, num_heads=(1, 1, 2, 4), sparsity=.5)
+    model.neck.in_channels = [8, 16, 32, 64]
+    model = MODELS.build(model).eval()
+    image = torch.randn(1, 3, 72, 100)
+    sparse = model.extract_feat(dict(imgs=image))
+    get_sparse_backbone(model).sparsity = 0
+    dense = model.extract_feat(dict(imgs=image))
+    assert all(a.shape == b.shape for a, b in zip(sparse, dense))
+    assert not torch.equal(sparse[0], dense[0])
