@@ -91,12 +91,11 @@ def main() -> None:
                 progress.update(task, completed=search.num_evaluated,
                                 description=f'{found}{len(search.candidates)} seen')
 
-            result = pipeline.run(report)
+            pipeline.run(report)
         draw_search(pipeline.work_dir / 'tradeoff.png', pipeline)
-    best = result.search.best
-    print(f'dense   {result.metric} {result.dense[result.metric]:.4f}  '
-          f'{result.dense_latency:.1f} ms')
-    print(f'winner  {result.metric} {best.metric:.4f}  {best.latency:.1f} ms  {best.config}')
+    best, metric = search.best, pipeline.problem.metric
+    print(f'dense   {metric} {pipeline.dense_metrics[metric]:.4f}  {pipeline.dense_latency:.1f} ms')
+    print(f'winner  {metric} {best.metric:.4f}  {best.latency:.1f} ms  {best.config}')
     print(f'config {pipeline.request.out}, candidates and figure in {pipeline.work_dir}')
 
 

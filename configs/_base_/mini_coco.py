@@ -53,25 +53,15 @@ val_dataloader = dict(
         test_mode=True,
         pipeline=test_pipeline))
 test_dataloader = dict(
-    batch_size=8,
-    num_workers=1,
-    persistent_workers=True,
-    drop_last=False,
-    sampler=dict(type='DefaultSampler', shuffle=False),
+    val_dataloader,
     dataset=dict(
-        type=dataset_type,
-        data_root=data_root,
+        val_dataloader['dataset'],
         ann_file='annotations/instances_test2017.json',
-        data_prefix=dict(img='test2017/'),
-        metainfo=metainfo,
-        test_mode=True,
-        pipeline=test_pipeline))
+        data_prefix=dict(img='test2017/')))
 
 val_evaluator = dict(
     type='CocoMetric',
     ann_file=data_root + 'annotations/instances_val2017.json',
     metric=['bbox', 'segm'])
 test_evaluator = dict(
-    type='CocoMetric',
-    ann_file=data_root + 'annotations/instances_test2017.json',
-    metric=['bbox', 'segm'])
+    val_evaluator, ann_file=data_root + 'annotations/instances_test2017.json')

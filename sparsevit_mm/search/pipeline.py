@@ -62,23 +62,13 @@ class SearchRequest:
     overwrite: bool
 
 
-@dataclass
-class SearchResult:
-    """Attributes:
-        dense: Metrics of the dense model.
-        dense_latency: Milliseconds.
-        search: All candidates, `search.best` the winner.
-        metric: Key of the objective.
-    """
-    dense: Dict[str, float]
-    dense_latency: float
-    search: SparsitySearch
-    metric: str
-
-
 class SearchPipeline:
     """Prepares a search; everything that can be wrong with the input fails in here, before the
     first candidate. See :class:`SearchRequest` for the arguments.
+
+    Attributes:
+        dense_metrics, dense_latency: Of the dense model; latency in milliseconds.
+        search: All candidates, after :meth:`run` with `search.best` the winner.
 
     Raises:
         ValueError, FileNotFoundError, FileExistsError: Name what is wrong.
@@ -154,7 +144,7 @@ class SearchPipeline:
             **request.limits.identity(),
         }
 
-    def run(self, report: Callable[[Candidate], None]) -> SearchResult:
+    def run(self, report: Callable[[Candidate], None]) -> None:
         """Searches, with the CSV kept up to date, then writes the winning config.
 
         Raises:
@@ -171,8 +161,6 @@ class SearchPipeline:
         self.search.confirm_best(self.latency)
         write_csv(self.work_dir / 'candidates.csv', self.search.candidates)
         self.export()
-        return SearchResult(self.dense_metrics, self.dense_latency, self.search,
-                            self.problem.metric)
 
     def export(self) -> None:
         request, best = self.request, self.search.best
