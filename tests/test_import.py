@@ -14,8 +14,8 @@ TOOLKITS = {'mmdet', 'mmseg', 'mmdet3d'}
 # Each line may import from the lines above it only; what is not named stands on top of all.
 LAYERS = [{'version', 'sparsity', 'checkpoints', 'config', 'datasets'}, {'models'},
           {'hooks', 'cost'}, {'search'}, {'visualization'}]
-MODEL_LAYERS = [{'windows', 'attention', 'pretrained'}, {'selection', 'layout'}, {'stage'},
-                {'sparse_swin'}]
+MODEL_LAYERS = [{'tracing'}, {'windows', 'attention', 'pretrained', 'chunks', 'rows'},
+                {'selection', 'layout', 'patches'}, {'kernels'}, {'stage'}, {'sparse_swin'}]
 
 WITHOUT_TOOLKITS = '''
 import sys

@@ -2,8 +2,10 @@
 import math
 from typing import Optional, Sequence
 
+import torch
+
 from ..models import SparseSwinTransformer
-from ..models.windows import num_windows
+from ..models.windows import num_windows, partition
 from ..sparsity import Sparsity, SparsityConfig, kept_windows
 
 
@@ -23,8 +25,9 @@ def backbone_macs(backbone: SparseSwinTransformer,
         batch_size: Images.
         sparsity: The configuration; the backbone's own by default.
         count_padding: Count padded tokens as if every layer ran on them, as the published figures
-            do. By default what this package runs is counted: a block that runs all windows spends
-            nothing but attention on padding, a pruned block runs its windows whole.
+            do. By default what this package runs is counted: padding costs attention only. A
+            pruned block is counted with the most tokens that its windows can hold, since which
+            windows it runs depends on the image.
 
     Returns:
         MACs, an int.
@@ -38,8 +41,8 @@ def backbone_macs(backbone: SparseSwinTransformer,
         for block, ratio in zip(stage.blocks, ratios):
             kept = kept_windows(total, ratio) if ratio else total
             attended = kept * window**2
-            whole_map = kept == total and not count_padding
-            tokens = height * width if whole_map else attended
+            windows = partition(height, width, window, block.shift, torch.device('cpu'))
+            tokens = attended if count_padding else windows.token_bounds[kept]
             channels = block.attn.w_msa.proj.in_features
             hidden = block.ffn.feedforward_channels
             macs += tokens * (4 * channels**2 + 2 * channels * hidden)

@@ -46,20 +46,24 @@ class WindowMSA(BaseModule):
         self.proj = nn.Linear(embed_dims, embed_dims)
         self.proj_drop = nn.Dropout(proj_drop_rate)
 
-    def position_bias(self) -> Tensor:
-        """Relative position bias as a matrix, (heads, N, N). Never cached: weights may change in
-        place (EMAHook swaps them so) and leave no trace."""
+    def bias(self, masks: Optional[Tensor] = None) -> Tensor:
+        """What is added to the attention logits, (M, heads, N, N): the relative position bias
+        with each of the masks (M, N, N), see :class:`~.windows.WindowPartition`; M is 1 without.
+
+        Never cached: weights may change in place (EMAHook swaps them so) and leave no trace.
+        """
         index = self.relative_position_index
         bias = self.relative_position_bias_table[index.reshape(-1)]
-        return bias.reshape(*index.shape, -1).permute(2, 0, 1)
+        bias = bias.reshape(*index.shape, -1).permute(2, 0, 1)[None]
+        return bias if masks is None else bias + masks.to(bias.dtype)[:, None]
 
-    def attend(self, qkv: Tensor, masks: Optional[Tensor], mask_index: Optional[Tensor]) -> Tensor:
+    def attend(self, qkv: Tensor, bias: Tensor, mask_index: Optional[Tensor]) -> Tensor:
         """Attention of the tokens of each window to one another.
 
         Args:
             qkv: (B, K, N, 3C), query, key and value of N tokens in K windows of B images.
-            masks: (M, N, N) fp32, see :class:`~.windows.WindowPartition`, or None.
-            mask_index: (B, K) or (K,) int64, the mask of each window, or None.
+            bias: (M, heads, N, N), see :meth:`bias`.
+            mask_index: (B, K) or (K,) int64, which bias each window uses; None if M is 1.
 
         Returns:
             (B, K, N, C).
@@ -68,9 +72,9 @@ class WindowMSA(BaseModule):
         q, k, v = qkv.reshape(B * K, N, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         if self.extra_scale != 1.:
             q = q * self.extra_scale
-        bias = self.position_bias().to(q.dtype)[None]
-        if masks is not None:
-            bias = (bias + masks.to(q.dtype)[:, None])[mask_index.expand(B, K).reshape(-1)]
+        bias = bias.to(q.dtype)
+        if mask_index is not None:
+            bias = bias[mask_index.expand(B, K).reshape(-1)]
         dropout = self.attn_drop.p if self.attn_drop.training else 0.
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
         return out.transpose(1, 2).reshape(B, K, N, C3 // 3)

@@ -1,10 +1,14 @@
 """The order in which a block sees its tokens. Each layout makes a gather together with its
 scatter, so that the two can't drift apart."""
-from typing import Optional
+from copy import copy
+from typing import Iterator, List, Optional, Tuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from .chunks import spans
+from .rows import put_rows, take_rows
 from .windows import WindowPartition
 
 
@@ -12,7 +16,7 @@ class AllWindows:
     """A block that runs every window: its tokens are the map itself, (B, L, C), L = H * W.
 
     Padding exists in attention only, where it stands for the zeros that Swin pads with after the
-    first LayerNorm: their query, key and value are the bias of that linear layer.
+    first LayerNorm.
     """
 
     def __init__(self, windows: WindowPartition):
@@ -20,15 +24,22 @@ class AllWindows:
         self.masks = windows.masks
         self.mask_index = windows.mask_index
 
-    def to_windows(self, qkv: Tensor, bias: Optional[Tensor]) -> Tensor:
-        """(B, L, 3C) in the map's order -> (B, nW, N, 3C) by window."""
-        if self.windows.padded is not None:
-            B, _, C3 = qkv.shape
-            pad = qkv.new_zeros(C3) if bias is None else bias.to(qkv.dtype)
-            qkv = torch.cat([qkv, pad.expand(B, 1, C3)], dim=1)
-        B, L, C3 = qkv.shape
+    def take(self, x: Tensor) -> Tuple[Tensor, Optional[Tensor]]:
+        """The map (B, L, C) -> its tokens, and what :meth:`put` needs."""
+        return x, None
+
+    def put(self, rest: Optional[Tensor], tokens: Tensor) -> Tensor:
+        """The inverse of :meth:`take`."""
+        return tokens
+
+    def pad(self, normed: Tensor) -> Tensor:
+        """(B, L, C) -> (B, L (+ 1), C): one row of zeros at the end if the map needs padding."""
+        return normed if self.windows.padded is None else F.pad(normed, (0, 0, 0, 1))
+
+    def to_windows(self, qkv: Tensor) -> Tensor:
+        """(B, L (+ 1), 3C) in the map's order -> (B, nW, N, 3C) by window."""
         table = self.windows.table
-        return qkv.index_select(1, table.reshape(-1)).reshape(B, *table.shape, C3)
+        return qkv.index_select(1, table.reshape(-1)).reshape(-1, *table.shape, qkv.shape[-1])
 
     def to_tokens(self, x: Tensor) -> Tensor:
         """(B, nW, N, C) by window -> (B, L, C) in the map's order, padding left out."""
@@ -37,63 +48,120 @@ class AllWindows:
 
 class KeptWindows:
     """A block that runs the same number of windows K in each image: its tokens are those of the
-    kept windows, (B, K * N, C), gathered from and written back to a stream (see
-    :func:`to_stream`).
+    kept windows, (B, T, C), window by window.
+
+    Without padding T = K * N. With it, padding is left out, and T is the most tokens that K
+    windows of this partition can hold: a static number, whichever windows they are. An image
+    whose windows hold fewer runs its first token again in the places left over, and writes it
+    back as often: the same value each time.
 
     Args:
         windows: The partition.
         selected: (B, K) int64, the windows to run in each image.
+        interior: Whether all of them are known to be interior, so that none needs a mask.
+        num_tokens: T, where the caller knows a lower bound.
     """
 
-    def __init__(self, windows: WindowPartition, selected: Tensor):
+    def __init__(self, windows: WindowPartition, selected: Tensor, interior: bool = False,
+                 num_tokens: Optional[int] = None):
         B, K = selected.shape
-        L = windows.height * windows.width
-        tokens = windows.table[selected]  # (B, K, N)
-        rows = tokens + L * torch.arange(B, device=selected.device)[:, None, None]
         self.windows = windows
         self.selected = selected
-        self.padded = None
-        if windows.padded is not None:
-            self.padded = windows.padded[selected].reshape(B, -1, 1)
-            rows = rows.masked_fill(tokens == L, B * L)  # the stream's last row
-        self.rows = rows.reshape(-1)
-        self.shape = tuple(tokens.shape)
-        self.masks = windows.masks
-        self.mask_index = None if windows.mask_index is None else windows.mask_index[selected]
+        self.shape = B, K, windows.table.shape[1]
+        self.masks = None if interior else windows.masks
+        self.mask_index = None if self.masks is None else windows.mask_index[selected]
+        tokens = windows.table[selected].flatten(1)
+        self._slots = self._places = self.spare = None
+        if windows.padded is not None and not interior:
+            tokens = self._leave_padding_out(tokens, num_tokens or windows.token_bounds[K])
+        L = windows.height * windows.width
+        self.rows = (tokens + L * torch.arange(B, device=tokens.device)[:, None]).flatten()
 
-    def gather(self, stream: Tensor) -> Tensor:
-        """The tokens of the kept windows, (B * L (+ 1), C) -> (B, K * N, C)."""
-        B, K, N = self.shape
-        return stream.index_select(0, self.rows).reshape(B, K * N, -1)
+    def _leave_padding_out(self, tokens: Tensor, num_tokens: int) -> Tensor:
+        """(B, K * N) tokens with padding -> (B, T) without; keeps the way there and back."""
+        real = tokens < self.windows.height * self.windows.width
+        slots = torch.where(real, real.cumsum(1) - 1, num_tokens)
+        first = real.int().argmax(1, keepdim=True)
+        order = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
+        places = first.repeat(1, num_tokens + 1).scatter(1, slots, order)[:, :-1]
+        self.spare = torch.arange(num_tokens, device=tokens.device) >= real.sum(1, keepdim=True)
+        self._slots, self._places = slots, places
+        return tokens.gather(1, places)
 
-    def scatter_(self, stream: Tensor, tokens: Tensor) -> None:
-        """Writes (B, K * N, C) tokens back in place; every other row of the stream stays."""
-        stream.index_copy_(0, self.rows, tokens.flatten(0, 1))
+    def take(self, x: Tensor) -> Tuple[Tensor, Tensor]:
+        """The map (B, L, C) -> the tokens (B, T, C) of the kept windows, and the map."""
+        tokens, rest = take_rows(x, self.rows)
+        return tokens.reshape(x.shape[0], -1, x.shape[2]), rest
 
-    def to_windows(self, qkv: Tensor, bias: Optional[Tensor]) -> Tensor:
-        """(B, K * N, 3C) -> (B, K, N, 3C), the bias in place of padding (see AllWindows)."""
-        if self.padded is not None:
-            pad = qkv.new_zeros(()) if bias is None else bias.to(qkv.dtype)
-            qkv = torch.where(self.padded, pad, qkv)
+    def put(self, rest: Tensor, tokens: Tensor) -> Tensor:
+        """The map with (B, T, C) tokens written back in place; other tokens stay."""
+        return put_rows(rest, tokens.flatten(0, 1), self.rows, self.spare)
+
+    def pad(self, normed: Tensor) -> Tensor:
+        """(B, T, C) -> (B, T (+ 1), C): one row of zeros at the end if the map needs padding."""
+        return normed if self._slots is None else F.pad(normed, (0, 0, 0, 1))
+
+    def to_windows(self, qkv: Tensor) -> Tensor:
+        """(B, T (+ 1), 3C) -> (B, K, N, 3C)."""
+        if self._slots is not None:
+            qkv = _select(qkv, self._slots)
         return qkv.reshape(*self.shape, -1)
 
     def to_tokens(self, x: Tensor) -> Tensor:
-        """(B, K, N, C) -> (B, K * N, C)."""
-        return x.flatten(1, 2)
+        """(B, K, N, C) -> (B, T, C)."""
+        x = x.flatten(1, 2)
+        return x if self._places is None else _select(x, self._places)
+
+    def chunks(self, max_tokens: int) -> Iterator['KeptWindows']:
+        """The same windows in parts of about `max_tokens`, as windows of one image; windows that
+        share padding with others of their image stay together."""
+        B, K, N = self.shape
+        if self._slots is not None:
+            rows = self.rows.reshape(B, -1)
+            for i in range(B):
+                yield self._part(rows[i], (1, K, N), self._slots[i:i + 1], self._places[i:i + 1],
+                                 None if self.masks is None else self.mask_index[i])
+            return
+        for span in spans(B * K, max_tokens // N):
+            yield self._part(self.rows[span.start * N:span.stop * N],
+                             (1, span.stop - span.start, N), None, None,
+                             None if self.masks is None else self.mask_index.flatten()[span])
+
+    def _part(self, rows, shape, slots, places, mask_index) -> 'KeptWindows':
+        part = copy(self)
+        part.rows, part.shape, part.mask_index = rows, shape, mask_index
+        part._slots, part._places = slots, places
+        return part
 
 
-def to_stream(x: Tensor, windows: WindowPartition) -> Tensor:
-    """A copy of (B, L, C) as the rows (B * L, C) that pruned blocks change in place.
-
-    One more row stands at the end if the map needs padding: all padded tokens read and write it.
+def split(windows: WindowPartition, selected: Optional[Tensor],
+          batch_size: int) -> List[KeptWindows]:
+    """The selected windows, or all of them, in at most two parts: interior ones, and all that may
+    lie at the edge. Their sizes are static: at most as many windows as there are at the edge are
+    kept there.
     """
-    rows = x.flatten(0, 1)
-    if windows.padded is None:
-        return rows.clone(memory_format=torch.contiguous_format)
-    return torch.nn.functional.pad(rows, (0, 0, 0, 1))
+    num_edge = len(windows.edge)
+    if selected is None:
+        K = windows.num_windows
+        interior = windows.interior.expand(batch_size, -1)
+        edge = windows.edge.expand(batch_size, -1)
+    else:
+        K = selected.shape[1]
+        if num_edge:
+            at_edge = torch.isin(selected, windows.edge)
+            selected = selected.gather(1, at_edge.int().argsort(dim=1, stable=True))
+        interior, edge = selected.tensor_split([max(K - num_edge, 0)], dim=1)
+    parts = []
+    if interior.shape[1]:
+        parts.append(KeptWindows(windows, interior, interior=True))
+    if edge.shape[1]:
+        num_tokens = windows.token_bounds[K] - interior.shape[1] * windows.table.shape[1]
+        parts.append(KeptWindows(windows, edge, num_tokens=num_tokens))
+    return parts
 
 
-def from_stream(stream: Tensor, batch_size: int, windows: WindowPartition) -> Tensor:
-    """The inverse of :func:`to_stream`: (B * L (+ 1), C) -> (B, L, C)."""
-    L = windows.height * windows.width
-    return stream[:batch_size * L].reshape(batch_size, L, -1)
+def _select(x: Tensor, index: Tensor) -> Tensor:
+    """(B, S, C) and (B, T) int64 -> (B, T, C)."""
+    B, S, C = x.shape
+    index = index + S * torch.arange(B, device=index.device)[:, None]
+    return x.reshape(B * S, C).index_select(0, index.flatten()).reshape(B, -1, C)

@@ -4,6 +4,7 @@ from typing import Callable, Dict
 import torch
 from torch import Tensor
 
+from .chunks import map_rows
 from .windows import WindowPartition
 
 # A token score maps features (B, L, C) of any dtype to fp32 (B, L), at least 0. The score of a
@@ -13,12 +14,12 @@ TokenScore = Callable[[Tensor], Tensor]
 
 def mean_magnitude(x: Tensor) -> Tensor:
     """Mean absolute activation over channels: what the published code ranks by."""
-    return x.float().abs().mean(-1)
+    return map_rows(lambda rows: rows.float().abs().mean(-1), x, x.shape[-1])
 
 
 def l2(x: Tensor) -> Tensor:
     """L2 norm over channels, so that a window's score is the norm of all its values."""
-    return torch.linalg.vector_norm(x.float(), dim=-1)
+    return map_rows(lambda rows: torch.linalg.vector_norm(rows.float(), dim=-1), x, x.shape[-1])
 
 
 def uniform_noise(x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 
 from ..sparsity import Sparsity, SparsityConfig
+from .patches import embed_patches, merge_patches, to_features
 from .pretrained import load_pretrained
 from .selection import TOKEN_SCORES
 from .stage import SwinStage
@@ -173,7 +174,7 @@ class SparseSwinTransformer(BaseModule):
         Returns:
             One (B, C_i, H_i, W_i) tensor for each of `out_indices`.
         """
-        x, hw_shape = self.patch_embed(x)
+        x, hw_shape = embed_patches(self.patch_embed, x)
         if self.use_abs_pos_embed:
             x = x + self._position_embedding(hw_shape)
         x = self.drop_after_pos(x)
@@ -182,11 +183,9 @@ class SparseSwinTransformer(BaseModule):
         for i, (stage, ratios) in enumerate(zip(self.stages, self.sparsity.ratios)):
             x = stage(x, hw_shape, ratios)
             if i in self.out_indices:
-                out = getattr(self, f'norm{i}')(x)
-                outs.append(out.reshape(-1, *hw_shape, out.shape[-1]).permute(
-                    0, 3, 1, 2).contiguous())
+                outs.append(to_features(getattr(self, f'norm{i}'), x, hw_shape))
             if stage.downsample is not None:
-                x, hw_shape = stage.downsample(x, hw_shape)
+                x, hw_shape = merge_patches(stage.downsample, x, hw_shape)
         return tuple(outs)
 
     def _position_embedding(self, hw_shape: Tuple[int, int]) -> Tensor:

@@ -1,7 +1,6 @@
 """One Swin block and one stage: score once, rank once, then run the windows each block keeps."""
-from typing import Dict, List, Optional, Sequence, Tuple, Union
+from typing import Dict, List, Optional, Sequence, Tuple
 
-import torch.utils.checkpoint as cp
 from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks.transformer import FFN, PatchMerging
 from mmengine.model import BaseModule, ModuleList
@@ -9,12 +8,10 @@ from torch import Tensor
 
 from ..sparsity import kept_windows
 from .attention import ShiftWindowMSA
-from .layout import AllWindows, KeptWindows, from_stream, to_stream
+from .kernels import run_block
+from .rows import own, release
 from .selection import TokenScore, rank_windows, score_windows, select_windows
-from .windows import WindowPartition, partition
-
-Layout = Union[AllWindows, KeptWindows]
-
+from .windows import WindowPartition, num_windows, partition
 
 class SwinBlock(BaseModule):
     """Window attention and FFN, each with LayerNorm before and a residual around it.
@@ -69,23 +66,10 @@ class SwinBlock(BaseModule):
             dropout_layer=dict(type='DropPath', drop_prob=drop_path_rate),
             act_cfg=act_cfg)
 
-    def forward(self, tokens: Tensor, layout: Layout) -> Tensor:
-        """(B, T, C) tokens in the layout's order -> the same."""
-        if self.with_cp and tokens.requires_grad:
-            return cp.checkpoint(self._forward, tokens, layout, use_reentrant=False)
-        return self._forward(tokens, layout)
-
-    def _forward(self, tokens: Tensor, layout: Layout) -> Tensor:
-        msa = self.attn.w_msa
-        qkv = layout.to_windows(msa.qkv(self.norm1(tokens)), msa.qkv.bias)
-        out = msa.attend(qkv, layout.masks, layout.mask_index)
-        if msa.proj_drop.training and msa.proj_drop.p:
-            # The toolkits draw this dropout window by window; one seed must give one result.
-            out = layout.to_tokens(msa.proj_drop(msa.proj(out)))
-        else:
-            out = msa.proj(layout.to_tokens(out))
-        tokens = tokens + self.attn.drop(out)
-        return self.ffn(self.norm2(tokens), identity=tokens)
+    def forward(self, x: Tensor, windows: WindowPartition,
+                selected: Optional[Tensor] = None) -> Tensor:
+        """(B, L, C) residual stream -> the same, see :func:`~.kernels.run_block`."""
+        return run_block(self, x, windows, selected)
 
 
 class SwinStage(BaseModule):
@@ -118,7 +102,7 @@ class SwinStage(BaseModule):
         """Runs the blocks, not the patch merging.
 
         Args:
-            x: (B, H * W, C).
+            x: (B, H * W, C). May be written to where no gradients flow.
             hw_shape: (H, W).
             ratios: Sparsity of each block, never falling.
 
@@ -129,11 +113,12 @@ class SwinStage(BaseModule):
             shift: partition(*hw_shape, self.window_size, shift, x.device)
             for shift in sorted({block.shift for block in self.blocks})
         }
-        total = partitions[0].num_windows
+        total = num_windows(*hw_shape, self.window_size)
         kept = [kept_windows(total, ratio) if ratio else total for ratio in ratios]
         num_dense = kept.count(total)  # they come first, since ratios never fall
+        x = x.contiguous()
         for block in self.blocks[:num_dense]:
-            x = block(x, AllWindows(partitions[block.shift]))
+            x = block(x, partitions[block.shift])
         if num_dense == len(self.blocks):
             return x
         return self._forward_pruned(x, self.blocks[num_dense:], kept[num_dense:], partitions)
@@ -145,9 +130,7 @@ class SwinStage(BaseModule):
             shift: rank_windows(score_windows(token_scores, partitions[shift]))
             for shift in {block.shift for block in blocks}
         }
-        stream = to_stream(x, partitions[0])
+        x = own(x)
         for block, k in zip(blocks, kept):
-            layout = KeptWindows(partitions[block.shift],
-                                 select_windows(rankings[block.shift], k))
-            layout.scatter_(stream, block(layout.gather(stream), layout))
-        return from_stream(stream, x.shape[0], partitions[0])
+            x = block(x, partitions[block.shift], select_windows(rankings[block.shift], k))
+        return release(x)

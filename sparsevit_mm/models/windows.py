@@ -2,10 +2,12 @@
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Optional
+from typing import Optional, Tuple
 
 import torch
 from torch import Tensor
+
+from .tracing import constant_when_traced
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +29,10 @@ class WindowPartition:
             tokens may attend to each other, -100 where the shift brought them together from
             opposite sides of the map. None for the plain partition.
         mask_index: (nW,) int64, which of `masks` each window uses; None for the plain partition.
+        interior: Indices, ascending, of the windows that hold neither padding nor tokens from
+            two sides of the map: they need no mask.
+        edge: The other windows.
+        token_bounds: nW + 1 ints: the most tokens, padding left out, that k windows can hold.
     """
     height: int
     width: int
@@ -37,6 +43,9 @@ class WindowPartition:
     padded: Optional[Tensor]
     masks: Optional[Tensor]
     mask_index: Optional[Tensor]
+    interior: Tensor
+    edge: Tensor
+    token_bounds: Tuple[int, ...]
 
     @property
     def num_windows(self) -> int:
@@ -48,18 +57,32 @@ def num_windows(height: int, width: int, window_size: int) -> int:
     return math.ceil(height / window_size) * math.ceil(width / window_size)
 
 
-@lru_cache(maxsize=256)
+@constant_when_traced
 def partition(height: int, width: int, window_size: int, shift: int,
               device: torch.device) -> WindowPartition:
     """The partition of a map, computed once for each size and device.
 
     Equals the pad, roll and partition of ``ShiftWindowMSA`` in mmdet and mmseg, and its mask.
     """
+    return _cached_partition(height, width, window_size, shift, device)
+
+
+@lru_cache(maxsize=256)
+def _cached_partition(height: int, width: int, window_size: int, shift: int,
+                      device: torch.device) -> WindowPartition:
     with torch.inference_mode(False), torch.no_grad():  # cached tensors serve training too
-        made = _partition(height, width, window_size, shift)
-    return WindowPartition(
-        height, width, window_size, shift,
-        *(t if t is None else t.to(device) for t in made))
+        table, inverse, padded, masks, mask_index = _partition(height, width, window_size, shift)
+        real = (table < height * width).sum(1)
+        at_edge = real < window_size**2
+        if mask_index is not None:
+            at_edge |= mask_index > 0
+        bounds = real.sort(descending=True).values.cumsum(0)
+        tensors = (table, inverse, padded, masks, mask_index, (~at_edge).nonzero().flatten(),
+                   at_edge.nonzero().flatten())
+        return WindowPartition(
+            height, width, window_size, shift,
+            *(t if t is None else t.to(device) for t in tensors),
+            token_bounds=(0, *bounds.tolist()))
 
 
 def _partition(height: int, width: int, window_size: int, shift: int):

@@ -1,7 +1,7 @@
 """Which windows ran: counts per window and block, and the overlay on an image."""
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, List, Sequence
+from typing import Iterator, List, Optional, Sequence
 
 import matplotlib
 
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..models import SparseSwinTransformer
-from ..models.layout import KeptWindows
+from ..models.windows import WindowPartition
 
 
 @contextmanager
@@ -34,14 +34,13 @@ def record_windows(backbone: SparseSwinTransformer) -> Iterator[List[List[Tensor
             handle.remove()
 
 
-def _ran(tokens: Tensor, layout) -> Tensor:
-    windows = layout.windows
-    size = (len(tokens), windows.height * windows.width + 1)  # the last entry takes the padding
-    if not isinstance(layout, KeptWindows):
-        ran = tokens.new_ones(size, dtype=torch.bool)
+def _ran(x: Tensor, windows: WindowPartition, selected: Optional[Tensor] = None) -> Tensor:
+    size = (len(x), windows.height * windows.width + 1)  # the last entry takes the padding
+    if selected is None:
+        ran = x.new_ones(size, dtype=torch.bool)
     else:
-        ran = tokens.new_zeros(size, dtype=torch.bool)
-        ran.scatter_(1, windows.table[layout.selected].flatten(1), True)
+        ran = x.new_zeros(size, dtype=torch.bool)
+        ran.scatter_(1, windows.table[selected].flatten(1), True)
     return ran[:, :-1].reshape(-1, windows.height, windows.width).cpu()
 
 

@@ -2,18 +2,19 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsevit_mm.models.layout import AllWindows, KeptWindows, from_stream, to_stream
+from sparsevit_mm.models.layout import AllWindows, KeptWindows, split
 from sparsevit_mm.models.windows import partition
 
 CPU = torch.device('cpu')
 CHANNELS = 3
+WINDOW = 4
 
 
 @st.composite
 def selections(draw):
     """A partition, features (B, L, C) and windows (B, K) in no order."""
     side = st.integers(1, 13)
-    windows = partition(draw(side), draw(side), 4, draw(st.sampled_from([0, 2])), CPU)
+    windows = partition(draw(side), draw(side), WINDOW, draw(st.sampled_from([0, 2])), CPU)
     batch_size = draw(st.integers(1, 3))
     kept = draw(st.integers(1, windows.num_windows))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 999)))
@@ -26,36 +27,30 @@ def selections(draw):
 
 
 def tokens_of(windows, selected):
-    """The set of tokens of an image's windows."""
+    """The real tokens of an image's windows."""
     return set(windows.table[selected].flatten().tolist()) - {windows.height * windows.width}
 
 
-@given(selections())
-def test_a_stream_holds_the_map_and_is_a_copy(case):
-    windows, x, _ = case
-    before = x.clone()
-    stream = to_stream(x, windows)
-    assert torch.equal(from_stream(stream, len(x), windows), x)
-    stream.fill_(7.)
-    assert torch.equal(x, before)
+def by_window(windows, image, selected):
+    """(K, N, C) of one image (L, C), NaN where a token is padding."""
+    padded = torch.cat([image, torch.full_like(image[:1], torch.nan)])
+    return padded[windows.table[selected]]
 
 
 @given(selections())
-def test_gather_then_scatter_is_the_identity(case):
+def test_take_then_put_is_the_identity(case):
     windows, x, selected = case
     layout = KeptWindows(windows, selected)
-    stream = to_stream(x, windows)
-    layout.scatter_(stream, layout.gather(stream))
-    assert torch.equal(from_stream(stream, len(x), windows), x)
+    tokens, rest = layout.take(x.clone())
+    assert torch.equal(layout.put(rest, tokens), x)
 
 
 @given(selections())
-def test_scatter_writes_the_tokens_of_kept_windows_and_no_other(case):
+def test_put_writes_the_tokens_of_kept_windows_and_no_other(case):
     windows, x, selected = case
     layout = KeptWindows(windows, selected)
-    stream = to_stream(x, windows)
-    layout.scatter_(stream, layout.gather(stream) + 1)
-    changed = from_stream(stream, len(x), windows) != x
+    tokens, rest = layout.take(x.clone())
+    changed = layout.put(rest, tokens + 1) != x
     for image, kept in zip(changed, selected):
         rows = image.all(-1)
         assert torch.equal(rows, image.any(-1))
@@ -63,52 +58,91 @@ def test_scatter_writes_the_tokens_of_kept_windows_and_no_other(case):
 
 
 @given(selections())
-def test_gather_takes_windows_in_the_order_given(case):
+def test_no_token_runs_twice_but_where_others_have_more(case):
+    """T is what the fullest of all selections needs: the real tokens come first, then copies of
+    one of them, marked as spare."""
     windows, x, selected = case
-    stream = to_stream(x, windows)
-    gathered = KeptWindows(windows, selected).gather(stream).reshape(*selected.shape, -1, CHANNELS)
-    order = torch.randperm(selected.shape[1])
-    permuted = KeptWindows(windows, selected[:, order])
-    again = permuted.gather(stream).reshape(*selected.shape, -1, CHANNELS)
-    assert torch.equal(again, gathered[:, order])
-    for image, kept, windows_of_image in zip(x, selected, gathered):
-        for window, values in zip(kept, windows_of_image):
-            real = windows.table[window] < len(image)
-            assert torch.equal(values[real], image[windows.table[window][real]])
+    layout = KeptWindows(windows, selected)
+    L = windows.height * windows.width
+    rows = layout.rows.reshape(len(x), -1) - L * torch.arange(len(x))[:, None]
+    for i, (image, kept) in enumerate(zip(rows.tolist(), selected)):
+        real = tokens_of(windows, kept)
+        assert set(image) == real == set(image[:len(real)])
+        spare = [False] * len(image) if layout.spare is None else layout.spare[i].tolist()
+        assert spare == [False] * len(real) + [True] * (len(image) - len(real))
+    most = sorted((len(tokens_of(windows, w)) for w in range(windows.num_windows)), reverse=True)
+    assert rows.shape[1] == sum(most[:selected.shape[1]])
 
 
 @given(selections())
-def test_what_padded_tokens_hold_reaches_no_real_token(case):
+def test_windows_see_their_tokens_and_zeros_for_padding(case):
     windows, x, selected = case
     layout = KeptWindows(windows, selected)
-    stream = to_stream(x, windows)
-    tokens = layout.gather(stream)
-    if layout.padded is not None:
-        tokens = torch.where(layout.padded, torch.nan, tokens)
-    layout.scatter_(stream, tokens)
-    assert torch.equal(from_stream(stream, len(x), windows), x)
-    bias = torch.arange(3. * CHANNELS)
-    qkv = layout.gather(stream).repeat(1, 1, 3)
-    assert layout.to_windows(qkv, bias).isfinite().all()
+    seen = layout.to_windows(layout.pad(layout.take(x)[0]))
+    for image, kept, got in zip(x, selected, seen):
+        assert torch.equal(got, by_window(windows, image, kept).nan_to_num(0.))
+    everything = AllWindows(windows)
+    seen = everything.to_windows(everything.pad(x))
+    expected = [by_window(windows, image, torch.arange(windows.num_windows)) for image in x]
+    assert torch.equal(seen, torch.stack(expected).nan_to_num(0.))
+
+
+@given(selections())
+def test_to_tokens_inverts_to_windows_and_drops_what_padding_holds(case):
+    windows, x, selected = case
+    expected = [by_window(windows, image, kept) for image, kept in zip(x, selected)]
+    layout = KeptWindows(windows, selected)
+    assert torch.equal(layout.to_tokens(torch.stack(expected)), layout.take(x)[0])
+    everything = AllWindows(windows)
+    expected = [by_window(windows, image, torch.arange(windows.num_windows)) for image in x]
+    assert torch.equal(everything.to_tokens(torch.stack(expected)), x)
+
+
+@given(selections())
+def test_masks_go_with_their_windows(case):
+    windows, _, selected = case
+    layout = KeptWindows(windows, selected)
+    if not windows.shift:
+        assert layout.masks is layout.mask_index is AllWindows(windows).masks is None
+        return
+    everything = AllWindows(windows)
+    expected = everything.masks[everything.mask_index][selected]
+    assert torch.equal(layout.masks[layout.mask_index], expected)
 
 
 @given(selections(), st.booleans())
-def test_keeping_every_window_sees_what_the_dense_layout_sees(case, has_bias):
-    """The same windows, biases in place of padding, and masks; the same tokens come back."""
-    windows, x, _ = case
-    everything = torch.arange(windows.num_windows).expand(len(x), -1)
-    dense, kept = AllWindows(windows), KeptWindows(windows, everything)
-    bias = torch.randn(3 * CHANNELS) if has_bias else None
-    qkv = x.repeat(1, 1, 3)
-    stream = to_stream(qkv, windows)
-    by_window = dense.to_windows(qkv, bias)
-    assert torch.equal(kept.to_windows(kept.gather(stream), bias), by_window)
-    padding = by_window[windows.table.eq(x.shape[1]).expand(by_window.shape[:3])]
-    assert torch.equal(padding, (torch.zeros(9) if bias is None else bias).expand_as(padding))
-    if windows.shift:
-        assert torch.equal(kept.masks[kept.mask_index][0], dense.masks[dense.mask_index])
-    else:
-        assert kept.masks is dense.masks is None
-    assert torch.equal(dense.to_tokens(by_window), qkv)
-    kept.scatter_(stream, kept.to_tokens(by_window))
-    assert torch.equal(from_stream(stream, len(x), windows), qkv)
+def test_a_split_holds_the_same_windows_and_its_first_part_needs_no_mask(case, dense):
+    windows, x, selected = case
+    if dense:
+        selected = torch.arange(windows.num_windows).expand(len(x), -1)
+    parts = split(windows, None if dense else selected, len(x))
+    together = torch.cat([part.selected for part in parts], dim=1)
+    assert torch.equal(together.sort(1).values, selected.sort(1).values)
+    for part in parts:
+        if part.spare is None and windows.padded is not None:
+            assert not windows.padded[part.selected].any()
+        if part.masks is None and windows.masks is not None:
+            assert not windows.masks[windows.mask_index[part.selected]].any()
+        assert torch.equal(part.put(x.clone(), part.take(x)[0]), x)
+    if dense:
+        assert sum(len(part.rows) for part in parts) == x.shape[0] * x.shape[1]
+    assert max(windows.num_windows - len(windows.edge), 0) == len(windows.interior)
+
+
+@given(selections(), st.integers(1, 200))
+def test_chunks_cover_every_token_once_with_its_mask(case, max_tokens):
+    windows, x, selected = case
+    for part in split(windows, selected, len(x)):
+        chunks = list(part.chunks(max_tokens))
+        assert torch.equal(torch.cat([chunk.rows for chunk in chunks]), part.rows)
+        seen = []
+        for chunk in chunks:
+            tokens = x.flatten(0, 1)[chunk.rows][None]
+            seen.append(chunk.to_windows(chunk.pad(tokens)))
+            assert torch.equal(chunk.to_tokens(seen[-1]), tokens)
+            if part.spare is None:
+                assert len(chunk.rows) <= max(max_tokens, WINDOW**2)
+        expected = part.to_windows(part.pad(part.take(x)[0]))
+        assert torch.equal(torch.cat(seen, 1).flatten(0, 1), expected.flatten(0, 1))
+        if part.masks is not None:
+            assert torch.equal(torch.cat([c.mask_index for c in chunks]), part.mask_index.flatten())

@@ -4,6 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sparsevit_mm.models import rows
 from sparsevit_mm.models import stage as stage_module
 from sparsevit_mm.models.selection import TOKEN_SCORES, rank_windows, score_windows
 from sparsevit_mm.models.stage import SwinStage
@@ -59,7 +60,7 @@ def test_a_block_changes_k_windows_and_no_bit_elsewhere(make_stage, importance, 
     for depth in (1, 2):
         stage = make_stage(depth, 0., importance)
         torch.manual_seed(7)
-        outputs.append(stage(x, size, [ratio] * depth))
+        outputs.append(stage(x.clone(), size, [ratio] * depth))
     k = kept_windows(num_windows(*size, WINDOW), ratio)
     torch.manual_seed(7)
     token_scores = TOKEN_SCORES[importance](x)
@@ -72,14 +73,14 @@ def test_a_block_changes_k_windows_and_no_bit_elsewhere(make_stage, importance, 
 @torch.no_grad()
 def test_ten_windows_at_nine_tenths_run_one(make_stage):
     x = features((8, 20), batch_size=3)
-    after = make_stage(1)(x, (8, 20), [.9])
+    after = make_stage(1)(x.clone(), (8, 20), [.9])
     assert [len(w) for w in changed_windows(x, after, (8, 20), 0)] == [1, 1, 1]
 
 
 @torch.no_grad()
 def test_a_stage_never_runs_no_window(make_stage):
     x = features((8, 8))
-    after = make_stage(1)(x, (8, 8), [.99])
+    after = make_stage(1)(x.clone(), (8, 8), [.99])
     assert [len(w) for w in changed_windows(x, after, (8, 8), 0)] == [1, 1]
 
 
@@ -113,7 +114,7 @@ def test_scores_come_from_the_first_block_that_prunes(make_stage, monkeypatch):
     stage(x, (9, 13), [0, 0, .3, .6])
     expected = x
     for block in stage.blocks[:2]:
-        expected = block(expected, stage_module.AllWindows(windows_of((9, 13), block.shift)))
+        expected = block(expected, windows_of((9, 13), block.shift))
     assert len(seen) == 1 and torch.equal(seen[0], expected)
 
 
@@ -129,7 +130,7 @@ def test_a_dense_stage_neither_scores_nor_selects(make_stage, selections):
 def test_the_order_of_windows_does_not_matter(make_stage, size, one, other):
     x, ratios, select = features(size), sorted([one, other]), stage_module.select_windows
     stage = make_stage(2)
-    expected = stage(x, size, ratios)
+    expected = stage(x.clone(), size, ratios)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stage_module, 'select_windows', lambda *args: select(*args).flip(1))
         torch.testing.assert_close(stage(x, size, ratios), expected, atol=1e-6, rtol=1e-6)
@@ -147,11 +148,40 @@ def test_windows_not_run_pass_gradients_through(make_stage, size, ratio):
     assert not torch.isclose(x.grad[~untouched], gradient[~untouched]).all(-1).any()
 
 
-def test_the_input_of_a_pruned_stage_is_not_written_to(make_stage):
+@pytest.mark.parametrize('ratios', [[.2, .5, .5], [0, 0, .5]])
+def test_where_gradients_flow_the_input_is_not_written_to(make_stage, ratios):
     x = features((8, 9))
     before = x.clone()
-    make_stage(3)(x, (8, 9), [.2, .5, .5])
+    make_stage(3)(x, (8, 9), ratios)
     assert torch.equal(x, before)
+
+
+@given(SIZES, RATIOS, RATIOS)
+def test_gradients_are_those_of_plain_indexing(make_stage, size, one, other):
+    """The functional form, which autograd differentiates by itself, is the oracle."""
+    ratios = sorted([one, other])
+    stage, grads = make_stage(2).train(), []
+    x = features(size)
+    for functional in (False, True):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(rows, 'is_tracing', lambda: functional)
+            leaf = x.clone().requires_grad_()
+            stage.zero_grad()
+            after = stage(leaf, size, ratios)
+            after.backward(after.detach().cos())
+        grads.append([leaf.grad, *(p.grad.clone() for p in stage.parameters())])
+    for got, expected in zip(*grads):
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_gradient_that_others_hold_is_not_written_to(make_stage):
+    x = features((8, 9)).requires_grad_()
+    stage = make_stage(2)
+    gradient = torch.randn(2, 72, 8)
+    before = gradient.clone()
+    stage(x, (8, 9), [.5, .5]).backward(gradient)
+    assert torch.equal(gradient, before)
+    stage(x, (8, 9), [.5, .5]).sum().backward()  # an expanded scalar: cannot be written to
 
 
 def test_drop_path_is_drawn_per_image(make_stage):

@@ -82,6 +82,28 @@ def test_masks_part_what_the_roll_brought_together(geometry):
     assert torch.equal(made.masks[made.mask_index], expected)
 
 
+@settings(max_examples=100)
+@given(geometries())
+def test_interior_windows_are_those_without_padding_and_mask(geometry):
+    made = partition(*geometry, CPU)
+    plain = torch.ones(made.num_windows, dtype=torch.bool)
+    if made.padded is not None:
+        plain &= ~made.padded.any(1)
+    if made.masks is not None:
+        plain &= ~made.masks[made.mask_index].any(-1).any(-1)
+    assert made.interior.tolist() == plain.nonzero().flatten().tolist()
+    assert sorted([*made.interior.tolist(), *made.edge.tolist()]) == list(range(len(plain)))
+
+
+@settings(max_examples=100)
+@given(geometries())
+def test_token_bounds_are_what_the_fullest_windows_hold(geometry):
+    height, width, *_ = geometry
+    made = partition(*geometry, CPU)
+    counts = sorted(((made.table < height * width).sum(1)).tolist(), reverse=True)
+    assert list(made.token_bounds) == [sum(counts[:k]) for k in range(len(counts) + 1)]
+
+
 def test_a_partition_is_made_once():
     assert partition(9, 5, 4, 2, CPU) is partition(9, 5, 4, 2, CPU)
     assert partition(9, 5, 4, 2, CPU) is not partition(5, 9, 4, 2, CPU)
@@ -99,5 +121,6 @@ def test_a_partition_made_in_inference_mode_serves_training():
 @pytest.mark.parametrize('shift', [0, 2])
 def test_a_partition_lies_on_the_device_asked_for(shift):
     made = partition(9, 5, 4, shift, torch.device('meta'))
-    tensors = [made.table, made.inverse, made.padded, made.masks, made.mask_index]
+    tensors = [made.table, made.inverse, made.padded, made.masks, made.mask_index,
+               made.interior, made.edge]
     assert {t.device.type for t in tensors if t is not None} == {'meta'}

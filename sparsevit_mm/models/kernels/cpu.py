@@ -1,0 +1,50 @@
+"""The hot step for inference on the CPU: a chunk of windows goes through the whole block while
+it lies in the cache (see :mod:`~sparsevit_mm.models.chunks`), and is written back in place.
+"""
+from typing import TYPE_CHECKING, Optional
+
+import torch
+from torch import Tensor, nn
+
+from ..layout import KeptWindows, split
+from ..windows import WindowPartition
+
+if TYPE_CHECKING:
+    from ..stage import SwinBlock
+
+# Of the hidden layer of the FFN, a chunk's largest temporary. Below MIN_TOKENS the weights, read
+# again for every chunk, cost more than the cache saves.
+CHUNK_BYTES = 8 * 2**20
+MIN_TOKENS = 1024
+
+
+def run_block(block: 'SwinBlock', x: Tensor, windows: WindowPartition,
+              selected: Optional[Tensor]) -> Tensor:
+    """See :func:`~sparsevit_mm.models.kernels.run_block`."""
+    stream = x.flatten(0, 1)
+    size = max(CHUNK_BYTES // (block.ffn.feedforward_channels * x.element_size()), MIN_TOKENS)
+    for part in split(windows, selected, x.shape[0]):
+        bias = block.attn.w_msa.bias(part.masks)
+        for chunk in part.chunks(size):
+            _run_chunk(block, stream, chunk, bias)
+    return x
+
+
+def _run_chunk(block: 'SwinBlock', stream: Tensor, chunk: KeptWindows, bias: Tensor) -> None:
+    """Runs a block on some windows of a stream (B * L, C), in place."""
+    msa, ffn = block.attn.w_msa, block.ffn
+    (widen, activate, _), narrow = ffn.layers[0], ffn.layers[1]
+    tokens = stream.index_select(0, chunk.rows)[None]
+    qkv = chunk.to_windows(msa.qkv(chunk.pad(block.norm1(tokens))))
+    out = msa.attend(qkv, bias, chunk.mask_index)
+    tokens += msa.proj(chunk.to_tokens(out))
+    hidden = _activate_(activate, widen(block.norm2(tokens)))
+    tokens += ffn.gamma2(narrow(hidden))
+    stream.index_copy_(0, chunk.rows, tokens[0])
+
+
+def _activate_(activation: nn.Module, x: Tensor) -> Tensor:
+    """In place where PyTorch has it."""
+    if type(activation) is nn.GELU:
+        return torch._C._nn.gelu_(x, approximate=activation.approximate)
+    return activation(x)
