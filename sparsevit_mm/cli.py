@@ -16,6 +16,7 @@ from mmengine.utils import to_2tuple
 from .config import find_backbone, load_config
 from .cost.latency import DTYPES, LatencySetting
 from .models import SparseSwinTransformer
+from .models.execution import EXECUTIONS
 
 
 @contextmanager
@@ -49,6 +50,8 @@ def add_latency_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--batch-size', type=int, default=1, metavar='B')
     group.add_argument('--dtype', choices=DTYPES, default='fp32')
     group.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    group.add_argument('--execution', choices=EXECUTIONS, default='eager',
+                       help='compiled: by torch.compile; captured: as CUDA graphs')
     group.add_argument('--threads', type=int, default=0, help='CPU threads (default: torch\'s)')
     group.add_argument('--rounds', type=int, default=15,
                        help='how often each configuration is run')
@@ -57,7 +60,8 @@ def add_latency_arguments(parser: argparse.ArgumentParser) -> None:
 def latency_setting(args: argparse.Namespace, cfg: Config) -> LatencySetting:
     """Raises ValueError where the pipeline gives no size and no ``--shape`` stands in."""
     shape = args.shape or test_shape(cfg)
-    return LatencySetting(shape, args.batch_size, args.dtype, args.device, args.threads)
+    return LatencySetting(shape, args.batch_size, args.dtype, args.device, args.threads,
+                          args.execution)
 
 
 def test_shape(cfg: Config):

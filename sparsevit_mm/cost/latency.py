@@ -11,6 +11,7 @@ from torch.utils.benchmark.utils.common import set_torch_threads
 from torch.utils.benchmark.utils.timer import timer
 
 from ..models import SparseSwinTransformer
+from ..models.execution import EXECUTIONS
 from ..sparsity import Sparsity, SparsityConfig
 
 DTYPES = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
@@ -44,12 +45,14 @@ class LatencySetting:
         dtype: 'fp32', 'fp16' or 'bf16'.
         device: Name of a torch device.
         num_threads: CPU threads; torch's own number if 0.
+        execution: 'eager', 'compiled' or 'captured', see :mod:`sparsevit_mm.models.execution`.
     """
     shape: Sequence[int]
     batch_size: int = 1
     dtype: str = 'fp32'
     device: str = 'cpu'
     num_threads: int = 0
+    execution: str = 'eager'
 
     def __post_init__(self):
         if len(self.shape) != 2 or min(self.shape) < 1:
@@ -66,6 +69,10 @@ class LatencySetting:
             raise ValueError(f'device {self.device!r} is none that torch knows') from None
         if device.type == 'cuda' and not torch.cuda.is_available():
             raise ValueError(f'device {self.device}: torch {torch.__version__} sees no CUDA')
+        if self.execution not in EXECUTIONS:
+            raise ValueError(f'execution {self.execution!r} is none of {", ".join(EXECUTIONS)}')
+        if self.execution == 'captured' and device.type != 'cuda':
+            raise ValueError(f'captured execution needs CUDA, the device is {self.device}')
         object.__setattr__(self, 'shape', tuple(self.shape))
         object.__setattr__(self, 'num_threads', self.num_threads or torch.get_num_threads())
 
@@ -73,7 +80,7 @@ class LatencySetting:
         height, width = self.shape
         return (f'batch {self.batch_size} of {height}x{width}, {self.dtype}, '
                 f'{device_name(self.device)}, {self.num_threads} threads, '
-                f'torch {torch.__version__}')
+                f'{self.execution}, torch {torch.__version__}')
 
 
 def device_name(device: str) -> str:
@@ -112,6 +119,7 @@ class LatencyMeter:
         self.rounds = rounds
         dtype = DTYPES[setting.dtype]
         self.backbone = deepcopy(backbone).to(setting.device, dtype).eval()
+        self.backbone.execution = setting.execution
         self.image = torch.randn(
             setting.batch_size,
             backbone.in_channels,

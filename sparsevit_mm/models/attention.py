@@ -22,6 +22,7 @@ class WindowMSA(BaseModule):
         qk_scale: Overrides the scale ``head_dim ** -0.5``.
         attn_drop_rate: Dropout of attention weights.
         proj_drop_rate: Dropout of the output.
+        triton: Whether inference on CUDA may use :mod:`.kernels.triton_attention`.
     """
 
     def __init__(self,
@@ -31,9 +32,11 @@ class WindowMSA(BaseModule):
                  qkv_bias: bool = True,
                  qk_scale: Optional[float] = None,
                  attn_drop_rate: float = 0.,
-                 proj_drop_rate: float = 0.):
+                 proj_drop_rate: float = 0.,
+                 triton: bool = False):
         super().__init__()
         self.num_heads = num_heads
+        self.triton = triton
         head_dims = embed_dims // num_heads
         # scaled_dot_product_attention divides by sqrt(head_dims) by itself.
         self.extra_scale = qk_scale * head_dims**0.5 if qk_scale else 1.

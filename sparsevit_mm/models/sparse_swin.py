@@ -14,6 +14,7 @@ from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 
 from ..sparsity import Sparsity, SparsityConfig
+from .execution import EXECUTIONS
 from .patches import embed_patches, merge_patches, to_features
 from .pretrained import load_pretrained
 from .selection import TOKEN_SCORES
@@ -55,6 +56,10 @@ class SparseSwinTransformer(BaseModule):
         sparsity: Anything that :class:`~sparsevit_mm.sparsity.SparsityConfig` takes. The
             attribute of this name may be set at any time, on a loaded model too.
         importance: How windows are ranked: 'magnitude' (as published), 'l2' or 'random'.
+        execution: How inference runs: 'eager', 'compiled' or 'captured', see :mod:`.execution`.
+            May be set at any time too. Hooks on parts of the backbone need 'eager'.
+        triton: Whether inference on CUDA uses a Triton kernel for attention, where Triton is
+            installed. Off by default: it was tested in Triton's interpreter, not on a GPU.
 
     Raises:
         ValueError: A setting that does not fit the others; see SparsityConfig for `sparsity`.
@@ -86,7 +91,9 @@ class SparseSwinTransformer(BaseModule):
                  frozen_stages: int = -1,
                  init_cfg: Optional[dict] = None,
                  sparsity: Sparsity = None,
-                 importance: str = 'magnitude'):
+                 importance: str = 'magnitude',
+                 execution: str = 'eager',
+                 triton: bool = False):
         if pretrained is not None:
             if init_cfg is not None:
                 raise ValueError('pretrained and init_cfg exclude each other')
@@ -109,6 +116,7 @@ class SparseSwinTransformer(BaseModule):
         self.frozen_stages = frozen_stages
         self.num_features = [embed_dims * 2**i for i in range(len(depths))]
         self.sparsity = sparsity
+        self.execution = execution
 
         self.patch_embed = PatchEmbed(
             in_channels=in_channels,
@@ -151,7 +159,8 @@ class SparseSwinTransformer(BaseModule):
                     attn_drop_rate=attn_drop_rate,
                     act_cfg=act_cfg,
                     norm_cfg=norm_cfg,
-                    with_cp=with_cp))
+                    with_cp=with_cp,
+                    triton=triton))
         for i in self.out_indices:
             self.add_module(f'norm{i}', build_norm_layer(norm_cfg, self.num_features[i])[1])
         self._freeze_stages()
@@ -165,6 +174,18 @@ class SparseSwinTransformer(BaseModule):
     def sparsity(self, value: Sparsity) -> None:
         self._sparsity = SparsityConfig(value, self.depths)
 
+    @property
+    def execution(self) -> str:
+        """How inference runs; training is always eager."""
+        return self._execution
+
+    @execution.setter
+    def execution(self, value: str) -> None:
+        if value not in EXECUTIONS:
+            raise ValueError(f'execution {value!r} is none of {", ".join(EXECUTIONS)}')
+        self._execution = value
+        self._executor = EXECUTIONS[value] and EXECUTIONS[value]()
+
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         """Features of an image.
 
@@ -174,6 +195,11 @@ class SparseSwinTransformer(BaseModule):
         Returns:
             One (B, C_i, H_i, W_i) tensor for each of `out_indices`.
         """
+        if self._executor is None:
+            return self._forward(x)
+        return self._executor(self, self._forward, self.sparsity, x)
+
+    def _forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         x, hw_shape = embed_patches(self.patch_embed, x)
         if self.use_abs_pos_embed:
             x = x + self._position_embedding(hw_shape)

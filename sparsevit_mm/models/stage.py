@@ -29,6 +29,7 @@ class SwinBlock(BaseModule):
         drop_path_rate: Stochastic depth.
         act_cfg, norm_cfg: mmcv layer configs.
         with_cp: Recompute activations in the backward pass to save memory.
+        triton: See :class:`~.attention.WindowMSA`.
     """
 
     def __init__(self,
@@ -44,7 +45,8 @@ class SwinBlock(BaseModule):
                  drop_path_rate: float,
                  act_cfg: dict,
                  norm_cfg: dict,
-                 with_cp: bool):
+                 with_cp: bool,
+                 triton: bool = False):
         super().__init__()
         self.shift = window_size // 2 if shift else 0
         self.with_cp = with_cp
@@ -57,7 +59,8 @@ class SwinBlock(BaseModule):
             qkv_bias=qkv_bias,
             qk_scale=qk_scale,
             attn_drop_rate=attn_drop_rate,
-            proj_drop_rate=drop_rate)
+            proj_drop_rate=drop_rate,
+            triton=triton)
         self.norm2 = build_norm_layer(norm_cfg, embed_dims)[1]
         self.ffn = FFN(
             embed_dims=embed_dims,

@@ -1,8 +1,9 @@
 """Geometry of one feature map: where the tokens of each window lie. Depends on sizes alone."""
 import math
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Optional, Tuple
+from typing import Iterator, List, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -64,7 +65,25 @@ def partition(height: int, width: int, window_size: int, shift: int,
 
     Equals the pad, roll and partition of ``ShiftWindowMSA`` in mmdet and mmseg, and its mask.
     """
-    return _cached_partition(height, width, window_size, shift, device)
+    made = _cached_partition(height, width, window_size, shift, device)
+    for held in _holders:
+        held.append(made)
+    return made
+
+
+_holders: List[List[WindowPartition]] = []
+
+
+@contextmanager
+def hold_partitions() -> Iterator[List[WindowPartition]]:
+    """Collects the partitions asked for within the context: they stay for as long as the list,
+    even if the cache lets go of them."""
+    held: List[WindowPartition] = []
+    _holders.append(held)
+    try:
+        yield held
+    finally:
+        _holders.remove(held)
 
 
 @lru_cache(maxsize=256)

@@ -21,7 +21,8 @@ def record_windows(backbone: SparseSwinTransformer) -> Iterator[List[List[Tensor
     """Within the context each forward pass leaves, per stage and block, a (B, H, W) bool map of
     the tokens that ran, H and W being the stage's size in tokens."""
     maps: List[List[Tensor]] = [[] for _ in backbone.stages]
-    handles = []
+    handles, execution = [], backbone.execution
+    backbone.execution = 'eager'  # recordings run no hooks
     for stage_maps, stage in zip(maps, backbone.stages):
         for block in stage.blocks:
             handles.append(
@@ -30,6 +31,7 @@ def record_windows(backbone: SparseSwinTransformer) -> Iterator[List[List[Tensor
     try:
         yield maps
     finally:
+        backbone.execution = execution
         for handle in handles:
             handle.remove()
 

@@ -1,11 +1,15 @@
 """The hot step in plain PyTorch: trains, runs on every device, can be compiled and exported."""
 from typing import TYPE_CHECKING, Optional, Union
 
+import torch
 import torch.utils.checkpoint as cp
 from torch import Tensor
 
+from ..attention import WindowMSA
 from ..layout import AllWindows, KeptWindows
+from ..tracing import is_tracing
 from ..windows import WindowPartition
+from . import triton_attention
 
 if TYPE_CHECKING:
     from ..stage import SwinBlock
@@ -23,12 +27,25 @@ def run_block(block: 'SwinBlock', x: Tensor, windows: WindowPartition,
     return layout.put(rest, tokens)
 
 
+def _attend(msa: WindowMSA, qkv: Tensor, layout: Union[AllWindows, KeptWindows]) -> Tensor:
+    """(B, K, N, 3C) -> (B, K, N, C)."""
+    head_dim = qkv.shape[3] // (3 * msa.num_heads)
+    if (msa.triton and not torch.is_grad_enabled() and not is_tracing()
+            and not (msa.attn_drop.training and msa.attn_drop.p)
+            and triton_attention.is_available(qkv.device)
+            and triton_attention.supports(qkv.shape[2], head_dim, qkv.dtype)):
+        return triton_attention.window_attention(
+            qkv, msa.relative_position_bias_table, layout.windows.window_size,
+            layout.windows.shift, layout.mask_index, msa.extra_scale * head_dim**-.5)
+    return msa.attend(qkv, msa.bias(layout.masks), layout.mask_index)
+
+
 def _run_tokens(block: 'SwinBlock', tokens: Tensor,
                 layout: Union[AllWindows, KeptWindows]) -> Tensor:
     """(B, T, C) -> the same."""
     msa = block.attn.w_msa
     qkv = layout.to_windows(msa.qkv(layout.pad(block.norm1(tokens))))
-    out = msa.attend(qkv, msa.bias(layout.masks), layout.mask_index)
+    out = _attend(msa, qkv, layout)
     if msa.proj_drop.training and msa.proj_drop.p:
         # The toolkits draw this dropout window by window; one seed must give one result.
         out = layout.to_tokens(msa.proj_drop(msa.proj(out)))
