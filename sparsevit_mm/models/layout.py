@@ -134,30 +134,26 @@ class KeptWindows:
         return part
 
 
-def split(windows: WindowPartition, selected: Optional[Tensor],
-          batch_size: int) -> List[KeptWindows]:
-    """The selected windows, or all of them, in at most two parts: interior ones, and all that may
-    lie at the edge. Their sizes are static: at most as many windows as there are at the edge are
-    kept there.
+def split(windows: WindowPartition, selected: Optional[Tensor], batch_size: int,
+          max_tokens: int) -> List[KeptWindows]:
+    """The selected windows, or all of them, in parts of static size: in one where no more than
+    `max_tokens` run, else interior windows apart from all that may lie at the edge. At most as
+    many windows as there are at the edge are kept there.
     """
-    num_edge = len(windows.edge)
     if selected is None:
-        K = windows.num_windows
-        interior = windows.interior.expand(batch_size, -1)
-        edge = windows.edge.expand(batch_size, -1)
-    else:
-        K = selected.shape[1]
-        if num_edge:
-            at_edge = torch.isin(selected, windows.edge)
-            selected = selected.gather(1, at_edge.int().argsort(dim=1, stable=True))
-        interior, edge = selected.tensor_split([max(K - num_edge, 0)], dim=1)
-    parts = []
-    if interior.shape[1]:
-        parts.append(KeptWindows(windows, interior, interior=True))
-    if edge.shape[1]:
-        num_tokens = windows.token_bounds[K] - interior.shape[1] * windows.table.shape[1]
-        parts.append(KeptWindows(windows, edge, num_tokens=num_tokens))
-    return parts
+        selected = torch.cat([windows.interior, windows.edge]).expand(batch_size, -1)
+    K, N, num_edge = selected.shape[1], windows.table.shape[1], len(windows.edge)
+    if num_edge == 0:
+        return [KeptWindows(windows, selected, interior=True)]
+    if batch_size * K * N <= max_tokens:  # two parts would cost more than masks for all
+        return [KeptWindows(windows, selected)]
+    at_edge = torch.isin(selected, windows.edge)
+    selected = selected.gather(1, at_edge.int().argsort(dim=1, stable=True))
+    num_interior = max(K - num_edge, 0)
+    interior, edge = selected.tensor_split([num_interior], dim=1)
+    num_tokens = windows.token_bounds[K] - num_interior * N
+    parts = [KeptWindows(windows, interior, interior=True)] if num_interior else []
+    return parts + [KeptWindows(windows, edge, num_tokens=num_tokens)]
 
 
 def _select(x: Tensor, index: Tensor) -> Tensor:

@@ -85,6 +85,17 @@ def test_what_runs_is_the_configuration_at_the_setting():
                         for c in CONFIGS]
 
 
+def test_the_backbone_measured_runs_by_the_execution_of_the_setting(monkeypatch):
+    model = backbone()
+    monkeypatch.setattr('sparsevit_mm.models.execution.Compiled.record',
+                        lambda self, forward, x: ran.append(self) or forward)
+    ran = []
+    meter = LatencyMeter(model, LatencySetting((16, 24), execution='compiled'), rounds=1)
+    meter.measure([0, .6, .6])
+    assert len(ran) == 2 and meter.backbone.execution == 'compiled'
+    assert model.execution == 'eager'
+
+
 def test_pruning_most_windows_takes_less_time():
     model = backbone(embed_dims=32, window_size=4)
     meter = LatencyMeter(model, LatencySetting((128, 128), num_threads=1), rounds=5)
@@ -96,7 +107,9 @@ def test_pruning_most_windows_takes_less_time():
     (dict(shape=(0, 8)), 'shape'), (dict(shape=(8, 8, 8)), 'shape'),
     (dict(shape=(8, 8), batch_size=0), 'batch size'), (dict(shape=(8, 8), dtype='int8'), 'int8'),
     (dict(shape=(8, 8), device='nothing'), 'nothing'),
-    (dict(shape=(8, 8), num_threads=-2), '-2 threads')])
+    (dict(shape=(8, 8), num_threads=-2), '-2 threads'),
+    (dict(shape=(8, 8), execution='fast'), "'fast' is none of eager, compiled"),
+    (dict(shape=(8, 8), execution='captured'), 'captured execution needs CUDA')])
 def test_unusable_setting_is_refused(arguments, named):
     with pytest.raises(ValueError, match=named):
         LatencySetting(**arguments)
@@ -112,8 +125,9 @@ def test_setting_says_all_that_latency_depends_on():
     settings = [LatencySetting((16, 24), 2, 'fp32', 'cpu', 3)] + [
         LatencySetting(*changed) for changed in (
             ((24, 16), 2, 'fp32', 'cpu', 3), ((16, 24), 1, 'fp32', 'cpu', 3),
-            ((16, 24), 2, 'bf16', 'cpu', 3), ((16, 24), 2, 'fp32', 'cpu', 1))]
-    assert len(set(map(str, settings))) == 5
+            ((16, 24), 2, 'bf16', 'cpu', 3), ((16, 24), 2, 'fp32', 'cpu', 1),
+            ((16, 24), 2, 'fp32', 'cpu', 3, 'compiled'))]
+    assert len(set(map(str, settings))) == 6
     assert torch.__version__ in str(settings[0])
     assert str(LatencySetting([16, 24])) == str(
         LatencySetting((16, 24), num_threads=torch.get_num_threads()))

@@ -110,12 +110,14 @@ def test_masks_go_with_their_windows(case):
     assert torch.equal(layout.masks[layout.mask_index], expected)
 
 
-@given(selections(), st.booleans())
-def test_a_split_holds_the_same_windows_and_its_first_part_needs_no_mask(case, dense):
+@given(selections(), st.booleans(), st.integers(0, 200))
+def test_a_split_holds_the_same_windows_and_its_first_part_needs_no_mask(case, dense, max_tokens):
     windows, x, selected = case
     if dense:
         selected = torch.arange(windows.num_windows).expand(len(x), -1)
-    parts = split(windows, None if dense else selected, len(x))
+    parts = split(windows, None if dense else selected, len(x), max_tokens)
+    if selected.numel() * WINDOW**2 <= max_tokens:
+        assert len(parts) == 1
     together = torch.cat([part.selected for part in parts], dim=1)
     assert torch.equal(together.sort(1).values, selected.sort(1).values)
     for part in parts:
@@ -132,7 +134,7 @@ def test_a_split_holds_the_same_windows_and_its_first_part_needs_no_mask(case, d
 @given(selections(), st.integers(1, 200))
 def test_chunks_cover_every_token_once_with_its_mask(case, max_tokens):
     windows, x, selected = case
-    for part in split(windows, selected, len(x)):
+    for part in split(windows, selected, len(x), max_tokens):
         chunks = list(part.chunks(max_tokens))
         assert torch.equal(torch.cat([chunk.rows for chunk in chunks]), part.rows)
         seen = []

@@ -43,6 +43,11 @@ def test_setting_is_in_the_title_and_the_shape_is_the_test_pipelines():
     assert 'batch 1 of 192x192, bf16' in ' '.join(text.split())
 
 
+def test_captured_execution_without_cuda_is_refused():
+    assert 'captured execution needs CUDA' in refused(
+        'measure_latency', CONFIG, *QUICK, '--device', 'cpu', '--execution', 'captured')
+
+
 def test_configurations_may_be_given_in_any_form():
     _, table = table_of('--shape', 64, 64, '--sparsity', '0.5', '[[.2,.2],[0,0],[0,0],[0,0]]',
                         '[.1,.1,.1,.1]')
