@@ -31,6 +31,7 @@ if {'sdist', 'bdist_wheel', 'develop', 'editable_wheel'} & set(sys.argv):
     add_mim_files()
 
 SEARCH = ['optuna>=5', 'rich', 'matplotlib', 'pycocotools']
+EXPORT = ['onnx', 'onnxruntime', 'onnxscript']
 setup(
     name='sparsevit_mm',
     version=VERSION,
@@ -47,6 +48,7 @@ setup(
         'det': ['mmdet>=3.3,<3.4'],
         'seg': ['mmsegmentation>=1.2,<1.3', 'ftfy', 'regex'],
         'search': SEARCH,
-        'dev': [*SEARCH, 'pytest', 'hypothesis', 'ruff', 'tensorboard', 'psutil'],
+        'export': EXPORT,
+        'dev': [*SEARCH, *EXPORT, 'pytest', 'hypothesis', 'ruff', 'tensorboard', 'psutil'],
     },
 )

@@ -1,10 +1,11 @@
 """What the command lines share: mm's arguments, the runner they lead to, errors without a stack."""
 import argparse
 import os
+import re
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, Optional
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,7 @@ from mmengine.registry import MODELS, RUNNERS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.utils import to_2tuple
 
+from .checkpoints import read_checkpoint
 from .config import find_backbone, load_config
 from .cost.latency import DTYPES, LatencySetting
 from .models import SparseSwinTransformer
@@ -103,13 +105,35 @@ def use_amp(cfg: Config) -> None:
     cfg.optim_wrapper.loss_scale = 'dynamic'
 
 
-def build_backbone(cfg: Config) -> SparseSwinTransformer:
-    """The backbone of a config alone, with random weights. Raises ValueError as find_backbone."""
+def build_backbone(cfg: Config, checkpoint: Optional[str] = None) -> SparseSwinTransformer:
+    """The backbone of a config alone, with the weights it has in a checkpoint of the whole model,
+    or random ones.
+
+    Raises:
+        FileNotFoundError, ValueError: As find_backbone; no checkpoint, or one that does not fit.
+    """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    node = cfg
-    for key in find_backbone(cfg):
+    keys, node = find_backbone(cfg), cfg
+    for key in keys:
         node = node[int(key)] if isinstance(node, (list, tuple)) else node[key]
-    return MODELS.build({**node, 'init_cfg': None})
+    backbone = MODELS.build({**node, 'init_cfg': None})
+    if checkpoint is not None:
+        _load_part(backbone, checkpoint, '.'.join(map(str, keys[1:])) + '.')
+    return backbone
+
+
+def _load_part(module: torch.nn.Module, path: str, prefix: str) -> None:
+    """Loads a module from a checkpoint in which its keys start with `prefix`."""
+    checkpoint = read_checkpoint(path)
+    state = {re.sub(r'^module\.', '', key): value
+             for key, value in checkpoint.get('state_dict', checkpoint).items()}
+    state = {key[len(prefix):]: v for key, v in state.items() if key.startswith(prefix)}
+    if not state:
+        raise ValueError(f'checkpoint {path} holds no key that starts with {prefix}')
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f'checkpoint {path} does not fit: {error}') from None
 
 
 def build_runner(cfg: Config) -> Runner:

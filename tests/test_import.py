@@ -15,7 +15,8 @@ TOOLKITS = {'mmdet', 'mmseg', 'mmdet3d'}
 LAYERS = [{'version', 'sparsity', 'checkpoints', 'config', 'datasets'}, {'models'},
           {'hooks', 'cost'}, {'search'}, {'visualization'}]
 MODEL_LAYERS = [{'tracing'}, {'windows', 'attention', 'pretrained', 'chunks', 'rows'},
-                {'selection', 'layout', 'patches'}, {'kernels', 'execution'}, {'stage'}, {'sparse_swin'}]
+                {'selection', 'layout', 'patches'}, {'kernels', 'execution'}, {'stage'},
+                {'sparse_swin'}]
 
 WITHOUT_TOOLKITS = '''
 import sys

@@ -83,6 +83,13 @@ class LatencySetting:
                 f'{self.execution}, torch {torch.__version__}')
 
 
+def summarise(times: np.ndarray) -> List[Latency]:
+    """Milliseconds, (rounds, configurations), as one Latency for each configuration."""
+    low, median, high = np.percentile(times, (25, 50, 75), axis=0)
+    ratio = np.median(times / times[:, :1], axis=0)
+    return [Latency(*map(float, row)) for row in zip(median, low, high, ratio)]
+
+
 def device_name(device: str) -> str:
     """The processor or GPU behind a torch device."""
     if torch.device(device).type == 'cuda':
@@ -135,9 +142,7 @@ class LatencyMeter:
         configs = [SparsityConfig(c, self.backbone.depths) for c in configs]
         with set_torch_threads(self.setting.num_threads):
             times = np.array([[self._run(c) for c in configs] for _ in range(self.rounds + 1)])[1:]
-        low, median, high = np.percentile(times, (25, 50, 75), axis=0)
-        ratio = np.median(times / times[:, :1], axis=0)
-        return [Latency(*map(float, row)) for row in zip(median, low, high, ratio)]
+        return summarise(times)
 
     @torch.inference_mode()
     def _run(self, config: SparsityConfig) -> float:

@@ -57,7 +57,7 @@ class WindowMSA(BaseModule):
         """
         index = self.relative_position_index
         bias = self.relative_position_bias_table[index.reshape(-1)]
-        bias = bias.reshape(*index.shape, -1).permute(2, 0, 1)[None]
+        bias = bias.reshape(*index.shape, -1).permute(2, 0, 1).contiguous()[None]
         return bias if masks is None else bias + masks.to(bias.dtype)[:, None]
 
     def attend(self, qkv: Tensor, bias: Tensor, mask_index: Optional[Tensor]) -> Tensor:
@@ -77,7 +77,7 @@ class WindowMSA(BaseModule):
             q = q * self.extra_scale
         bias = bias.to(q.dtype)
         if mask_index is not None:
-            bias = bias[mask_index.expand(B, K).reshape(-1)]
+            bias = bias.index_select(0, mask_index.expand(B, K).reshape(-1))
         dropout = self.attn_drop.p if self.attn_drop.training else 0.
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
         return out.transpose(1, 2).reshape(B, K, N, C3 // 3)

@@ -1,0 +1,6 @@
+"""Export to ONNX and torch.export. Importing it needs torch alone; see docs/deploy.md."""
+from .check import check_onnx, check_program, measure_onnx, open_session
+from .export import export_onnx, export_program
+
+__all__ = ['check_onnx', 'check_program', 'export_onnx', 'export_program', 'measure_onnx',
+           'open_session']

@@ -1,0 +1,158 @@
+"""Compares exported files to PyTorch, and times them beside it."""
+import os
+from functools import partial
+from typing import Callable, List, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.benchmark.utils.common import set_torch_threads
+from torch.utils.benchmark.utils.timer import timer
+
+from ..cost.latency import Latency, LatencySetting, summarise
+from ..models import SparseSwinTransformer
+from ..models.selection import score_windows
+from ..models.stage import SwinBlock, SwinStage
+from .export import INPUT, PathLike, frozen, need, need_torch, output_names, random_image
+
+TOLERANCE = 1e-4
+# Relative gaps between scores below this are what fp32 leaves of ties.
+ROUNDING = 1e-5
+
+
+def check_onnx(path: PathLike, backbone: SparseSwinTransformer,
+               batch_sizes: Optional[Sequence[int]] = None, seeds: Sequence[int] = range(3),
+               tolerance: float = TOLERANCE) -> float:
+    """Compares a file of :func:`export_onnx`, run by onnxruntime, to the backbone in PyTorch.
+
+    Args:
+        path: The file.
+        backbone: At the sparsity of the file.
+        batch_sizes: Default: the file's own; 1, 2 and 3 if that is dynamic.
+        seeds: One random input for each seed and batch size.
+        tolerance: Largest absolute difference allowed.
+
+    Returns:
+        The largest absolute difference over all inputs and outputs.
+
+    Raises:
+        ValueError: A larger difference, or other outputs: names output and input, and says how
+            close the choice of windows was.
+    """
+    session = open_session(path)
+    batch, _, *shape = session.get_inputs()[0].shape
+
+    def run(image: Tensor) -> List[Tensor]:
+        return [torch.from_numpy(out) for out in session.run(None, {INPUT: image.numpy()})]
+
+    return _worst_difference(run, backbone, shape, _batches(batch, batch_sizes), seeds, tolerance)
+
+
+def check_program(path: PathLike, backbone: SparseSwinTransformer,
+                  batch_sizes: Optional[Sequence[int]] = None, seeds: Sequence[int] = range(3),
+                  tolerance: float = TOLERANCE) -> float:
+    """As :func:`check_onnx`, for a file of :func:`export_program`."""
+    need_torch()
+    program = torch.export.load(path)
+    name, = program.graph_signature.user_inputs
+    node = next(n for n in program.graph.nodes if n.name == name)
+    batch, _, *shape = node.meta['val'].shape
+    return _worst_difference(program.module(), backbone, shape, _batches(batch, batch_sizes),
+                             seeds, tolerance)
+
+
+def measure_onnx(paths: Sequence[PathLike], backbones: Sequence[SparseSwinTransformer],
+                 setting: LatencySetting,
+                 rounds: int = 15) -> Tuple[List[Latency], List[Latency]]:
+    """Runs files in onnxruntime and backbones in PyTorch in turn, `rounds` times after a warm-up.
+
+    Args:
+        paths: Files that take the shape and batch of `setting`.
+        backbones: What PyTorch runs.
+        setting: fp32 on the CPU.
+        rounds: How often each is run.
+
+    Returns:
+        Latencies of the files, with ratios to the first, and the same of the backbones.
+    """
+    if rounds < 1:
+        raise ValueError(f'{rounds} rounds: at least one is needed')
+    image = random_image(backbones[0], setting.shape, setting.batch_size)
+    sessions = [open_session(path, setting.num_threads) for path in paths]
+    runs = [partial(session.run, None, {INPUT: image.numpy()}) for session in sessions]
+    runs += [partial(frozen(backbone), image) for backbone in backbones]
+    times = np.empty((rounds + 1, len(runs)))
+    with set_torch_threads(setting.num_threads), torch.inference_mode():
+        for i, j in np.ndindex(*times.shape):
+            start = timer()
+            runs[j]()
+            times[i, j] = (timer() - start) * 1e3
+    return summarise(times[1:, :len(paths)]), summarise(times[1:, len(paths):])
+
+
+def open_session(path: PathLike, num_threads: int = 1):
+    """An onnxruntime session on the CPU."""
+    onnxruntime, = need('onnxruntime')
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    # Its threads would go on spinning after a run, while PyTorch is timed.
+    options.add_session_config_entry('session.force_spinning_stop', '1')
+    return onnxruntime.InferenceSession(os.fspath(path), options, ['CPUExecutionProvider'])
+
+
+def closest_call(backbone: SparseSwinTransformer, image: Tensor) -> float:
+    """The smallest gap between the scores of the last window kept and the first left out, over
+    blocks and images, as a share of the former; infinite if no window is left out."""
+    model, gaps, token_scores = frozen(backbone), [float('inf')], {}
+
+    def watch(stage: SwinStage, block: SwinBlock, args: tuple) -> None:
+        if len(args) < 3:
+            return
+        x, windows, selected = args
+        if stage not in token_scores:  # this is the first pruned block: all go by its input
+            token_scores[stage] = stage.token_score(x)
+        scores = score_windows(token_scores[stage], windows).sort(descending=True).values
+        last, k = scores[:, selected.shape[1] - 1], selected.shape[1]
+        gaps.append(((last - scores[:, k]) / last).min().item())
+
+    for stage in model.stages:
+        for block in stage.blocks:
+            block.register_forward_pre_hook(partial(watch, stage))
+    with torch.no_grad():
+        model(image)
+    return min(gaps)
+
+
+def _worst_difference(run: Callable[[Tensor], Sequence[Tensor]], backbone: SparseSwinTransformer,
+                      shape: Sequence[int], batch_sizes: Sequence[int], seeds: Sequence[int],
+                      tolerance: float) -> float:
+    model, worst = frozen(backbone), 0.
+    for batch_size, seed in [(b, s) for b in batch_sizes for s in seeds]:
+        image = random_image(model, shape, batch_size, seed)
+        with torch.no_grad():
+            wanted, found = model(image), run(image)
+        if [w.shape for w in wanted] != [f.shape for f in found]:
+            raise ValueError(f'the file gives outputs {[tuple(f.shape) for f in found]}, the '
+                             f'backbone {[tuple(w.shape) for w in wanted]}')
+        for name, w, f in zip(output_names(model), wanted, found):
+            difference = (w - f).abs()
+            largest = difference.max().item()
+            if not largest <= tolerance:  # NaN too
+                gap = closest_call(model, image)
+                raise ValueError(
+                    f'output {name} differs from PyTorch by {largest:.3g} (allowed: '
+                    f'{tolerance:.3g}) in {(difference > tolerance).float().mean():.2%} of its '
+                    f'values, for seed {seed} and batch {batch_size}. The closest call between a '
+                    f'window kept and one left out is {gap:.1e} of the score' +
+                    (': within rounding, so that the other window may have been kept'
+                     if gap < ROUNDING else ', so that rounding does not explain it'))
+            worst = max(worst, largest)
+    return worst
+
+
+def _batches(own, wanted: Optional[Sequence[int]]) -> Sequence[int]:
+    if isinstance(own, int):
+        if wanted is not None and set(wanted) != {own}:
+            raise ValueError(f'the file takes batches of {own} only, not {list(wanted)}')
+        return [own]
+    return [1, 2, 3] if wanted is None else wanted

@@ -1,0 +1,186 @@
+"""Writes the backbone as an ONNX file or a torch.export program.
+
+Height and width are fixed, since the tables of windows are constants of the graph; the batch may
+be dynamic. Which windows run is decided within the graph, for each image.
+"""
+import importlib
+import logging
+import os
+import warnings
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Iterator, List, Sequence, Union
+
+import torch
+from mmengine.utils import digit_version
+from torch import Tensor
+
+from ..models import SparseSwinTransformer
+from ..models.selection import TOKEN_SCORES
+
+PathLike = Union[str, os.PathLike]
+INPUT = 'image'
+MIN_TORCH = '2.6'
+MIN_OPSET = 18  # torch's exporter writes none below
+MAX_BYTES = 2**31 - 2**20  # protobuf's limit on a file, less some room for the graph
+
+
+def export_onnx(backbone: SparseSwinTransformer, path: PathLike, shape: Sequence[int],
+                batch_size: int = 1, dynamic_batch: bool = False,
+                opset: int = MIN_OPSET) -> None:
+    """Writes the backbone, at its current sparsity, in fp32 and eval mode, to one ONNX file.
+
+    The file holds one input `image`, (B, in_channels, H, W), and an output `stage0`, `stage1`,
+    ... for each of `out_indices`. A failure leaves what stood at `path` before.
+
+    Args:
+        backbone: Left as it is.
+        path: FILE.onnx in a folder that exists.
+        shape: (H, W), in pixels.
+        batch_size: Images B; of no effect if `dynamic_batch`.
+        dynamic_batch: Whether the file takes any number of images.
+        opset: Version of the ONNX operator set, at least 18.
+
+    Raises:
+        ValueError: A bad argument, windows kept at random, a package that is missing, a torch
+            before 2.6, or more weights than fit one file.
+        FileNotFoundError: The folder is not there.
+    """
+    onnx, _ = need('onnx', 'onnxscript')
+    if not MIN_OPSET <= opset <= onnx.defs.onnx_opset_version():
+        raise ValueError(f'opset {opset} is not from {MIN_OPSET} to '
+                         f'{onnx.defs.onnx_opset_version()}')
+    size = sum(t.numel() * 4 for t in backbone.state_dict().values())
+    if size > MAX_BYTES:
+        raise ValueError(f'{size / 2**30:.2f} GiB of weights exceed the 2 GiB of an ONNX file')
+    with _replacing(path, '.onnx') as temporary, _quiet():
+        program = torch.onnx.export(
+            _fix_layouts(_trace(backbone, shape, batch_size, dynamic_batch)),
+            dynamo=True,
+            opset_version=opset,
+            dynamic_shapes=({0: 'batch'}, ) if dynamic_batch else None,  # for the name
+            input_names=[INPUT],
+            output_names=output_names(backbone),
+            custom_translation_table={torch.ops.aten.sort.stable: _stable_sort},
+            verbose=False)
+        for node in program.model.graph:
+            node.metadata_props.clear()  # stack traces, with this machine's folders
+        program.model.metadata_props['sparsity'] = str(backbone.sparsity)
+        program.save(temporary, external_data=False)
+
+
+def export_program(backbone: SparseSwinTransformer, path: PathLike, shape: Sequence[int],
+                   batch_size: int = 1, dynamic_batch: bool = False) -> None:
+    """Writes the backbone to FILE.pt2, for ``torch.export.load``. Arguments and errors are those
+    of :func:`export_onnx`, but no package beside torch is needed."""
+    with _replacing(path, '.pt2') as temporary, _quiet():
+        torch.export.save(_trace(backbone, shape, batch_size, dynamic_batch), temporary)
+
+
+def output_names(backbone: SparseSwinTransformer) -> List[str]:
+    return [f'stage{i}' for i in backbone.out_indices]
+
+
+def random_image(backbone: SparseSwinTransformer, shape: Sequence[int], batch_size: int,
+                 seed: int = 0) -> Tensor:
+    """(B, in_channels, H, W) fp32: normal noise whose magnitude varies from image to image and,
+    by a factor of some tens, over each, so that scores of windows differ."""
+    generator = torch.Generator().manual_seed(seed)
+    magnitude = torch.randn(batch_size, 1, 8, 8, generator=generator)
+    magnitude = magnitude + torch.randn(batch_size, 1, 1, 1, generator=generator)
+    magnitude = torch.nn.functional.interpolate(magnitude, tuple(shape)).exp()
+    return magnitude * torch.randn(
+        batch_size, backbone.in_channels, *shape, generator=generator)
+
+
+def _trace(backbone: SparseSwinTransformer, shape: Sequence[int], batch_size: int,
+           dynamic_batch: bool) -> 'torch.export.ExportedProgram':
+    need_torch()
+    if len(shape) != 2 or not all(isinstance(side, int) and side > 0 for side in shape):
+        raise ValueError(f'shape {tuple(shape)} is not two positive numbers of pixels')
+    if batch_size < 1:
+        raise ValueError(f'batch size {batch_size} is not positive')
+    model = frozen(backbone)
+    if not model.sparsity.is_dense and any(stage.token_score is TOKEN_SCORES['random']
+                                           for stage in model.stages):
+        raise ValueError('importance \'random\' can not be exported: windows kept at random are '
+                         'an ablation; build the backbone with \'magnitude\' or \'l2\'')
+    # An example batch of 1 would become a constant of the graph.
+    image = random_image(model, shape, max(batch_size, 2) if dynamic_batch else batch_size)
+    with torch.no_grad():
+        model(image)  # fills the cache of windows, which the graph then takes as constants
+        batch = ({0: torch.export.Dim('batch')}, ) if dynamic_batch else None
+        return torch.export.export(model, (image, ), dynamic_shapes=batch, strict=False)
+
+
+def _fix_layouts(program: 'torch.export.ExportedProgram') -> 'torch.export.ExportedProgram':
+    """Makes the result of attention contiguous, in place. Fused kernels lay it out so that the
+    reshape after it is a view, which what stands for them in ONNX then does not allow."""
+    graph, aten = program.graph_module.graph, torch.ops.aten
+    for node in list(graph.nodes):
+        if node.target is aten.scaled_dot_product_attention.default:
+            with graph.inserting_after(node):
+                copy = graph.call_function(
+                    aten.clone.default, (node, ), dict(memory_format=torch.contiguous_format))
+            copy.meta = dict(node.meta)
+            node.replace_all_uses_with(copy, delete_user_cb=lambda user: user is not copy)
+    program.graph_module.recompile()
+    return program
+
+
+def _stable_sort(x, stable=False, dim: int = -1, descending: bool = False):
+    """aten::sort.stable, which torch's exporter lacks: TopK puts the lower index first in ties."""
+    op = importlib.import_module('onnxscript').opset18
+    size = op.Gather(op.Shape(x), op.Constant(value_ints=[dim]), axis=0)
+    return op.TopK(x, size, axis=dim, largest=int(descending), sorted=1)
+
+
+def frozen(backbone: SparseSwinTransformer) -> SparseSwinTransformer:
+    """A copy on the CPU, in fp32 and eval mode, that runs eagerly."""
+    model = deepcopy(backbone).cpu().float().eval()
+    model.execution = 'eager'
+    return model
+
+
+@contextmanager
+def _replacing(path: PathLike, suffix: str) -> Iterator[Path]:
+    """A file beside `path` to write to, which takes its place if all goes well."""
+    path = Path(path)
+    if path.suffix != suffix:
+        raise ValueError(f'{path} does not end in {suffix}')
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f'folder {path.parent} of {path.name} is not there')
+    temporary = path.with_name(f'.{path.stem}.{os.getpid()}{suffix}')
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        if temporary.exists():
+            temporary.unlink()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's words about torchvision and its own deprecations."""
+    logger = logging.getLogger('torch.onnx')
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def need(*names: str) -> list:
+    try:
+        return [importlib.import_module(name) for name in names]
+    except ImportError as error:
+        raise ValueError(f'{error}: pip install onnx onnxruntime onnxscript') from None
+
+
+def need_torch() -> None:
+    if digit_version(torch.__version__) < digit_version(MIN_TORCH):
+        raise ValueError(f'export needs torch >= {MIN_TORCH}; {torch.__version__} is installed')
