@@ -42,9 +42,10 @@ def put_rows(x: Tensor, values: Tensor, rows: Tensor, spare: Optional[Tensor]) -
     return x
 
 
-def own(x: Tensor) -> Tensor:
-    """A map whose rows may be written to: a copy where gradients flow, since they may need it."""
-    return x.clone() if torch.is_grad_enabled() and not is_tracing() else x
+def own(x: Tensor, training: bool) -> Tensor:
+    """A map whose rows may be written to: a copy in training, where gradients or a checkpointed
+    second run may need what was in it."""
+    return x.clone() if (training or torch.is_grad_enabled()) and not is_tracing() else x
 
 
 def release(x: Tensor) -> Tensor:

@@ -105,7 +105,7 @@ class SwinStage(BaseModule):
         """Runs the blocks, not the patch merging.
 
         Args:
-            x: (B, H * W, C). May be written to where no gradients flow.
+            x: (B, H * W, C). At inference it may be written to.
             hw_shape: (H, W).
             ratios: Sparsity of each block, never falling.
 
@@ -133,7 +133,7 @@ class SwinStage(BaseModule):
             shift: rank_windows(score_windows(token_scores, partitions[shift]))
             for shift in {block.shift for block in blocks}
         }
-        x = own(x)
+        x = own(x, self.training)
         for block, k in zip(blocks, kept):
             x = block(x, partitions[block.shift], select_windows(rankings[block.shift], k))
         return release(x)

@@ -3,6 +3,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.checkpoint import checkpoint
 
 from sparsevit_mm.models import rows
 from sparsevit_mm.models import stage as stage_module
@@ -172,6 +173,16 @@ def test_gradients_are_those_of_plain_indexing(make_stage, size, one, other):
         grads.append([leaf.grad, *(p.grad.clone() for p in stage.parameters())])
     for got, expected in zip(*grads):
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_stage_may_be_checkpointed_as_a_whole(make_stage):
+    """The reentrant form runs it without gradients first, then again on the same input."""
+    x, stage, grads = features((8, 9)), make_stage(2).train(), []
+    for run in (stage, lambda *args: checkpoint(stage, *args, use_reentrant=True)):
+        leaf = x.clone().requires_grad_()
+        run(leaf, (8, 9), [.5, .5]).square().sum().backward()
+        grads.append(leaf.grad)
+    torch.testing.assert_close(*grads)
 
 
 def test_a_gradient_that_others_hold_is_not_written_to(make_stage):
