@@ -1,5 +1,5 @@
 """Latency by turns, the share of matrix products, and the cost of training."""
-from typing import Dict, List, Sequence
+from typing import Dict, List, Optional, Sequence
 
 import torch
 from rich.progress import track
@@ -73,7 +73,7 @@ def overlap(model: str, state: Dict[str, Tensor], image: Tensor, sparsity: float
         for stage, of_stage in zip(backbone.stages, kept[-1]):
             for block in stage.blocks:
                 block.register_forward_pre_hook(
-                    lambda _, args, into=of_stage: into.append(_as_mask(*args[1:])))
+                    lambda _, args, into=of_stage: into.append(_as_mask(*args)))
         with torch.inference_mode():
             backbone(image.to(dtype))
     shares = []
@@ -83,10 +83,10 @@ def overlap(model: str, state: Dict[str, Tensor], image: Tensor, sparsity: float
     return shares
 
 
-def _as_mask(windows: WindowPartition, selected: Tensor) -> Tensor:
-    """(B, K) indices -> (B, nW) bool."""
-    return torch.zeros(len(selected), windows.num_windows, dtype=torch.bool,
-                       device=selected.device).scatter_(1, selected, True)
+def _as_mask(x: Tensor, windows: WindowPartition, selected: Optional[Tensor] = None) -> Tensor:
+    """The arguments of a block -> (B, nW) bool, the windows it runs."""
+    every = torch.ones(len(x), windows.num_windows, dtype=torch.bool, device=x.device)
+    return every if selected is None else torch.zeros_like(every).scatter_(1, selected, True)
 
 
 def training(peer: nn.Module, peer_name: str, image: Tensor, model: str, rounds: int,

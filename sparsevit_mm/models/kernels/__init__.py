@@ -33,4 +33,7 @@ def run_block(block: 'SwinBlock', x: Tensor, windows: WindowPartition,
 
 
 def _runs_in_chunks(block: 'SwinBlock', x: Tensor) -> bool:
-    return chunks.pays(x) and not any(module.training for module in block.modules())
+    """Chunks know no dropout, and write to what the hook of a layer may keep."""
+    return chunks.pays(x) and not any(
+        module.training or module._forward_hooks or module._forward_pre_hooks
+        for module in block.modules())
