@@ -83,7 +83,7 @@ def hold_partitions() -> Iterator[List[WindowPartition]]:
     try:
         yield held
     finally:
-        _holders.remove(held)
+        _holders.pop()
 
 
 @lru_cache(maxsize=256)
