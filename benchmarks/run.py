@@ -17,6 +17,7 @@ from measure import latencies, overlap, product_shares, training
 from report import draw, markdown
 from sparsevit_mm.cost.latency import DTYPES, device_name
 from sparsevit_mm.models.execution import EXECUTIONS
+from sparsevit_mm.models.kernels.triton_attention import is_available
 from subjects import MODELS, toolkit_swin, make_image, ours, peers
 
 # Name: height, width, batch size on the CPU, batch size on CUDA.
@@ -45,6 +46,8 @@ def parse_args() -> argparse.Namespace:
         parser.error('rounds and threads are counts')
     if 'captured' in args.execution and not args.device.startswith('cuda'):
         parser.error('captured execution needs CUDA')
+    if args.triton and not is_available(torch.device(args.device)):
+        parser.error('the Triton kernel needs Triton 3 and a GPU that it supports')
     return args
 
 

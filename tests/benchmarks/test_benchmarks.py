@@ -122,6 +122,17 @@ def test_mmseg_stands_in_for_mmdet_without_compiled_operators():
     assert done.stdout.split()[-5:] == ['mmseg', '1', '8', '8', '8'], done.stderr
 
 
+@pytest.mark.parametrize('flags, message', [
+    (['--execution', 'captured'], 'captured execution needs CUDA'),
+    (['--triton'], 'the Triton kernel needs'), (['--rounds', '0'], 'rounds')])
+def test_what_can_not_be_measured_is_refused(monkeypatch, capsys, flags, message):
+    import run
+    monkeypatch.setattr(sys, 'argv', ['run.py', '--device', 'cpu', *flags])
+    with pytest.raises(SystemExit):
+        run.parse_args()
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_command_leaves_record_table_and_figure(tmp_path):
     command = [sys.executable, str(ROOT / 'benchmarks/run.py'), '--settings', 'nuscenes',
