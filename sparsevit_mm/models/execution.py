@@ -79,6 +79,7 @@ class Executor:
             return forward(x)
         if self._weights is None or self._weights.moved():
             self._recordings.clear()
+            self._shapes.clear()
             self._weights = _Weights(module)
         shape = (tuple(x.shape), x.dtype, x.device)
         if shape not in self._shapes and len(self._shapes) >= MAX_SHAPES:

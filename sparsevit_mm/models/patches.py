@@ -22,7 +22,7 @@ def embed_patches(layer: PatchEmbed, image: Tensor) -> Tuple[Tensor, Tuple[int, 
     Returns:
         (B, h * w, C) and (h, w).
     """
-    if not pays(image):
+    if not pays(image) or _is_hooked(layer):
         return layer(image)
     if layer.adaptive_padding is not None:
         image = layer.adaptive_padding(image)
@@ -51,7 +51,9 @@ def merge_patches(layer: PatchMerging, x: Tensor,
     Returns:
         (B, h * w, C') and (h, w).
     """
-    if layer.sampler.stride != (2, 2):
+    norm = layer.norm
+    if layer.sampler.stride != (2, 2) or _is_hooked(layer) or not (
+            norm is None or type(norm) is nn.LayerNorm):
         return layer(x, hw_shape)
     B, _, C = x.shape
     H, W = hw_shape
@@ -63,15 +65,13 @@ def merge_patches(layer: PatchMerging, x: Tensor,
     # nn.Unfold gives all four values of the first channel, then of the second: here all channels
     # of the first value come first, so that the weights are reordered instead of the map.
     weight = _values_first(layer.reduction.weight)
+    if norm is not None:
+        scale, shift = _values_first(norm.weight), _values_first(norm.bias)
 
     def step(rows: Tensor) -> Tensor:
         rows = rows.flatten(3)
-        if type(layer.norm) is nn.LayerNorm:
-            rows = F.layer_norm(rows, (4 * C, ), _values_first(layer.norm.weight),
-                                _values_first(layer.norm.bias), layer.norm.eps)
-        elif layer.norm is not None:
-            rows = layer.norm(rows.unflatten(-1, (4, C)).transpose(-1, -2).flatten(-2))
-            rows = rows.unflatten(-1, (C, 4)).transpose(-1, -2).flatten(-2)
+        if norm is not None:
+            rows = F.layer_norm(rows, (4 * C, ), scale, shift, norm.eps)
         return F.linear(rows, weight, layer.reduction.bias)
 
     # By the quarter of a row: fewer rows at a time would read the weights too often.
@@ -87,6 +87,11 @@ def to_features(norm: nn.Module, x: Tensor, hw_shape: Tuple[int, int]) -> Tensor
         return norm(rows).permute(0, 3, 1, 2)
 
     return map_rows(step, x, W * x.shape[3], out_dim=2).contiguous()
+
+
+def _is_hooked(layer: nn.Module) -> bool:
+    """Whether someone listens to the layer or to a part of it, which then must run as it is."""
+    return any(m._forward_hooks or m._forward_pre_hooks for m in layer.modules())
 
 
 def _norm(norm: Optional[nn.Module], x: Tensor) -> Tensor:

@@ -114,20 +114,31 @@ def test_spans_cover_a_length_evenly(length, size):
 
 def test_what_hooks_of_layers_keep_is_not_written_to(make_swin):
     model, plain = make_swin(sparsity=.5), make_swin(sparsity=.5)
+    layers = [m for stage in model.stages for m in stage.blocks.modules()
+              if isinstance(m, (nn.Linear, nn.LayerNorm))]
     seen = []
-    for module in model.stages.modules():
-        if isinstance(module, (nn.Linear, nn.LayerNorm)):
-            module.register_forward_hook(lambda m, args, out: seen.append((m, args[0], out)))
+    for layer in layers:
+        layer.register_forward_hook(lambda m, args, out: seen.append((m, args[0], out)))
     image = torch.randn(1, 3, 50, 61)
     with torch.no_grad():
         features = model(image)
     for got, expected in zip(features, forward(plain, image, chunked=True)):
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
-    blocks = [m for stage in model.stages for block in stage.blocks for m in block.modules()
-              if isinstance(m, (nn.Linear, nn.LayerNorm))]
-    assert {m for m, _, _ in seen} >= set(blocks)
-    for module in model.modules():
-        module._forward_hooks.clear()
+    assert {m for m, _, _ in seen} == set(layers)
+    for layer in layers:
+        layer._forward_hooks.clear()
     with torch.no_grad():
         for module, given, out in seen:
             assert torch.equal(module(given), out)
+
+
+def test_hooks_of_patch_layers_run(make_swin):
+    model, plain = make_swin(), make_swin()
+    image, seen = torch.randn(1, 3, 50, 61), []
+    for module in (model.patch_embed, model.patch_embed.projection, model.stages[0].downsample):
+        module.register_forward_hook(lambda m, args, out: seen.append(m))
+    with torch.no_grad():
+        features = model(image)
+    assert seen == [model.patch_embed.projection, model.patch_embed, model.stages[0].downsample]
+    for got, expected in zip(features, forward(plain, image, chunked=True)):
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
