@@ -4,8 +4,6 @@ Objects cover a modest share of each image and the ground is busy everywhere, wh
 window pruning is made for. ``mmdet.CocoDataset`` reads the result, ``mmdet.CocoMetric`` scores it.
 """
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
@@ -16,6 +14,7 @@ from shapely.geometry import box
 from shapely.geometry.base import BaseGeometry
 from shapely.ops import unary_union
 
+from .folder import check_counts, make_folder
 from .shapes import OUTLINES, TEXTURES, ground, irregular, paint, place
 
 # Part of the parameters a data set is recognised by: to be raised when the images change.
@@ -252,11 +251,8 @@ def generate_mini_coco(root,
         FileExistsError: Something is at ``root`` that was not made with these parameters, and
             ``overwrite`` is off.
     """
-    root = Path(root)
     num_images = dict(num_images or dict(train=1200, val=150, test=200))
-    if set(num_images) != set(SPLITS) or min(num_images.values()) < 1:
-        raise ValueError(f'num_images must give a positive count for each of {SPLITS}, '
-                         f'got {num_images}')
+    check_counts(num_images, SPLITS)
     info = dict(
         description='Miniature COCO of textured shapes',
         url='',
@@ -267,20 +263,10 @@ def generate_mini_coco(root,
         num_images=num_images,
         image_size=image_size,
         seed=seed)
-    if root.exists() and not overwrite:
-        found = _read_info(root)
-        if found != info:
-            raise FileExistsError(f'{root} was not made with these parameters (found {found}, '
-                                  f'wanted {info}): pass overwrite=True or choose another folder')
-        return root
 
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f'.{root.name}-', dir=root.parent) as scratch:
-        fresh = Path(scratch) / 'fresh'
-        (fresh / 'annotations').mkdir(parents=True)
+    def write(folder: Path) -> None:
+        (folder / 'annotations').mkdir()
         for split in SPLITS:
-            _write_split(fresh, split, num_images[split], image_size, info)
-        if root.exists():
-            os.replace(root, Path(scratch) / 'old')
-        os.replace(fresh, root)
-    return root
+            _write_split(folder, split, num_images[split], image_size, info)
+
+    return make_folder(Path(root), info, _read_info, write, overwrite)

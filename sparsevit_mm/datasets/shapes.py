@@ -3,6 +3,8 @@
 Colours are random everywhere, on objects and ground alike: what tells one class from another
 is the outline and the texture, so a detector has to look at the windows an object covers.
 """
+from typing import Sequence, Tuple
+
 import cv2
 import numpy as np
 from shapely import affinity
@@ -97,6 +99,48 @@ def _blend(colours: np.ndarray, weight: np.ndarray) -> np.ndarray:
     return low + weight[..., None].astype(np.float32) * (high - low)
 
 
+def noise(height: int, width: int, octaves: Sequence[Tuple[int, float]],
+          rng: np.random.Generator) -> np.ndarray:
+    """Smooth noise of several octaves.
+
+    Args:
+        height (int): Pixels.
+        width (int): Pixels.
+        octaves (Sequence[tuple[int, float]]): Cells along the height, and strength, of each.
+        rng (Generator): Source of all randomness.
+
+    Returns:
+        np.ndarray: (height, width) float32, about 0.
+    """
+    total = np.zeros((height, width), np.float32)
+    for cells, strength in octaves:
+        grid = rng.uniform(-1, 1, size=(cells, cells * width // height)).astype(np.float32)
+        total += strength * cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
+    return total
+
+
+def cover(rings: Sequence[np.ndarray], left: int, top: int, right: int,
+          bottom: int) -> np.ndarray:
+    """How much of each pixel of a window lies within a polygon; edges blend over a pixel.
+
+    Args:
+        rings (Sequence[np.ndarray]): (n, 2) x and y in pixels of the exterior and of holes.
+        left (int): Window in pixels, right and bottom not included.
+        top (int): As above.
+        right (int): As above.
+        bottom (int): As above.
+
+    Returns:
+        np.ndarray: (bottom - top, right - left) float32 in 0..1.
+    """
+    # fillPoly leaves holes out; it takes vertices in 1/16 pixel, with the centres of pixels at
+    # integers.
+    levels = np.zeros((bottom - top, right - left), np.uint8)
+    rings = [np.round((ring - (left + 0.5, top + 0.5)) * 16).astype(np.int32) for ring in rings]
+    cv2.fillPoly(levels, rings, 255, cv2.LINE_AA, shift=4)
+    return levels / np.float32(255)
+
+
 def ground(size: int, rng: np.random.Generator) -> np.ndarray:
     """Paint ground without objects: noise of several octaves and crossing lines.
 
@@ -107,10 +151,7 @@ def ground(size: int, rng: np.random.Generator) -> np.ndarray:
     Returns:
         np.ndarray: (size, size, 3) float32 in 0..255.
     """
-    weight = np.zeros((size, size), np.float32)
-    for cells, strength in ((4, 1.), (12, 0.7), (40, 0.6)):
-        noise = rng.uniform(-1, 1, size=(cells, cells)).astype(np.float32)
-        weight += strength * cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC)
+    weight = noise(size, size, ((4, 1.), (12, 0.7), (40, 0.6)), rng)
     picture = _blend(two_colours(70, rng), 1 / (1 + np.exp(-2 * weight)))
     for _ in range(rng.integers(3, 9)):
         ends = rng.integers(0, size, size=(2, 2))
@@ -141,14 +182,7 @@ def paint(picture: np.ndarray, polygon: Polygon, texture: str, rng: np.random.Ge
     weight = np.clip(0.5 + 0.5 * TEXTURES[texture](u, v), 0, 1)
     colours = _blend(two_colours(130, rng), weight)
 
-    # Edges blend over a pixel. fillPoly leaves holes out; it takes vertices in 1/16 pixel, with
-    # the centres of pixels at integers.
-    cover = np.zeros((bottom - top, right - left), np.uint8)
-    rings = [
-        np.round((np.array(ring.coords) - (left + 0.5, top + 0.5)) * 16).astype(np.int32)
-        for ring in (polygon.exterior, *polygon.interiors)
-    ]
-    cv2.fillPoly(cover, rings, 255, cv2.LINE_AA, shift=4)
-    alpha = cover[..., None] / np.float32(255)
+    rings = [np.array(ring.coords) for ring in (polygon.exterior, *polygon.interiors)]
+    alpha = cover(rings, left, top, right, bottom)[..., None]
     patch = picture[top:bottom, left:right]
     patch += alpha * (colours - patch)
