@@ -34,20 +34,31 @@ def is_type(cfg: Dict, name: str) -> bool:
     return kind.rsplit('.', 1)[-1] == name
 
 
+def find_type(cfg: Dict, name: str) -> List[Tuple[str, ...]]:
+    """Keys from the config's top to each dict within its model that builds the class `name`."""
+    return [keys for keys, value in _walk(cfg.get('model', {}), ('model', ))
+            if is_type(value, name)]
+
+
 def find_backbone(cfg: Config) -> Tuple[str, ...]:
     """Keys from the config's top to the sparse backbone, ``('model', 'backbone')`` say.
 
     Raises:
         ValueError: There is none, or more than one. Lists the backbones that are there.
     """
-    dicts = dict(_walk(cfg.get('model', {}), ('model', )))
-    found = [keys for keys, value in dicts.items() if is_type(value, BACKBONE)]
+    found = find_type(cfg, BACKBONE)
     if len(found) != 1:
-        backbones = [f'{".".join(keys)} ({value.get("type")})' for keys, value in dicts.items()
-                     if keys[-1].endswith('backbone')]
         raise ValueError(f'the config holds {len(found)} {BACKBONE}, not one; its backbones: '
-                         f'{", ".join(backbones) or "none"}')
+                         f'{list_backbones(cfg)}')
     return found[0]
+
+
+def list_backbones(cfg: Dict) -> str:
+    """What stands where backbones stand, for messages: ``model.backbone (ResNet)``."""
+    backbones = [f'{".".join(keys)} ({value.get("type")})'
+                 for keys, value in _walk(cfg.get('model', {}), ('model', ))
+                 if keys[-1].endswith('backbone')]
+    return ', '.join(backbones) or 'none'
 
 
 def nested(keys: Sequence[str], value) -> Dict:

@@ -5,6 +5,7 @@ from typing import Dict, Optional, Sequence
 
 from mmengine.config import Config
 
+from ..child import body_of, child_text, merge, write_config
 from ..config import find_backbone, is_type, nested, without_adaptation
 from ..sparsity import SparsityConfig
 
@@ -38,19 +39,14 @@ def export_config(cfg: Config, config: str, options: Optional[Dict], sparsity: S
         out: The file to write.
         comments: Lines of provenance.
     """
-    body = _options_body(cfg, options or {})
-    _merge(body, nested((*find_backbone(cfg), 'sparsity'), sparsity.to_list()))
+    body = body_of(cfg, (dotted.split('.') for dotted in options or {}))
+    merge(body, nested((*find_backbone(cfg), 'sparsity'), sparsity.to_list()))
     body['load_from'] = checkpoint if '://' in checkpoint else os.path.abspath(checkpoint)
     if cfg.get('custom_hooks'):
         body['custom_hooks'] = without_adaptation(cfg.custom_hooks)
-    _merge(body, finetune_schedule(cfg))
-    base = config if '::' in config else os.path.relpath(config, out.parent)
-    text = ''.join(f'# {line}\n' for line in comments)
-    text += f'_base_ = [{base!r}]\n' + Config(body).pretty_text
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f'.{out.name}.partial')
-    partial.write_text(text)
-    partial.replace(out)
+    merge(body, finetune_schedule(cfg))
+    header = ''.join(f'# {line}\n' for line in comments)
+    write_config(header + child_text(config, body, out), out)
 
 
 def finetune_schedule(cfg: Config) -> Dict:
@@ -75,27 +71,3 @@ def _is_coco(cfg: Config) -> bool:
     while 'dataset' in dataset:
         dataset = dataset['dataset']
     return is_type(dataset, 'CocoDataset') and 'classes' not in dataset.get('metainfo', {})
-
-
-def _options_body(cfg: Config, options: Dict) -> Dict:
-    """Dotted options as nested dicts. A list is written whole, since a child config can't change
-    one of its items."""
-    body: Dict = {}
-    for dotted in options:
-        keys, value = [], cfg
-        for key in dotted.split('.'):
-            if isinstance(value, (list, tuple)):
-                break
-            keys.append(key)
-            value = value[key]
-        value = value.to_dict() if hasattr(value, 'to_dict') else value
-        _merge(body, nested(keys, value))
-    return body
-
-
-def _merge(into: Dict, other: Dict) -> None:
-    for key, value in other.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
-        else:
-            into[key] = value

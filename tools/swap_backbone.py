@@ -1,0 +1,38 @@
+"""Writes a config over any other of mm with a Swin backbone, in which that backbone is sparse."""
+import argparse
+from pathlib import Path
+
+from sparsevit_mm.cli import clear_errors
+from sparsevit_mm.config import BACKBONE
+from sparsevit_mm.swap import swap_backbone
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('config', help='config file, or mmdet::path/in/the/toolkit.py')
+    parser.add_argument('-o', '--out', type=Path, metavar='NEW.py',
+                        help='the config to write (default: NAME_sparse.py here)')
+    parser.add_argument('--sparsity', help='0.6, or one ratio a stage, a pair or a block: '
+                        '"[[.3,.3],[0,0],[.1,.1,.2,.2,.2,.2],[0,0]]" (default: dense)')
+    parser.add_argument('--adapt', action='store_true',
+                        help='train with sparsity-aware adaptation: append its hook')
+    parser.add_argument('--overwrite', action='store_true', help='replace NEW.py')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    name = Path(args.config.replace('::', '/')).stem
+    out = args.out or Path(f'{name}_sparse.py')
+    with clear_errors():
+        swaps = swap_backbone(args.config, out, args.sparsity, args.adapt, args.overwrite)
+    for swap in swaps:
+        print(f'{swap.dotted}: {swap.old_type} -> {BACKBONE}')
+    if len(swaps) > 1:
+        print(f'{len(swaps)} backbones: SparsityAdaptationHook, the search and '
+              f'get_sparse_backbone handle models with exactly one')
+    print(f'wrote {out}')
+
+
+if __name__ == '__main__':
+    main()
