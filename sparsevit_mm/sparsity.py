@@ -195,19 +195,25 @@ class SparsitySpace:
         object.__setattr__(self, 'choices', choices)
 
     @property
+    def pairs(self) -> Tuple[int, ...]:
+        """Genes in each stage."""
+        return tuple(map(num_pairs, self.depths))
+
+    @property
     def num_genes(self) -> int:
-        return sum(map(num_pairs, self.depths))
+        return sum(self.pairs)
 
     def count(self) -> int:
         """Number of configurations; 120,285 for depths 2-2-6-2 and the nine default choices."""
         n = len(self.choices)
-        return math.prod(math.comb(n + num_pairs(d) - 1, num_pairs(d)) for d in self.depths)
+        return math.prod(math.comb(n + size - 1, size) for size in self.pairs)
 
-    def _by_stage(self, genes: Sequence[int]) -> Iterator[Sequence[int]]:
+    def by_stage(self, genes: Sequence[int]) -> Iterator[Sequence[int]]:
+        """The genes of each stage."""
         start = 0
-        for depth in self.depths:
-            yield genes[start:start + num_pairs(depth)]
-            start += num_pairs(depth)
+        for size in self.pairs:
+            yield genes[start:start + size]
+            start += size
 
     def decode(self, genes: Sequence[int]) -> SparsityConfig:
         """The configuration of one gene per pair; genes are sorted within their stage.
@@ -218,7 +224,7 @@ class SparsitySpace:
         if len(genes) != self.num_genes:
             raise ValueError(f'{len(genes)} genes, depths {self.depths} take {self.num_genes}')
         return SparsityConfig([[self.choices[g] for g in sorted(stage)]
-                               for stage in self._by_stage(genes)], self.depths)
+                               for stage in self.by_stage(genes)], self.depths)
 
     def encode(self, config: SparsityConfig) -> Genes:
         """The genes of a configuration, the inverse of :meth:`decode`.

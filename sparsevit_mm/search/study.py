@@ -13,13 +13,14 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from ..sparsity import SparsityConfig, SparsitySpace
 from .candidates import DUPLICATE, EVALUATED, FAILED, OUTSIDE, REJECTED, Candidate
 from .limits import Limits
+from .sampler import NestedGenes, NestedSampler, from_params, search_space, to_params
 
 STUDY_NAME = 'sparsevit'
 # After so many trials in a row that led to no evaluation, NSGA-II's population has converged or
 # the band is narrow: the next configuration is then drawn at random from those not yet seen.
 PATIENCE = 20
 GIVE_UP = 400  # trials in a row without an evaluation: the band is next to empty
-RANDOM_TRIES = 2000
+DRAWS, RANDOM_TRIES = 50, 2000  # at one that is new: spread evenly, then independent
 
 
 @dataclass(frozen=True)
@@ -74,21 +75,22 @@ class SparsitySearch:
         self._requeue_interrupted()
         trials = self.study.get_trials(deepcopy=False)
         # A sampler is not stored: the same seed again would draw the same numbers again.
-        self.study.sampler = optuna.samplers.NSGAIISampler(
-            population_size=population_size, mutation_prob=.1, seed=seed + len(trials))
-        self.rng = np.random.default_rng((seed, len(trials)))
+        self.genes = NestedGenes(problem.space, problem.macs,
+                                 np.random.default_rng((seed, len(trials))),
+                                 problem.limits.max_macs)
+        self.study.sampler = NestedSampler(
+            self.genes, lambda config: config in self.memo, population_size, seed + len(trials))
         self.candidates: List[Candidate] = [self._candidate(t) for t in trials
                                             if 'candidate' in t.user_attrs]
         self.memo = {c.config: c for c in self.candidates if c.state != DUPLICATE}
-        # A population that holds every uniform configuration can't end below them. On resume this
-        # queues those that a kill kept out of the queue.
+        # The first population: every uniform configuration, so that it can't end below them, and
+        # draws spread evenly over the MACs. On resume this queues those that a kill kept out of
+        # the queue.
         for config in problem.space.uniform():
             self.enqueue(config)
 
     def enqueue(self, config: SparsityConfig) -> None:
-        genes = self.problem.space.encode(config)
-        self.study.enqueue_trial({f'gene{i}': gene for i, gene in enumerate(genes)},
-                                 skip_if_exists=True)
+        self.study.enqueue_trial(to_params(self.problem.space, config), skip_if_exists=True)
 
     def discard_if_empty(self) -> None:
         """Takes the study out of its storage, unless a candidate is in it."""
@@ -158,10 +160,9 @@ class SparsitySearch:
 
     def _next(self) -> Candidate:
         space = self.problem.space
-        gene = optuna.distributions.IntDistribution(0, len(space.choices) - 1)
-        trial = self.study.ask({f'gene{i}': gene for i in range(space.num_genes)})
+        trial = self.study.ask(search_space(space))
         trial.set_user_attr('worker', _worker())
-        config = space.decode([trial.params[f'gene{i}'] for i in range(space.num_genes)])
+        config = space.decode(from_params(trial.params))
         candidate = self._judge(trial, config)
         self._record(trial, candidate)
         return candidate
@@ -190,8 +191,8 @@ class SparsitySearch:
 
     def _enqueue_unseen(self) -> bool:
         """Queues a random configuration that was not met yet; false if there seems to be none."""
-        for _ in range(RANDOM_TRIES):
-            config = self.problem.space.sample(self.rng)
+        for i in range(DRAWS + RANDOM_TRIES):
+            config = self.genes.draw() if i < DRAWS else self.problem.space.sample(self.genes.rng)
             if config not in self.memo:
                 self.enqueue(config)
                 return True

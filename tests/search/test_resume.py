@@ -121,7 +121,7 @@ def test_killed_from_outside_it_goes_on_where_it_was(url, tmp_path):
         process, evaluated = worker.start(), len(worker.evaluated())
         while process.is_alive() and len(worker.evaluated()) < evaluated + 3:
             time.sleep(.01)
-        time.sleep(rng.uniform(0, .3))
+        time.sleep(rng.uniform(0, .06))
         os.kill(process.pid, signal.SIGKILL)
         return process
 
