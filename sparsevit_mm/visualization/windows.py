@@ -1,19 +1,14 @@
-"""Which windows ran: counts per window and block, and the overlay on an image."""
+"""Which windows ran: recorded for each block, counted at each pixel of the image."""
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Iterator, List, Optional, Sequence
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence
 
-import matplotlib
-
-matplotlib.use('Agg')  # noqa: E402 - no screen is needed
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..models import SparseSwinTransformer
 from ..models.windows import WindowPartition
+from .overlay import Counts
 
 
 @contextmanager
@@ -21,8 +16,9 @@ def record_windows(backbone: SparseSwinTransformer) -> Iterator[List[List[Tensor
     """Within the context each forward pass leaves, per stage and block, a (B, H, W) bool map of
     the tokens that ran, H and W being the stage's size in tokens."""
     maps: List[List[Tensor]] = [[] for _ in backbone.stages]
-    handles, execution = [], backbone.execution
-    backbone.execution = 'eager'  # recordings run no hooks
+    handles = []
+    # Recordings run no hooks. They are put aside, not dropped, as setting `execution` would do.
+    executor, backbone._executor = backbone._executor, None
     for stage_maps, stage in zip(maps, backbone.stages):
         for block in stage.blocks:
             handles.append(
@@ -31,7 +27,7 @@ def record_windows(backbone: SparseSwinTransformer) -> Iterator[List[List[Tensor
     try:
         yield maps
     finally:
-        backbone.execution = execution
+        backbone._executor = executor
         for handle in handles:
             handle.remove()
 
@@ -46,43 +42,74 @@ def _ran(x: Tensor, windows: WindowPartition, selected: Optional[Tensor] = None)
     return ran[:, :-1].reshape(-1, windows.height, windows.width).cpu()
 
 
-def share_of_blocks(blocks: Sequence[Tensor], size: Sequence[int], patch: int) -> np.ndarray:
-    """Share of a stage's blocks that ran at each pixel, for the first image of the batch.
+class Placement(NamedTuple):
+    """Where an image lies in the input of the network: from the top left corner on, resized and
+    perhaps flipped. What is left of the input is padding.
+
+    Attributes:
+        size: (height, width) of the image as the network sees it, in pixels.
+        flip: None, 'horizontal', 'vertical' or 'diagonal'.
+    """
+    size: Sequence[int]
+    flip: Optional[str] = None
+
+    @classmethod
+    def from_metainfo(cls, metainfo: Dict) -> 'Placement':
+        """Reads the metainfo of a data sample.
+
+        ``img_shape`` counts the padding of a pipeline's ``Pad``; ``scale_factor``, (width,
+        height), tells it from the image.
+        """
+        size = tuple(metainfo['img_shape'][:2])
+        scale = metainfo.get('scale_factor')
+        if scale is not None and 'ori_shape' in metainfo:
+            across, down = np.broadcast_to(np.ravel(scale)[:2], 2)
+            height, width = metainfo['ori_shape'][:2]
+            size = (min(size[0], round(height * down)), min(size[1], round(width * across)))
+        return cls(size, metainfo.get('flip_direction') if metainfo.get('flip') else None)
+
+
+def count_blocks(backbone: SparseSwinTransformer, maps: List[List[Tensor]], shape: Sequence[int],
+                 placement: Placement, index: int = 0) -> List[Counts]:
+    """How many blocks of each stage ran at each pixel of an image.
 
     Args:
-        blocks: (B, H, W) bool per block.
-        size: (height, width) of the image in pixels.
-        patch: Side of a token of this stage, in pixels.
+        backbone: That was recorded.
+        maps: From :func:`record_windows`, of one forward pass.
+        shape: (height, width) of the image to draw on, in pixels.
+        placement: Of the image in the input of the network.
+        index: Of the image in the batch.
 
-    Returns:
-        (height, width) float32 in [0, 1].
+    Raises:
+        ValueError: There was not one pass but none or several, as with inference by sliding
+            windows: no map of the image then exists.
     """
-    share = torch.stack([block[0] for block in blocks]).float().mean(0)
-    return F.interpolate(share[None, None], scale_factor=patch, mode='nearest')[
-        0, 0, :size[0], :size[1]].numpy()
+    passes = len(maps[0]) / len(backbone.stages[0].blocks)
+    if passes != 1:
+        raise ValueError(f'the model ran its backbone {passes:g} times for one image, not once '
+                         f'(sliding windows, or test-time augmentation?): its windows can not be '
+                         f'laid over the image')
+    return [Counts(f'stage {i}', _count(blocks, side, shape, placement, index), len(blocks))
+            for i, (blocks, side) in enumerate(zip(maps, token_sides(backbone)))]
 
 
-def draw_kept_windows(path: Path, image: np.ndarray, maps: List[List[Tensor]], patch_size: int,
-                      title: str) -> None:
-    """Draws the image, and per stage the image with the windows darkened that ran in few blocks.
+def token_sides(backbone: SparseSwinTransformer) -> List[int]:
+    """Side of a token of each stage, in pixels of the input."""
+    sides = [backbone.patch_size]
+    for stage in backbone.stages[:-1]:
+        sides.append(sides[-1] * stage.downsample.sampler.stride[0])
+    return sides
 
-    Args:
-        path: PNG to write.
-        image: (H, W, 3) uint8, RGB, as the backbone saw it.
-        maps: From :func:`record_windows`.
-        patch_size: Side of a token of the first stage, in pixels.
-        title: Of the figure.
-    """
-    figure, axes = plt.subplots(1, len(maps) + 1, figsize=(3 * (len(maps) + 1), 3.4),
-                                constrained_layout=True)
-    axes[0].imshow(image)
-    axes[0].set_title('image', fontsize=10)
-    for i, (axis, blocks) in enumerate(zip(axes[1:], maps)):
-        share = share_of_blocks(blocks, image.shape[:2], patch_size * 2**i)
-        axis.imshow((image * (.2 + .8 * share[..., None])).astype(np.uint8))
-        axis.set_title(f'stage {i}: {share.mean():.0%} of windows run', fontsize=10)
-    for axis in axes:
-        axis.axis('off')
-    figure.suptitle(title, fontsize=11)
-    figure.savefig(path, dpi=80)
-    plt.close(figure)
+
+def _count(blocks: Sequence[Tensor], side: int, shape: Sequence[int], placement: Placement,
+           index: int) -> np.ndarray:
+    """(height, width) int64: each pixel takes the count of the token at its centre."""
+    count = torch.stack([block[index] for block in blocks]).sum(0).numpy()
+    rows, cols = (
+        np.minimum((np.arange(pixels) + .5) * extent / pixels // side, tokens - 1).astype(int)
+        for pixels, extent, tokens in zip(shape, placement.size, count.shape))
+    if placement.flip in ('vertical', 'diagonal'):
+        rows = rows[::-1]
+    if placement.flip in ('horizontal', 'diagonal'):
+        cols = cols[::-1]
+    return count[rows[:, None], cols]

@@ -1,0 +1,163 @@
+"""A model on image files: its windows that run, its prediction, drawn on the image as it is."""
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Optional, Sequence
+
+import mmcv
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.runner.checkpoint import load_checkpoint
+from mmengine.structures import BaseDataElement
+
+from ..checkpoints import check_fits
+from ..config import find_backbone
+from ..models import get_sparse_backbone
+from .ground_truth import SPLITS, absolute, is_annotation_loader, split_leaves
+from .overlay import Counts
+from .windows import Placement, count_blocks, record_windows
+
+
+class Inference(NamedTuple):
+    """Of one image file.
+
+    Attributes:
+        image: (H, W, 3) uint8, RGB, in its own size.
+        stages: Blocks run at each of its pixels.
+        prediction: The model's data sample.
+    """
+    image: np.ndarray
+    stages: List[Counts]
+    prediction: BaseDataElement
+
+
+class FileInferencer:
+    """Runs a model of any toolkit on image files, by the config's test pipeline.
+
+    Args:
+        cfg: The config; the sparsity is that of its backbone.
+        checkpoint: File.
+        device: Name of a torch device.
+
+    Attributes:
+        model: In eval mode.
+        dataset_meta: Classes and palette, from the checkpoint, else from the data sets.
+
+    Raises:
+        FileNotFoundError, ValueError: As find_backbone and check_fits; no test pipeline; no such
+            device.
+    """
+
+    def __init__(self, cfg: Config, checkpoint: str, device: str = 'cpu'):
+        find_backbone(cfg)
+        check_device(device)
+        init_default_scope(cfg.get('default_scope', 'mmengine'))
+        self.pipeline = Compose(file_pipeline(cfg))
+        model = revert_sync_batchnorm(MODELS.build(cfg.model))
+        check_fits(model, checkpoint)
+        meta = load_checkpoint(model, checkpoint, map_location='cpu').get('meta', {})
+        self.dataset_meta = dataset_meta(cfg, meta)
+        self.model = model.to(device).eval()
+        self.backbone = get_sparse_backbone(self.model)
+
+    def __call__(self, path: str) -> Inference:
+        """Raises ValueError as :func:`~.windows.count_blocks`."""
+        image = read_image(path)
+        batch = pseudo_collate([self.pipeline(dict(img_path=str(path), img_id=0))])
+        with torch.no_grad(), record_windows(self.backbone) as maps:
+            prediction = self.model.test_step(batch)[0]
+        placement = Placement.from_metainfo(prediction.metainfo)
+        stages = count_blocks(self.backbone, maps, image.shape[:2], placement)
+        return Inference(image, stages, prediction)
+
+
+def file_pipeline(cfg: Config) -> List[Dict]:
+    """The config's test pipeline, for files without annotations.
+
+    Raises:
+        ValueError: There is none.
+    """
+    pipelines = [leaf.get('pipeline') for leaf in split_leaves(cfg, 'test')]
+    steps = next(filter(None, [*pipelines, cfg.get('test_pipeline')]), None)
+    if steps is None:
+        raise ValueError('the config has no test pipeline: neither its test_dataloader nor '
+                         'test_pipeline names one')
+    return [step for step in steps if not is_annotation_loader(step)]
+
+
+def dataset_meta(cfg: Config, checkpoint_meta: Dict) -> Optional[Dict]:
+    """Classes and palette: of the checkpoint, completed by the first data set of the same classes;
+    None where nobody names classes."""
+    meta = {key.lower(): value for key, value in
+            (checkpoint_meta.get('dataset_meta') or checkpoint_meta).items()}
+    meta = {key: meta[key] for key in ('classes', 'palette') if meta.get(key)}
+    for leaf in (leaf for split in SPLITS for leaf in split_leaves(cfg, split)):
+        if len(meta) == 2:
+            break
+        theirs = DATASETS.build({**leaf, 'pipeline': [], 'lazy_init': True}).metainfo
+        if theirs.get('classes') and tuple(meta.get('classes', theirs['classes'])) == tuple(
+                theirs['classes']):
+            meta = {**theirs, **meta}
+    return meta if 'classes' in meta else None
+
+
+def check_device(device: str) -> None:
+    """Raises ValueError where torch has no such device."""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f'device {device!r} can not be used: '
+                         f'{str(error).splitlines()[0]}') from None
+
+
+def check_images(paths: Sequence[str]) -> None:
+    """Makes sure that image files can be read.
+
+    Raises:
+        FileNotFoundError: Names every file that is not there.
+        ValueError: Names every file that is no image.
+    """
+    missing = [str(path) for path in paths if not Path(path).is_file()]
+    if missing:
+        raise FileNotFoundError(f'not there: {", ".join(missing)}')
+    broken = []
+    for path in paths:
+        try:
+            read_image(path)
+        except ValueError:
+            broken.append(str(path))
+    if broken:
+        raise ValueError(f'no image that can be read: {", ".join(broken)}')
+
+
+def read_image(path: str) -> np.ndarray:
+    """(H, W, 3) uint8, RGB, turned as its EXIF says, as in mm's pipelines.
+
+    Raises:
+        ValueError: The file holds no image that mmcv reads.
+    """
+    content = Path(path).read_bytes()
+    image = mmcv.imfrombytes(content) if content else None
+    if image is None:
+        raise ValueError(f'{path} is no image that can be read')
+    return mmcv.bgr2rgb(image)
+
+
+def output_names(paths: Sequence[str]) -> Dict[str, str]:
+    """A name for each file, without its folder and suffix: NAME, then NAME-2, NAME-3 for other
+    files of that name. A file that is given twice counts once."""
+    names: Dict[str, str] = {}
+    given = set()
+    for path in map(str, paths):
+        if absolute(path) in given:
+            continue
+        given.add(absolute(path))
+        stem = name = Path(path).stem
+        number = 1
+        while name in names.values():
+            number += 1
+            name = f'{stem}-{number}'
+        names[path] = name
+    return names

@@ -1,0 +1,114 @@
+"""Kept windows, prediction and ground truth of a few images in every validation and test."""
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Optional, Sequence
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import Hook
+from mmengine.hooks.hook import DATA_BATCH
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.structures import BaseDataElement
+
+from ..models import get_sparse_backbone
+from .ground_truth import ground_truths_in, loading_steps
+from .inference import read_image
+from .panel import PanelPainter
+from .windows import Placement, count_blocks, record_windows
+
+
+@HOOKS.register_module()
+class KeptWindowsHook(Hook):
+    """Draws which windows ran for the first images of each validation and test.
+
+    The panels go to ``runner.visualizer`` as ``val_kept_windows_0``, ``test_kept_windows_0`` and
+    so on, at the training iteration as step: to TensorBoard with ``TensorboardVisBackend``, to
+    ``vis_data/vis_image`` with ``LocalVisBackend``. The prediction is drawn by the toolkit's
+    visualizer that the config names; ground truth where the data set's pipeline loads it.
+
+    Only the main process draws, and windows are recorded for these images alone; until then they
+    run eagerly, whatever the backbone's `execution`. Images are read from disk by the ``img_path``
+    of their data samples; without one, or where the model runs its backbone several times for an
+    image, a warning is logged and nothing drawn.
+
+    Args:
+        num_images: Images to draw.
+
+    Raises:
+        ValueError: `num_images` is not positive; before training, the model has no sparse
+            backbone.
+    """
+    # Before SparsityAdaptationHook in after_val_epoch, whose further passes are not to be drawn.
+    priority = 'HIGH'
+
+    def __init__(self, num_images: int = 4):
+        if num_images < 1:
+            raise ValueError(f'num_images is {num_images}, not positive')
+        self.num_images = num_images
+        self.missing = 0  # images still to draw in this pass
+        self.recording = ExitStack()
+
+    def before_run(self, runner) -> None:
+        self.backbone = get_sparse_backbone(runner.model)
+
+    # mmengine calls these four for training, validation and test alike, `mode` telling which.
+    def _before_epoch(self, runner, mode: str = 'train') -> None:
+        self.recording.close()  # of a pass that was broken off
+        self.missing = 0
+        if mode != 'train' and is_main_process():
+            self.missing = self.num_images
+            loop = runner.val_loop if mode == 'val' else runner.test_loop
+            self.dataset = loop.dataloader.dataset
+            self.painter = PanelPainter(
+                runner.cfg.get('visualizer'), getattr(self.dataset, 'metainfo', None))
+
+    def _before_iter(self, runner, batch_idx: int, data_batch: DATA_BATCH = None,
+                     mode: str = 'train') -> None:
+        if self.missing:
+            self.maps = self.recording.enter_context(record_windows(self.backbone))
+
+    def _after_iter(self, runner, batch_idx: int, data_batch: DATA_BATCH = None,
+                    outputs: Optional[Sequence[BaseDataElement]] = None,
+                    mode: str = 'train') -> None:
+        self.recording.close()
+        if not self.missing:
+            return
+        for index, sample in enumerate(outputs[:self.missing]):
+            name = f'{mode}_kept_windows_{self.num_images - self.missing}'
+            try:
+                panel = self._draw(runner, sample, index)
+            except _Undrawable as error:
+                runner.logger.warning(f'KeptWindowsHook draws nothing: {error}')
+                self.missing = 0
+                return
+            runner.visualizer.add_image(name, panel, runner.iter)
+            self.missing -= 1
+
+    def _after_epoch(self, runner, mode: str = 'train') -> None:
+        self.missing = 0
+
+    def _draw(self, runner, sample: BaseDataElement, index: int):
+        metainfo = getattr(sample, 'metainfo', {})
+        path = metainfo.get('img_path')
+        if path is None or 'img_shape' not in metainfo:
+            raise _Undrawable('the data samples carry no img_path and img_shape')
+        try:
+            image = read_image(path)
+            stages = count_blocks(self.backbone, self.maps, image.shape[:2],
+                                  Placement.from_metainfo(metainfo), index)
+        except (OSError, ValueError) as error:
+            raise _Undrawable(error) from None
+        title = f'{Path(path).name}, sparsity {self.backbone.sparsity.label}'
+        return self.painter.panel(image, stages, title, sample, self._ground_truth(runner, path))
+
+    def _ground_truth(self, runner, path: str) -> Optional[BaseDataElement]:
+        """Loaded again: the data sample may hold it in the pixels of the resized image."""
+        steps = loading_steps(getattr(getattr(self.dataset, 'pipeline', None), 'transforms', ()))
+        if not steps:
+            return None
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        return ground_truths_in(self.dataset, [path], steps, model).get(path)
+
+
+class _Undrawable(Exception):
+    """Why an image can not be drawn; no reason to end a training."""

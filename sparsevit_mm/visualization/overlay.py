@@ -1,0 +1,169 @@
+"""Figures of kept windows: the number of blocks that ran, laid over the image as colour."""
+import textwrap
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Sequence, Tuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.image import imsave
+from matplotlib.ticker import MaxNLocator
+
+COLORS = 'viridis'
+OPACITY = .5  # of the colour: the image stays visible beneath
+DPI = 100
+WIDTH = 10.  # of a figure; all sizes in inches
+GAP, HEAD, TITLE, BAR, LABEL = .15, .27, .24, .13, .42
+
+
+class Counts(NamedTuple):
+    """How many blocks ran at each pixel.
+
+    Attributes:
+        name: Of the stage or stages.
+        run: (H, W) int, 0 to `blocks`.
+        blocks: Blocks there are.
+    """
+    name: str
+    run: np.ndarray
+    blocks: int
+
+    @property
+    def share(self) -> float:
+        """Share of the image that ran, as the mean over blocks. Windows of padding play no part, so
+        that it need not equal the share of windows that the sparsity keeps."""
+        return float(self.run.mean()) / self.blocks
+
+
+def sum_of(stages: Sequence[Counts]) -> Counts:
+    """The counts of several stages as one."""
+    return Counts('all stages', sum(s.run for s in stages), sum(s.blocks for s in stages))
+
+
+def draw_stages(image: np.ndarray, stages: Sequence[Counts], title: str) -> np.ndarray:
+    """The image, beside it the blocks run of all stages, and below each stage for itself.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        stages: One for each stage, of the image's size.
+        title: Of the figure.
+
+    Returns:
+        (h, w, 3) uint8, RGB: a figure 1000 pixels wide.
+    """
+    wide, narrow = (_cells(n, image) for n in (2, len(stages)))
+    figure, top = _figure(title, wide.step + narrow.step)
+    wide.image(figure, top, 0, image, 'image')
+    wide.counts(figure, top, 1, image, sum_of(stages))
+    for column, stage in enumerate(stages):
+        narrow.counts(figure, top + wide.step, column, image, stage)
+    return _pixels(figure)
+
+
+def draw_panel(image: np.ndarray, stages: Sequence[Counts], others: Dict[str, np.ndarray],
+               title: str) -> np.ndarray:
+    """The blocks run of all stages beside other pictures of the image.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        stages: One for each stage, of the image's size.
+        others: Title -> RGB picture, in the image's proportions.
+        title: Of the figure.
+
+    Returns:
+        (h, w, 3) uint8, RGB: a figure 1000 pixels wide.
+    """
+    cells = _cells(1 + len(others), image)
+    figure, top = _figure(title, cells.step)
+    cells.counts(figure, top, 0, image, sum_of(stages))
+    for column, (name, other) in enumerate(others.items(), start=1):
+        cells.image(figure, top, column, other, name)
+    return _pixels(figure)
+
+
+def check_folder(path: Path) -> None:
+    """Raises FileExistsError where a file stands in the place of a folder to be made."""
+    for place in (path, *path.parents):
+        if place.exists() and not place.is_dir():
+            raise FileExistsError(f'{place} is a file, not a folder')
+
+
+def write_png(path: Path, picture: np.ndarray) -> None:
+    """Writes an RGB picture; a failure leaves what stood at `path` before."""
+    partial = path.with_name(f'.{path.name}.partial')
+    imsave(partial, picture, format='png')
+    partial.replace(path)
+
+
+class _Cells(NamedTuple):
+    """A row of pictures of one size, each with a title above and room for a colour bar below."""
+    width: float
+    height: float
+
+    @property
+    def step(self) -> float:
+        return HEAD + self.height + BAR + LABEL
+
+    def image(self, figure: Figure, top: float, column: int, image: np.ndarray,
+              title: str) -> Axes:
+        left = GAP + column * (self.width + GAP)
+        axes = _axes(figure, left, top + HEAD, self.width, self.height)
+        axes.imshow(image)
+        axes.axis('off')
+        axes.set_title(title, fontsize=11 if self.width > 3 else 9, pad=4)
+        return axes
+
+    def counts(self, figure: Figure, top: float, column: int, image: np.ndarray,
+               counts: Counts) -> None:
+        axes = self.image(figure, top, column, _grey(image),
+                          f'{counts.name}: run on {counts.share:.0%} of the image')
+        colors = ListedColormap(matplotlib.colormaps[COLORS](np.linspace(0, 1, counts.blocks + 1)))
+        norm = BoundaryNorm(np.arange(counts.blocks + 2) - .5, colors.N)
+        axes.imshow(counts.run, cmap=colors, norm=norm, alpha=OPACITY, interpolation='nearest')
+        left = GAP + column * (self.width + GAP) + .1 * self.width
+        below = _axes(figure, left, top + HEAD + self.height + .06, .8 * self.width, BAR)
+        bar = figure.colorbar(ScalarMappable(norm, colors), cax=below, orientation='horizontal',
+                              ticks=MaxNLocator(nbins=12, integer=True))
+        bar.ax.tick_params(which='both', length=0, labelsize=8, pad=2)
+        bar.set_label(f'blocks run, of {counts.blocks}', fontsize=8, labelpad=1)
+
+
+def _cells(columns: int, image: np.ndarray) -> _Cells:
+    width = (WIDTH - GAP) / columns - GAP
+    height, across = image.shape[:2]
+    return _Cells(width, width * min(max(height / across, .2), 2.))  # no figure of any height
+
+
+def _figure(title: str, height: float) -> Tuple[Figure, float]:
+    """A figure with its title, and the distance from its top to the rest."""
+    lines: List[str] = textwrap.wrap(title, 100) or ['']
+    top = TITLE * (len(lines) + .3)
+    figure = Figure(figsize=(WIDTH, top + height), dpi=DPI)
+    figure.text(.5, 1 - .3 * TITLE / (top + height), '\n'.join(lines), ha='center', va='top',
+                fontsize=12, parse_math=False)  # a file name may hold a dollar
+    return figure, top
+
+
+def _axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    across, down = figure.get_size_inches()
+    return figure.add_axes((left / across, 1 - (top + height) / down, width / across,
+                            height / down))
+
+
+def _grey(image: np.ndarray) -> np.ndarray:
+    """Luma, so that the only colour is that of the counts: stretched, so that it shows beneath,
+    and neither black nor white, which would pass for lower and higher counts."""
+    luma = image[..., :3] @ np.array([.299, .587, .114])
+    low, high = np.percentile(luma, (1, 99))
+    luma = 40 + 180 * ((luma - low) / max(high - low, 1)).clip(0, 1)**.8
+    return np.repeat(luma[..., None], 3, axis=2).astype(np.uint8)
+
+
+def _pixels(figure: Figure) -> np.ndarray:
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
