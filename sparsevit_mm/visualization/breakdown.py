@@ -1,0 +1,174 @@
+"""Where the accuracy went: a dense and a sparse model's figures by class and by object size, each
+beside the share of that area which the sparse backbone ran."""
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Callable, Dict, Iterator, List, Sequence
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.hooks import Hook
+
+from ..config import is_type, without_adaptation
+from ..models import SparseSwinTransformer
+from ..search.evaluator import Evaluator
+from ..sparsity import SparsityConfig
+from .breakdown_scores import DetectionScore, SegmentationScore, Values
+from .overlay import sum_of
+from .windows import Placement, count_blocks, record_windows
+
+
+@dataclass
+class Row:
+    """A part of the data. Lists hold one value per configuration, the dense one first.
+
+    Attributes:
+        group: 'all', 'size', 'class' or 'image'.
+        name: 'small' or 'person', say.
+        count: How many there are in the ground truth.
+        unit: Of what: 'objects', 'pixels' or 'images'.
+        figures: By metric; None where the evaluator has no figure.
+        shares: Share of the area that ran, mean over the blocks, in [0, 1]; None without area.
+    """
+    group: str
+    name: str
+    count: int
+    unit: str
+    figures: Dict[str, Values]
+    shares: Values
+
+
+@dataclass
+class Breakdown:
+    """Attributes:
+        labels: Of the configurations, 'dense' first.
+        metrics: 'box AP' and 'mask AP' in [0, 1], or 'IoU (%)'.
+        rows: All, sizes, classes; the whole image last.
+    """
+    labels: List[str]
+    metrics: List[str]
+    rows: List[Row]
+
+
+_SCORES = {'CocoMetric': DetectionScore, 'IoUMetric': SegmentationScore}
+
+
+def scored_by(cfg: Config, split: str) -> str:
+    """'CocoMetric' or 'IoUMetric', whichever scores the split ('val' or 'test').
+
+    Raises:
+        ValueError: It is scored by neither, or not at all; or the model slides over the image, so
+            that its backbone sees a pixel several times.
+    """
+    evaluators = cfg.get(f'{split}_evaluator')
+    evaluators = evaluators if isinstance(evaluators, (list, tuple)) else [evaluators or {}]
+    found = [(name, e) for e in evaluators for name in _SCORES if is_type(e, name)]
+    if not found:
+        raise ValueError(f'a breakdown needs {" or ".join(_SCORES)}; the {split} evaluator is '
+                         f'{", ".join(str(e.get("type")) for e in evaluators)}')
+    name, evaluator = found[0]
+    if evaluator.get('format_only'):
+        raise ValueError(f'{name} of {split} has format_only: it scores nothing')
+    if (cfg.get('model', {}).get('test_cfg') or {}).get('mode') == 'slide':
+        raise ValueError('model.test_cfg.mode is slide: a breakdown needs one pass over the whole '
+                         'image, --cfg-options model.test_cfg.mode=whole')
+    return name
+
+
+class ShareRecorder(Hook):
+    """Tells, while it records a validation, which share of the blocks ran at each pixel.
+
+    Args:
+        backbone: Of the runner's model.
+        add: Called with each data sample and its shares, (H, W) float64 in [0, 1] in the original
+            size of the image.
+    """
+
+    def __init__(self, backbone: SparseSwinTransformer, add: Callable):
+        self.backbone, self.add, self.maps = backbone, add, None
+        self.means: List[float] = []
+
+    @contextmanager
+    def recording(self) -> Iterator[List[float]]:
+        """Within the context the mean share of each image is added to a list."""
+        self.means = []
+        with record_windows(self.backbone) as self.maps:
+            try:
+                yield self.means
+            finally:
+                self.maps = None
+
+    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        if self.maps is None:
+            return
+        for index, sample in enumerate(outputs):
+            placement = Placement.from_metainfo(sample.metainfo)
+            count = sum_of(count_blocks(self.backbone, self.maps, sample.ori_shape[:2], placement,
+                                        index))
+            self.means.append(count.share)
+            self.add(sample, count.run / count.blocks)
+        for blocks in self.maps:
+            blocks.clear()
+
+
+def break_down(cfg: Config, checkpoint: str, configs: Sequence[SparsityConfig],
+               build_runner: Callable, split: str = 'test',
+               report: Callable[[str], None] = lambda label: None) -> Breakdown:
+    """Evaluates a checkpoint dense and at other configurations, with the config's own data.
+
+    Args:
+        cfg: The config.
+        checkpoint: Checkpoint file of the whole model.
+        configs: To set beside the dense model.
+        build_runner: Config -> mmengine Runner.
+        split: 'val' or 'test'.
+        report: Called with the label of each configuration before it is evaluated.
+
+    Raises:
+        ValueError: See :func:`scored_by` and :class:`~..search.evaluator.Evaluator`; a
+            configuration is dense; the dense model detects nothing; there is no ground truth.
+        FileNotFoundError: The checkpoint is not there.
+    """
+    kind = scored_by(cfg, split)
+    for config in configs:
+        if config.is_dense:
+            raise ValueError(f'sparsity {config} is dense: there is nothing to compare')
+    cfg = deepcopy(cfg)
+    cfg.custom_hooks = without_adaptation(cfg.get('custom_hooks'))
+    cfg.val_dataloader, cfg.val_evaluator = cfg[f'{split}_dataloader'], cfg[f'{split}_evaluator']
+    cfg.val_cfg = cfg.get('val_cfg') or {}
+    evaluator = Evaluator(cfg, checkpoint, build_runner)
+    metrics = evaluator.runner.val_evaluator.metrics
+    score = _SCORES[kind](next(m for m in metrics if type(m).__name__ == kind))
+    recorder = ShareRecorder(evaluator.backbone, score.add)
+    evaluator.runner.register_hook(recorder)
+
+    dense = SparsityConfig(0., evaluator.backbone.depths)
+    report(dense.label)
+    if not evaluator.evaluate(dense):
+        raise ValueError('the dense model detects nothing, so the evaluator gives no metric: '
+                         'is this the right checkpoint?')
+    rows = [Row(*row, score.unit, {name: [] for name in score.metrics}, [])
+            for row in score.rows()]
+    if not rows[0].count:
+        raise ValueError(f'the ground truth of {split} holds no {score.unit}')
+    _append(rows, score.figures(), [1. if row.count else None for row in rows])
+    whole = Row('image', 'whole image', 0, 'images', {}, [1.])
+    for config in configs:
+        report(config.label)
+        with recorder.recording() as shares:
+            evaluator.evaluate(config)
+        _append(rows, score.figures(), score.shares())
+        whole.count = len(shares)
+        whole.shares.append(float(np.mean(shares)))
+    labels = [config.label for config in (dense, *configs)]
+    whole.figures = {name: [None] * len(labels) for name in score.metrics}
+    return Breakdown(labels, list(score.metrics), [*rows, whole])
+
+
+def _append(rows: List[Row], figures: Dict[str, Values], shares: Values) -> None:
+    """One more configuration."""
+    for i, row in enumerate(rows):
+        for name, values in figures.items():
+            row.figures[name].append(values[i])
+        row.shares.append(shares[i])
