@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo test test-all lint clean
+.PHONY: install demo demo-seg test test-all lint clean
 
 install: $(READY)
 
@@ -21,7 +21,10 @@ $(READY): requirements/build.txt requirements/lock.txt setup.py
 	touch $@
 
 demo: $(READY)
-	$(BIN)/python tools/demo.py
+	$(BIN)/python tools/demo.py detection
+
+demo-seg: $(READY)
+	$(BIN)/python tools/demo.py segmentation
 
 test: $(READY)
 	$(BIN)/python -m pytest -q -m "not slow" tests

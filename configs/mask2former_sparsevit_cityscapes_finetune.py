@@ -1,0 +1,6 @@
+# Fine-tuning at one configuration: give the ratios and the adapted checkpoint,
+#   --cfg-options model.backbone.sparsity="[0,0,.5,.5]" load_from=...
+_base_ = ['./mask2former_sparsevit_cityscapes_dense.py']
+
+model = dict(backbone=dict(init_cfg=None))
+optim_wrapper = dict(optimizer=dict(lr=1e-5))

@@ -1,0 +1,6 @@
+# Fine-tuning at one configuration: give the ratios and the adapted checkpoint,
+#   --cfg-options model.backbone.sparsity="[.3,0,[.1,.2,.2],0]" load_from=...
+_base_ = ['./upernet_sparsevit_cityscapes_dense.py']
+
+model = dict(backbone=dict(init_cfg=None))
+optim_wrapper = dict(optimizer=dict(lr=6e-6))
