@@ -1,4 +1,4 @@
-"""mm configs: read one, check it against the disk, find the sparse backbone in it."""
+"""mm configs: read one, find the sparse backbone in it."""
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -36,7 +36,7 @@ def is_type(cfg: Dict, name: str) -> bool:
 
 def find_type(cfg: Dict, name: str) -> List[Tuple[str, ...]]:
     """Keys from the config's top to each dict within its model that builds the class `name`."""
-    return [keys for keys, value in _walk(cfg.get('model', {}), ('model', ))
+    return [keys for keys, value in walk(cfg.get('model', {}), ('model', ))
             if is_type(value, name)]
 
 
@@ -56,7 +56,7 @@ def find_backbone(cfg: Config) -> Tuple[str, ...]:
 def list_backbones(cfg: Dict) -> str:
     """What stands where backbones stand, for messages: ``model.backbone (ResNet)``."""
     backbones = [f'{".".join(keys)} ({value.get("type")})'
-                 for keys, value in _walk(cfg.get('model', {}), ('model', ))
+                 for keys, value in walk(cfg.get('model', {}), ('model', ))
                  if keys[-1].endswith('backbone')]
     return ', '.join(backbones) or 'none'
 
@@ -78,47 +78,13 @@ def without_adaptation(custom_hooks: Optional[List[Dict]]) -> List[Dict]:
     return [hook for hook in custom_hooks or [] if not is_type(hook, ADAPTATION_HOOK)]
 
 
-def check_data(cfg: Config, *splits: str) -> None:
-    """Makes sure that the annotation files and image folders of `splits` ('train', 'val', 'test')
-    are there, before anything is built or written.
-
-    Raises:
-        ValueError: The config has no data loader for the split.
-        FileNotFoundError: Names each file and folder that is missing.
-    """
-    missing = []
-    for split in splits:
-        loader = cfg.get(f'{split}_dataloader')
-        if loader is None:
-            raise ValueError(f'the config has no {split}_dataloader')
-        for _, dataset in _walk(loader['dataset'], ('dataset', )):
-            missing += [f'{split} {path}' for path in _local_paths(dataset) if not path.exists()]
-        for _, metric in _walk(dict(_=cfg.get(f'{split}_evaluator')), ()):
-            if metric.get('ann_file') and not Path(metric['ann_file']).exists():
-                missing.append(f'{split} evaluator {metric["ann_file"]}')
-    if missing:
-        raise FileNotFoundError('not there: ' + ', '.join(dict.fromkeys(missing)))
-
-
-def _local_paths(dataset: ConfigDict) -> Iterator[Path]:
-    if 'type' not in dataset or dataset.get('backend_args'):
-        return
-    root = Path(dataset.get('data_root') or '')
-    parts = [dataset.get('ann_file')]
-    prefix = dataset.get('data_prefix') or {}
-    parts += list(prefix.values()) if isinstance(prefix, dict) else [prefix]
-    if dataset.get('data_root'):
-        parts.append('')
-    yield from (root / part for part in parts if isinstance(part, str))
-
-
-def _walk(value, keys: Tuple[str, ...]) -> Iterator[Tuple[Tuple[str, ...], ConfigDict]]:
+def walk(value, keys: Tuple[str, ...]) -> Iterator[Tuple[Tuple[str, ...], ConfigDict]]:
     """Every dict in a nest of dicts and lists, with the keys that lead to it."""
     if isinstance(value, dict):
         if keys:
             yield keys, value
         for key, child in value.items():
-            yield from _walk(child, (*keys, str(key)))
+            yield from walk(child, (*keys, str(key)))
     elif isinstance(value, (list, tuple)):
         for i, child in enumerate(value):
-            yield from _walk(child, (*keys, str(i)))
+            yield from walk(child, (*keys, str(i)))

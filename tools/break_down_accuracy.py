@@ -13,7 +13,7 @@ from rich.table import Table
 
 from sparsevit_mm.cli import (add_runner_arguments, build_backbone, build_runner, clear_errors,
                               config_from)
-from sparsevit_mm.config import check_data
+from sparsevit_mm.data import check_data
 from sparsevit_mm.search.subset import restrict_to_subset
 from sparsevit_mm.sparsity import SparsityConfig
 from sparsevit_mm.visualization.breakdown import Breakdown, break_down, scored_by

@@ -5,7 +5,8 @@ from mmengine.model import is_model_wrapper
 
 from sparsevit_mm.checkpoints import check_fits
 from sparsevit_mm.cli import add_runner_arguments, build_runner, clear_errors, config_from
-from sparsevit_mm.config import check_data, set_sparsity
+from sparsevit_mm.config import set_sparsity
+from sparsevit_mm.data import check_data
 from sparsevit_mm.search.subset import restrict_to_subset
 
 

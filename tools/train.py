@@ -4,7 +4,7 @@ import argparse
 from sparsevit_mm.checkpoints import read_checkpoint
 from sparsevit_mm.cli import (add_runner_arguments, build_runner, clear_errors, config_from,
                               use_amp)
-from sparsevit_mm.config import check_data
+from sparsevit_mm.data import check_data
 
 
 def parse_args() -> argparse.Namespace:

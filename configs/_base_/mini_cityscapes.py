@@ -1,18 +1,13 @@
 # The miniature Cityscapes of `tools/make_mini_cityscapes.py`: train, validate and test each on a
-# split of its own. All batches have one shape where the model's data_preprocessor has
-# size=(128, 256): it pads the images that RandomResize has made smaller.
+# split of its own. All images have one size, so every batch has one shape.
 dataset_type = 'CityscapesDataset'
 data_root = 'data/mini_cityscapes/'
-crop_size = (128, 256)  # height and width: whole images
-image_scale = (256, 128)  # the same, as mm's Resize takes it
+image_scale = (256, 128)  # width and height
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
-    dict(type='RandomResize', scale=image_scale, ratio_range=(0.75, 1.5), keep_ratio=True),
-    dict(type='RandomCrop', crop_size=crop_size, cat_max_ratio=0.75),
     dict(type='RandomFlip', prob=0.5),
-    dict(type='PhotoMetricDistortion'),
     dict(type='PackSegInputs')
 ]
 test_pipeline = [

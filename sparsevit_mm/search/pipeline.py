@@ -8,7 +8,7 @@ from typing import Callable, Dict, Optional
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from ..config import check_data, is_type, without_adaptation
+from ..config import is_type, without_adaptation
 from ..cost.latency import LatencyMeter, LatencySetting
 from ..cost.macs import backbone_macs
 from ..sparsity import SparsityConfig, SparsitySpace

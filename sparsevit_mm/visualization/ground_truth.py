@@ -9,26 +9,10 @@ from mmengine.model import BaseModel
 from mmengine.registry import DATASETS
 from mmengine.structures import BaseDataElement
 
-from ..config import check_data
+from ..data import check_data, is_annotation_loader, leaves, step_name
 
 SPLITS = ('test', 'val', 'train')
 Step = Callable[[dict], dict]
-
-
-def is_annotation_loader(step) -> bool:
-    """Whether a pipeline's step, as config or as built, loads annotations."""
-    name = _name(step)
-    return name.startswith('Load') and name.endswith(('Annotation', 'Annotations'))
-
-
-def leaves(dataset: ConfigDict) -> Iterator[ConfigDict]:
-    """The data sets within wrappers such as RepeatDataset and ConcatDataset."""
-    inner = dataset.get('datasets') or dataset.get('dataset')
-    if inner is None:
-        yield dataset
-    else:
-        for one in inner if isinstance(inner, (list, tuple)) else [inner]:
-            yield from leaves(one)
 
 
 def split_leaves(cfg: Config, split: str) -> List[ConfigDict]:
@@ -69,7 +53,7 @@ def loading_steps(pipeline: Sequence) -> list:
     pad; none if the pipeline loads no annotations."""
     if not any(map(is_annotation_loader, pipeline)):
         return []
-    return [step for step in pipeline if _name(step).startswith(('Load', 'Pack'))]
+    return [step for step in pipeline if step_name(step).startswith(('Load', 'Pack'))]
 
 
 def ground_truths_in(dataset: BaseDataset, paths: Sequence[str], steps: Sequence[Step],
@@ -113,8 +97,3 @@ def absolute(path: str) -> str:
 
 
 _real = lru_cache(maxsize=4096)(os.path.realpath)  # folders are often links, and few
-
-
-def _name(step) -> str:
-    kind = step.get('type') if isinstance(step, dict) else type(step)
-    return getattr(kind, '__name__', str(kind)).rsplit('.', 1)[-1]
