@@ -5,11 +5,8 @@ Each step is the command a user would run; it is printed before it runs. A step 
 there already is skipped, so a killed demo goes on where it stopped.
 """
 import argparse
-import subprocess
-import sys
-import time
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple, Optional
+from typing import Callable, Dict, List, NamedTuple
 
 from mmengine.config import Config
 from rich.console import Console
@@ -22,6 +19,7 @@ from sparsevit_mm.datasets import generate_mini_cityscapes, generate_mini_coco
 from sparsevit_mm.search.compare import Compared, compare_on_test, least_uniform
 from sparsevit_mm.search.pipeline import default_metric
 from sparsevit_mm.sparsity import SparsityConfig
+from sparsevit_mm.steps import Steps
 from sparsevit_mm.visualization.tradeoff import draw_tradeoff
 
 TOOLS = Path(__file__).parent
@@ -71,30 +69,6 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def step(title: str, done: Optional[Path], tool: str, *arguments) -> None:
-    """Runs a command line of tools/ unless its result is there."""
-    if done and done.exists():
-        print(f'\n== {title}: {done} is there')
-        return
-    command = [str(a) for a in (TOOLS / tool, *arguments)]
-    print(f'\n== {title}\n$ python {" ".join(command)}', flush=True)
-    start = time.time()
-    subprocess.run([sys.executable, *command], check=True)
-    print(f'== {title}: {time.time() - start:.0f} s', flush=True)
-
-
-def train(title: str, config: Path, work_dir: Path, seed: int, iters, load_from=None) -> Path:
-    cfg = load_config(str(config))
-    iters = iters or cfg.train_cfg.max_iters
-    options = [f'randomness.seed={seed}', f'train_cfg.max_iters={iters}',
-               f'train_cfg.val_interval={iters}', f'default_hooks.checkpoint.interval={iters}']
-    if load_from:
-        options += [f'load_from={load_from}', f'custom_hooks.0.seed={seed}']
-    checkpoint = work_dir / f'iter_{iters}.pth'
-    step(title, checkpoint, 'train.py', config, '--work-dir', work_dir, '--cfg-options', *options)
-    return checkpoint
-
-
 def main() -> None:
     args = parse_args()
     task = TASKS[args.task]
@@ -104,23 +78,24 @@ def main() -> None:
     with clear_errors():
         print(f'== generated images in {task.data}', flush=True)
         task.generate(task.data)
-    dense = train('dense training', CONFIGS / task.dense, work_dir / 'dense', args.seed,
-                  dense_iters)
-    adapted = train('sparsity-aware adaptation', adapt, work_dir / 'adapted', args.seed,
-                    adapt_iters, dense)
+    steps = Steps(TOOLS, args.seed)
+    dense = steps.train('dense training', CONFIGS / task.dense, work_dir / 'dense',
+                        iters=dense_iters)
+    adapted = steps.train('sparsity-aware adaptation', adapt, work_dir / 'adapted', dense,
+                          adapt_iters)
 
     cfg = load_config(str(adapt))
     setting = LatencySetting(test_shape(cfg), batch_size=8)
     meter = LatencyMeter(build_backbone(cfg), setting, rounds=11)
     winner = work_dir / 'search' / 'winner.py'
-    step('search', winner, 'search_sparsity.py', adapt, adapted, '--work-dir',
-         work_dir / 'search', '--max-latency', LIMIT, '--trials', args.trials,
-         '--seed', args.seed, '--batch-size', setting.batch_size, '--rounds', 7, '--resume')
-    step('test of the winner', None, 'test.py', winner, '--work-dir', work_dir / 'test')
+    steps.run('search', winner, 'search_sparsity.py', adapt, adapted, '--work-dir',
+              work_dir / 'search', '--max-latency', LIMIT, '--trials', args.trials,
+              '--seed', args.seed, '--batch-size', setting.batch_size, '--rounds', 7, '--resume')
+    steps.run('test of the winner', None, 'test.py', winner, '--work-dir', work_dir / 'test')
     images = sorted(Path(task.data).glob('**/test*/**/*.[jp][pn]g'))
     images = [path for path in images if 'gtFine' not in path.parts][:2]
-    step('what is pruned', None, 'visualize_windows.py', winner, adapted, *images, '--out',
-         work_dir / 'windows', '--device', 'cpu')
+    steps.run('what is pruned', None, 'visualize_windows.py', winner, adapted, *images, '--out',
+              work_dir / 'windows', '--device', 'cpu')
     report(task, cfg, adapted, winner, meter, work_dir)
 
 
