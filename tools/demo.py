@@ -36,6 +36,7 @@ class Task(NamedTuple):
         folder: Default work directory.
         metrics: Title in the table -> key; the first is the objective.
         digits: Of the metrics, behind the point.
+        trials: Candidates to evaluate.
     """
     data: str
     generate: Callable
@@ -44,16 +45,17 @@ class Task(NamedTuple):
     folder: str
     metrics: Dict[str, str]
     digits: int
+    trials: int
 
 
 TASKS = {
     'detection': Task('data/mini_coco', generate_mini_coco, 'mask_rcnn_swin-narrow_mini_coco.py',
                       'mask_rcnn_sparsevit-narrow_mini_coco.py', 'work_dirs/demo',
-                      {'box AP': 'coco/bbox_mAP', 'mask AP': 'coco/segm_mAP'}, 3),
+                      {'box AP': 'coco/bbox_mAP', 'mask AP': 'coco/segm_mAP'}, 3, 40),
     'segmentation': Task('data/mini_cityscapes', generate_mini_cityscapes,
                          'upernet_swin-narrow_mini_cityscapes.py',
                          'upernet_sparsevit-narrow_mini_cityscapes.py', 'work_dirs/demo_seg',
-                         {'mIoU': 'mIoU', 'mAcc': 'mAcc'}, 2)
+                         {'mIoU': 'mIoU', 'mAcc': 'mAcc'}, 2, 30)
 }
 
 
@@ -63,7 +65,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('task', choices=TASKS, nargs='?', default='detection')
     parser.add_argument('--work-dir', type=Path, help='default: work_dirs/demo, or demo_seg')
     parser.add_argument('--seed', type=int, default=0, help='of training, adaptation and search')
-    parser.add_argument('--trials', type=int, default=40, help='candidates to evaluate')
+    parser.add_argument('--trials', type=int, help='candidates to evaluate (default: 40, or 30)')
     parser.add_argument('--max-iters', type=int, nargs=2, metavar=('DENSE', 'ADAPT'),
                         help='shorter training, to try the steps out')
     return parser.parse_args()
@@ -89,7 +91,7 @@ def main() -> None:
     meter = LatencyMeter(build_backbone(cfg), setting, rounds=11)
     winner = work_dir / 'search' / 'winner.py'
     steps.run('search', winner, 'search_sparsity.py', adapt, adapted, '--work-dir',
-              work_dir / 'search', '--max-latency', LIMIT, '--trials', args.trials,
+              work_dir / 'search', '--max-latency', LIMIT, '--trials', args.trials or task.trials,
               '--seed', args.seed, '--batch-size', setting.batch_size, '--rounds', 7, '--resume')
     steps.run('test of the winner', None, 'test.py', winner, '--work-dir', work_dir / 'test')
     images = sorted(Path(task.data).glob('**/test*/**/*.[jp][pn]g'))

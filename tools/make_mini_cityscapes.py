@@ -8,9 +8,9 @@ from sparsevit_mm.datasets import generate_mini_cityscapes
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('root', nargs='?', default='data/mini_cityscapes', help='folder to make')
-    parser.add_argument('--train', type=int, default=800, help='number of training images')
-    parser.add_argument('--val', type=int, default=100, help='number of validation images')
-    parser.add_argument('--test', type=int, default=150, help='number of test images')
+    parser.add_argument('--train', type=int, default=500, help='number of training images')
+    parser.add_argument('--val', type=int, default=80, help='number of validation images')
+    parser.add_argument('--test', type=int, default=120, help='number of test images')
     parser.add_argument('--image-size', type=int, nargs=2, default=(128, 256),
                         metavar=('HEIGHT', 'WIDTH'), help='in pixels')
     parser.add_argument('--seed', type=int, default=0)

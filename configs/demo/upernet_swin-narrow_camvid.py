@@ -3,7 +3,7 @@
 _base_ = ['./upernet_swin-narrow_mini_cityscapes.py']
 
 crop_size = (240, 320)
-model = dict(data_preprocessor=dict(size=crop_size), backbone=dict(depths=(2, 2, 6, 2)))
+model = dict(data_preprocessor=dict(size=crop_size))
 
 data_root = 'data/camvid_cityscapes/'
 scale = (480, 360)
@@ -44,6 +44,7 @@ test_dataloader = dict(
 
 max_iters = 1500
 train_cfg = dict(max_iters=max_iters, val_interval=500)
+optim_wrapper = dict(optimizer=dict(lr=1e-3))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(

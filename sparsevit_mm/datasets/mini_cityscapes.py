@@ -74,7 +74,7 @@ def generate_mini_cityscapes(root,
             ``gtFine/{split}/{city}/{city}_{sequence}_{frame}_gtFine_{kind}.png`` for the splits
             train, val and test and the kinds labelIds, labelTrainIds, instanceIds (16 bit) and
             color.
-        num_images (dict[str, int], optional): Images per split; 800, 100 and 150 by default.
+        num_images (dict[str, int], optional): Images per split; 500, 80 and 120 by default.
         image_size (tuple[int, int]): Height and width in pixels.
         seed (int): Image i of a split depends on the seed, the split and i alone.
         overwrite (bool): Replace what is at ``root``.
@@ -88,7 +88,7 @@ def generate_mini_cityscapes(root,
         FileExistsError: Something is at ``root`` that was not made with these parameters, and
             ``overwrite`` is off.
     """
-    num_images = dict(num_images or dict(train=800, val=100, test=150))
+    num_images = dict(num_images or dict(train=500, val=80, test=120))
     check_counts(num_images, SPLITS)
     image_size = list(image_size)
     if len(image_size) != 2 or min(image_size) < MIN_SIDE:
