@@ -10,8 +10,11 @@ from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 
 from ..checkpoints import check_fits
+from ..config import is_type
 from ..models import get_sparse_backbone
 from ..sparsity import Sparsity
+
+_OF_TRAINING = ('CheckpointHook', 'EarlyStoppingHook')
 
 
 class Evaluator:
@@ -31,6 +34,7 @@ class Evaluator:
     def __init__(self, cfg: Config, checkpoint: str, build_runner):
         cfg = copy.deepcopy(cfg)
         cfg.load_from, cfg.resume = checkpoint, False
+        _leave_training(cfg)
         self.runner = build_runner(cfg)
         _leave_console()
         model = self.runner.model
@@ -48,6 +52,14 @@ class Evaluator:
             metrics = self.runner.val()  # builds the loop and loads the checkpoint, hooks and all
         self._loaded = True
         return dict(metrics)
+
+
+def _leave_training(cfg: Config) -> None:
+    """Takes out the hooks that judge a training by its validations: they would save the best of
+    the candidates as checkpoints, and build the training's data for it."""
+    cfg.default_hooks = dict(cfg.get('default_hooks') or {}, checkpoint=None)
+    cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or []
+                        if not any(is_type(hook, name) for name in _OF_TRAINING)]
 
 
 def _leave_console() -> None:

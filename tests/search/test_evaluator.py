@@ -95,3 +95,19 @@ def test_console_is_left_alone_and_the_log_file_is_not(trained, tmp_path, capsys
     assert 'INFO' not in console and 'toy/' not in console
     log = next(tmp_path.glob('*/*.log')).read_text()
     assert 'a line for the file' in log and 'toy/sparsity' in log
+
+
+def test_candidates_leave_no_checkpoint_and_need_no_training_data(trained, tmp_path):
+    """Configs of mm save the best model of a training by its validations."""
+    best = dict(type='CheckpointHook', by_epoch=False, interval=3, save_best='toy/output',
+                rule='greater')
+    cfg = toy_config(tmp_path, custom_hooks=[
+        dict(type='EarlyStoppingHook', monitor='toy/output'), dict(type='EMAHook')])
+    cfg.default_hooks.checkpoint = best
+    cfg.train_dataloader.dataset = dict(type='NoSuchDataset')
+    evaluator = Evaluator(cfg, trained[0], build_runner)
+    for sparsity in (0, .5, .3):
+        assert evaluator.evaluate(sparsity)['toy/sparsity'] == pytest.approx(sparsity)
+    assert not list(tmp_path.rglob('*.pth'))
+    names = [type(hook).__name__ for hook in evaluator.runner.hooks]
+    assert 'EMAHook' in names and 'LoggerHook' in names
