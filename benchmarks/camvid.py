@@ -2,10 +2,10 @@
 smaller size of equal latency, all trained alike.
 
 CamVid's images of 480x360 in the layout of Cityscapes are expected in data/camvid_cityscapes. One
-dense model is trained from scratch at several scales. From it start, for equally many iterations:
-a dense model, the adapted one, and a dense one at the size at which it takes the latency of the
-searched configuration. The adapted one is tested dense, at two uniform sparsities and as searched.
-Steps that are done are skipped.
+dense model is trained from scratch at several scales. From it go on, for as many iterations, a
+dense model, the adapted one, which is then searched, and a dense one at the size at which it takes
+the latency of the searched configuration. Last, each is fine-tuned as it is to run: the adapted one
+at two uniform sparsities and as searched. Steps that are done are skipped.
 """
 import argparse
 from pathlib import Path
@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs' / 'demo'
 DENSE = CONFIGS / 'upernet_swin-narrow_camvid.py'
 ADAPT = CONFIGS / 'upernet_sparsevit-narrow_camvid.py'
+FINETUNE = 400  # iterations
 ROUNDS = 5  # of the final latencies, the models in turn
 
 
@@ -86,6 +87,17 @@ def latencies(backbone, entries: List[Entry]) -> np.ndarray:
                       for meter, entry in zip(meters, entries)] for _ in range(ROUNDS)])
 
 
+def finetune(steps: Steps, entry: Entry, work_dir: Path) -> Entry:
+    """The entry, trained on as it is to run."""
+    checkpoint = steps.train(
+        f'fine-tuning, {entry.name}', ADAPT, work_dir / f'final_{entry.name}', entry.checkpoint,
+        FINETUNE, custom_hooks='[]',
+        model__backbone__sparsity=str(entry.config).replace(' ', ''),
+        param_scheduler__1__end=FINETUNE, param_scheduler__1__T_max=FINETUNE - 50,
+        **size_options(entry.shape))
+    return entry._replace(checkpoint=checkpoint)
+
+
 def evaluate(entry: Entry, work_dir: Path) -> Compared:
     options = {key.replace('__', '.'): value for key, value in size_options(entry.shape).items()}
     cfg = load_config(str(ADAPT), options)
@@ -109,8 +121,6 @@ def main() -> None:
     steps.run('search', winner_config, 'search_sparsity.py', ADAPT, adapted, '--work-dir',
               work_dir / 'search', '--max-latency', args.max_latency, '--trials', args.trials,
               '--seed', args.seed, '--rounds', 7, '--resume')
-    longer = steps.train('dense, as long', ADAPT, work_dir / 'dense_more', base, custom_hooks='[]')
-
     winner = SparsityConfig(load_config(str(winner_config)).model.backbone.sparsity,
                             backbone.depths)
     chosen = work_dir / 'equal_size.txt'
@@ -118,16 +128,20 @@ def main() -> None:
         shape = equal_size(backbone, LatencyMeter(backbone, LatencySetting(full), 3), winner)
         chosen.write_text('{} {}'.format(*shape))
     shape = tuple(map(int, chosen.read_text().split()))
+    longer = steps.train('dense, as long', ADAPT, work_dir / 'dense_more', base, custom_hooks='[]')
     small = steps.train(f'dense at {shape[1]}x{shape[0]}', ADAPT, work_dir / 'dense_small', base,
                         custom_hooks='[]', **size_options(shape))
 
-    dense = SparsityConfig(0., backbone.depths)
-    entries = [Entry('dense', longer, dense, full),
-               Entry('adapted, run dense', adapted, dense, full)]
-    entries += [Entry(f'adapted, uniform {ratio:g}', adapted,
-                      SparsityConfig(ratio, backbone.depths), full) for ratio in args.uniform]
-    entries += [Entry('adapted, searched', adapted, winner, full),
-                Entry(f'dense at {shape[1]}x{shape[0]}', small, dense, shape)]
+    dense, *uniform = (SparsityConfig(r, backbone.depths) for r in (0., *args.uniform))
+    entries = [
+        finetune(steps, entry, work_dir) for entry in (
+            Entry('dense', longer, dense, full),
+            *(Entry(f'uniform_{config.mean:g}', adapted, config, full) for config in uniform),
+            Entry('searched', adapted, winner, full),
+            Entry(f'dense_{shape[1]}x{shape[0]}', small, dense, shape))
+    ]
+    entries += [Entry(f'adapted, at {config.label}', adapted, config, full)
+                for config in (dense, *uniform, winner)]
     rows = [evaluate(entry, work_dir) for entry in entries]
     report(entries, rows, latencies(backbone, entries), backbone, work_dir)
 
@@ -148,14 +162,15 @@ def report(entries: List[Entry], rows: List[Compared], times: np.ndarray, backbo
                       f'{np.median(ratios[:, i]):.2f} ({spread[0]:.2f} to {spread[1]:.2f})',
                       f'{macs / 1e9:.2f}', entry.config.label)
     Console(width=130).print(table)
-    for other in (0, 1, 5):
-        mean, low, high = rows[4].difference(rows[other])
-        print(f'searched less {entries[other].name}: {mean:+.2f} mIoU '
+    for other in (0, 2, 4):
+        mean, low, high = rows[3].difference(rows[other])
+        print(f'{entries[3].name} less {entries[other].name}: {mean:+.2f} mIoU '
               f'(95% interval {low:+.2f} to {high:+.2f})')
-    draw_tradeoff(work_dir / 'comparison.png', [],
-                  {entry.name: [(np.median(times[:, i]), row.metrics['mIoU'])]
-                   for i, (entry, row) in enumerate(zip(entries, rows))},
-                  'mIoU, 51 test images', 'batch 1, fp32')
+    points = [(np.median(times[:, i]), row.metrics['mIoU']) for i, row in enumerate(rows)]
+    marked = {entry.name: [point] for entry, point in zip(entries[:5], points)}
+    marked['adapted, not fine-tuned'] = points[5:]
+    draw_tradeoff(work_dir / 'comparison.png', [], marked, 'mIoU, 51 test images',
+                  'batch 1, fp32')
     print(f'figure: {work_dir}/comparison.png')
 
 

@@ -1,4 +1,4 @@
-"""The data that a config names: its data sets, within their wrappers, and whether they are there."""
+"""The data that a config names: its data sets within their wrappers, and whether they are there."""
 from pathlib import Path
 from typing import Iterator
 

@@ -12,8 +12,8 @@ PACKAGE = Path(sparsevit_mm.__file__).parent
 TOOLKITS = {'mmdet', 'mmseg', 'mmdet3d'}
 
 # Each line may import from the lines above it only; what is not named stands on top of all.
-LAYERS = [{'version', 'sparsity', 'checkpoints', 'config', 'datasets'}, {'models', 'child'},
-          {'hooks', 'cost', 'arguments'}, {'search', 'swap'}, {'visualization'}]
+LAYERS = [{'version', 'sparsity', 'checkpoints', 'config', 'datasets'}, {'models', 'child', 'data'},
+          {'hooks', 'cost', 'arguments', 'labels'}, {'search', 'swap'}, {'visualization'}]
 MODEL_LAYERS = [{'tracing'}, {'windows', 'attention', 'pretrained', 'chunks', 'rows'},
                 {'selection', 'layout', 'patches'}, {'kernels', 'execution'}, {'stage'},
                 {'sparse_swin'}]
@@ -122,8 +122,8 @@ def test_the_check_of_layers_sees_a_breach():
 
 
 @pytest.mark.parametrize('part', [
-    'sparsity.py', 'checkpoints.py', 'child.py', 'arguments.py', 'swap.py', 'models', 'hooks',
-    'cost', 'search', 'visualization'])
+    'sparsity.py', 'checkpoints.py', 'child.py', 'data.py', 'labels.py', 'arguments.py', 'swap.py',
+    'models', 'hooks', 'cost', 'search', 'visualization'])
 def test_no_toolkit_is_imported_even_within_a_function(part):
     path = PACKAGE / part
     for file in [path] if path.is_file() else files(part):

@@ -14,6 +14,7 @@ from rich.table import Table
 from sparsevit_mm.cli import (add_runner_arguments, build_backbone, build_runner, clear_errors,
                               config_from)
 from sparsevit_mm.data import check_data
+from sparsevit_mm.labels import check_labels
 from sparsevit_mm.search.subset import restrict_to_subset
 from sparsevit_mm.sparsity import SparsityConfig
 from sparsevit_mm.visualization.breakdown import Breakdown, break_down, scored_by
@@ -40,6 +41,7 @@ def prepare(args: argparse.Namespace):
     """The config and the configurations to compare; what is wrong with them ends here."""
     cfg = config_from(args)
     check_data(cfg, args.split)
+    check_labels(cfg, args.split)
     scored_by(cfg, args.split)
     backbone = build_backbone(cfg)
     if args.sparsity is None and backbone.sparsity.is_dense:

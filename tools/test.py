@@ -7,6 +7,7 @@ from sparsevit_mm.checkpoints import check_fits
 from sparsevit_mm.cli import add_runner_arguments, build_runner, clear_errors, config_from
 from sparsevit_mm.config import set_sparsity
 from sparsevit_mm.data import check_data
+from sparsevit_mm.labels import check_labels
 from sparsevit_mm.search.subset import restrict_to_subset
 
 
@@ -36,6 +37,7 @@ def main() -> None:
         if args.split == 'val':
             cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
         check_data(cfg, 'test')
+        check_labels(cfg, 'test')
         if args.sparsity is not None:
             set_sparsity(cfg, args.sparsity)
         if args.num_samples is not None:

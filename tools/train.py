@@ -5,6 +5,7 @@ from sparsevit_mm.checkpoints import read_checkpoint
 from sparsevit_mm.cli import (add_runner_arguments, build_runner, clear_errors, config_from,
                               use_amp)
 from sparsevit_mm.data import check_data
+from sparsevit_mm.labels import check_labels
 
 
 def parse_args() -> argparse.Namespace:
@@ -21,7 +22,9 @@ def main() -> None:
     args = parse_args()
     with clear_errors():
         cfg = config_from(args)
-        check_data(cfg, 'train', *(['val'] if cfg.get('val_dataloader') else []))
+        splits = ['train'] + (['val'] if cfg.get('val_dataloader') else [])
+        check_data(cfg, *splits)
+        check_labels(cfg, *splits)
         if args.amp:
             use_amp(cfg)
         if args.resume:

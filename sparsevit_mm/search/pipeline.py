@@ -11,6 +11,8 @@ from mmengine.logging import print_log
 from ..config import is_type, without_adaptation
 from ..cost.latency import LatencyMeter, LatencySetting
 from ..cost.macs import backbone_macs
+from ..data import check_data
+from ..labels import check_labels
 from ..sparsity import SparsityConfig, SparsitySpace
 from .candidates import Candidate, write_csv
 from .evaluator import Evaluator
@@ -23,6 +25,7 @@ from .subset import restrict_to_subset
 _METRICS = {
     'CocoMetric': 'coco/bbox_mAP',
     'IoUMetric': 'mIoU',
+    'CityscapesMetric': 'averageScoreCategories',  # IoU by category: of classes it gives none
     'NuScenesMetric': 'NuScenes metric/pred_instances_3d_NuScenes/NDS',
 }
 
@@ -79,6 +82,7 @@ class SearchPipeline:
         self.work_dir = Path(cfg.work_dir)
         check_exportable(request.config, request.out, request.overwrite)
         check_data(cfg, 'val')
+        check_labels(cfg, 'val')
         metric = request.metric or default_metric(cfg)
         run_cfg = deepcopy(cfg)
         run_cfg.custom_hooks = without_adaptation(cfg.get('custom_hooks'))

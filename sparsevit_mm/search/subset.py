@@ -50,8 +50,8 @@ def choose(total: int, num_samples: int, seed: int) -> List[int]:
 
 def _coco(dataset: Dict, evaluator: Dict, num_samples: int, seed: int, work_dir: str) -> None:
     """CocoMetric counts every image of its annotation file, so both get a smaller file."""
-    if not evaluator.get('ann_file'):  # it then scores what it is shown
-        return _iou(dataset, evaluator, num_samples, seed, work_dir)
+    if not evaluator.get('ann_file'):
+        return _as_shown(dataset, evaluator, num_samples, seed, work_dir)
     with get_local_path(evaluator['ann_file'], backend_args=evaluator.get('backend_args')) as path:
         annotations = json.loads(Path(path).read_text())
     images = sorted(annotations['images'], key=lambda image: image['id'])
@@ -69,8 +69,8 @@ def _coco(dataset: Dict, evaluator: Dict, num_samples: int, seed: int, work_dir:
     dataset['ann_file'] = evaluator['ann_file'] = str(target)
 
 
-def _iou(dataset: Dict, evaluator: Dict, num_samples: int, seed: int, work_dir: str) -> None:
-    """IoUMetric scores what it is shown."""
+def _as_shown(dataset: Dict, evaluator: Dict, num_samples: int, seed: int, work_dir: str) -> None:
+    """These score what they are shown."""
     total = len(DATASETS.build({**dataset, 'indices': None}))
     given = dataset.get('indices')
     given = range(total) if given is None else range(total)[:given] if isinstance(
@@ -78,4 +78,4 @@ def _iou(dataset: Dict, evaluator: Dict, num_samples: int, seed: int, work_dir: 
     dataset['indices'] = [given[i] for i in choose(len(given), num_samples, seed)]
 
 
-_TRANSFORMS = {'CocoMetric': _coco, 'IoUMetric': _iou}
+_TRANSFORMS = {'CocoMetric': _coco, 'IoUMetric': _as_shown, 'CityscapesMetric': _as_shown}

@@ -1,7 +1,7 @@
 """Ground truth of image files, found in the data sets of a config, in the image's own pixels."""
 import os
 from functools import lru_cache
-from typing import Callable, Dict, Iterator, List, Sequence
+from typing import Callable, Dict, List, Sequence
 
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset, Compose, pseudo_collate

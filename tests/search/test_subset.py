@@ -12,7 +12,8 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, METRICS, init_default_scope
 from mmengine.structures import InstanceData
 
-from sparsevit_mm.datasets import METAINFO, generate_mini_coco
+from sparsevit_mm.datasets import METAINFO, generate_mini_cityscapes, generate_mini_coco
+from sparsevit_mm.search.pipeline import default_metric
 from sparsevit_mm.search.subset import choose, restrict_to_subset
 
 IMAGES, SIZE = 12, 48
@@ -178,6 +179,47 @@ def test_iou_subset_scores_as_a_list_that_holds_only_those_images(
     torch.manual_seed(0)
     assert iou_score(listed) == (paths, metrics)
     assert metrics['mIoU'] != whole['mIoU']
+
+
+def cityscapes_score(cfg):
+    """Names of the images that the val data set yields, and cityscapesscripts' figures for labels
+    with some columns taken for road, in each image of a city more."""
+    init_default_scope('mmseg')
+    dataset = DATASETS.build(deepcopy(cfg.val_dataloader.dataset))
+    names = []
+    metric = METRICS.build(deepcopy(cfg.val_evaluator))
+    for i in range(len(dataset)):
+        info = dataset.get_data_info(i)
+        names.append(os.path.basename(info['img_path']))
+        guess = torch.from_numpy(cv2.imread(info['seg_map_path'], cv2.IMREAD_UNCHANGED)).long()
+        guess[:, :5 * (1 + int(names[-1].split('_')[1]))] = 0
+        metric.process({}, [dict(info, pred_sem_seg=dict(data=guess[None]))])
+    return names, metric.evaluate(len(dataset))
+
+
+def test_cityscapes_subset_scores_as_a_list_that_holds_only_those_images(tmp_path):
+    pytest.importorskip('cityscapesscripts')
+    root = generate_mini_cityscapes(tmp_path / 'data', dict(train=1, val=6, test=1), (32, 64))
+    cfg = Config(dict(
+        default_scope='mmseg',
+        val_dataloader=dict(dataset=dict(
+            type='CityscapesDataset', data_root=str(root), pipeline=[], test_mode=True,
+            data_prefix=dict(img_path='leftImg8bit/val', seg_map_path='gtFine/val'))),
+        val_evaluator=dict(type='CityscapesMetric', output_dir=str(tmp_path / 'predictions'))))
+    whole = cityscapes_score(cfg)
+    names, metrics = cityscapes_score(restricted(cfg, 3, 0, tmp_path))
+    assert len(set(names)) == 3 and set(names) < set(whole[0])
+    assert 0 < metrics[default_metric(cfg)] != whole[1][default_metric(cfg)] < 1
+
+    stems = [name.replace('_leftImg8bit.png', '') for name in names]
+    (tmp_path / 'list.txt').write_text('\n'.join(f'{s.split("_")[0]}/{s}' for s in stems))
+    cfg.val_dataloader.dataset.ann_file = str(tmp_path / 'list.txt')
+    listed = cityscapes_score(cfg)
+    assert listed[0] == names and listed[1] == pytest.approx(metrics, abs=0, nan_ok=True)
+    # With mm's own IoU beside it, both score the same images.
+    cfg.val_evaluator = [cfg.val_evaluator, dict(type='IoUMetric')]
+    restrict_to_subset(cfg, 'val', 2, 0, str(tmp_path))
+    assert len(DATASETS.build(cfg.val_dataloader.dataset)) == 2
 
 
 def test_unknown_evaluator_or_wrapped_data_set_is_an_error_that_lists_what_is_known(

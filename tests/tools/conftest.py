@@ -1,12 +1,15 @@
 from functools import lru_cache
 from unittest import mock
 
+import detector
 import pytest
-from detector import CONFIG, SIZE, Detector
-from helpers import ROOT, run_tool
+import segmentor
 from mmengine.config import config
+from trained import Trained, train
 
-from sparsevit_mm.datasets import generate_mini_coco
+from sparsevit_mm.datasets import generate_mini_cityscapes, generate_mini_coco
+
+IMAGES = dict(train=8, val=2, test=3)
 
 
 @pytest.fixture(scope='session', autouse=True)
@@ -19,10 +22,14 @@ def _format_once():
 
 
 @pytest.fixture(scope='session')
-def tiny(tmp_path_factory, _format_once) -> Detector:
+def tiny(tmp_path_factory, _format_once) -> Trained:
     folder = tmp_path_factory.mktemp('tiny')
-    data = generate_mini_coco(folder / 'data', dict(train=8, val=2, test=3), SIZE)
-    path = folder / 'tiny.py'
-    path.write_text(CONFIG.format(base=ROOT, root=f'{data}/', size=SIZE))
-    assert run_tool('train', path, '--work-dir', folder / 'trained').code == 0
-    return Detector(data, path, folder / 'trained' / 'iter_50.pth')
+    data = generate_mini_coco(folder / 'data', IMAGES, detector.SIZE)
+    return train(folder, data, detector.CONFIG, detector.SIZE)
+
+
+@pytest.fixture(scope='session')
+def tiny_seg(tmp_path_factory, _format_once) -> Trained:
+    folder = tmp_path_factory.mktemp('tiny_seg')
+    data = generate_mini_cityscapes(folder / 'data', IMAGES, segmentor.SIZE)
+    return train(folder, data, segmentor.CONFIG, segmentor.SIZE)

@@ -1,11 +1,4 @@
-"""The detector of the demo, shrunk, and what its command lines leave behind."""
-import json
-import tempfile
-from pathlib import Path
-from typing import Dict, List, NamedTuple
-
-from helpers import run_tool
-
+"""The detector of the demo, shrunk."""
 SIZE = 64
 CONFIG = '''
 _base_ = ['{base}/configs/demo/mask_rcnn_sparsevit-narrow_mini_coco.py']
@@ -33,31 +26,3 @@ param_scheduler = [dict(type='ConstantLR', factor=1., by_epoch=False)]
 optim_wrapper = dict(optimizer=dict(lr=3e-3))
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=max_iters))
 '''
-
-
-class Detector(NamedTuple):
-    """Attributes:
-        data: The miniature COCO: 8 images to train and validate on, 3 to test.
-        config, checkpoint: Files.
-        options: For ``--cfg-options``: a training of two iterations.
-    """
-    data: Path
-    config: Path
-    checkpoint: Path
-    options = dict(train_cfg__max_iters=2, train_cfg__val_interval=2,
-                   default_hooks__checkpoint__interval=2)
-
-
-def lines_of(work_dir: Path) -> List[Dict]:
-    """What mm's logger hook wrote in the latest run of a work directory."""
-    logs = sorted(work_dir.glob('*/vis_data/scalars.json'))
-    return list(map(json.loads, logs[-1].read_text().splitlines()))
-
-
-def metrics_of(*arguments, **options) -> Dict[str, float]:
-    """Metrics that test.py gives."""
-    with tempfile.TemporaryDirectory() as work_dir:
-        outcome = run_tool('test', *arguments, '--work-dir', work_dir, **options)
-        assert outcome.code == 0, outcome.error
-        metrics = json.loads(next(Path(work_dir).glob('*/*.json')).read_text())
-    return {key: value for key, value in metrics.items() if key.startswith('coco/')}

@@ -3,9 +3,9 @@ import shutil
 
 import optuna
 import pytest
-from detector import lines_of, metrics_of
 from helpers import refused, run_tool
 from mmengine.config import Config
+from trained import lines_of, metrics_of
 
 from sparsevit_mm import SparsityConfig
 from sparsevit_mm.cli import build_backbone

@@ -4,8 +4,8 @@ import sys
 
 import pytest
 import torch
-from detector import lines_of, metrics_of
 from helpers import ROOT, refused, run_tool
+from trained import lines_of, metrics_of
 
 from sparsevit_mm import SparsityConfig
 

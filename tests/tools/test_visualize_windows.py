@@ -1,9 +1,9 @@
 import mmcv
 import numpy as np
 import pytest
-from detector import Detector
 from helpers import refused, run_tool
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from trained import Trained
 
 from sparsevit_mm.cli import load_config
 from sparsevit_mm.visualization.ground_truth import find_ground_truths
@@ -20,7 +20,7 @@ val_dataloader = dict(batch_size=2)
 '''
 
 
-def images_of(tiny: Detector):
+def images_of(tiny: Trained):
     return sorted((tiny.data / 'test2017').glob('*.jpg'))
 
 
