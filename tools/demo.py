@@ -88,11 +88,11 @@ def main() -> None:
 
     cfg = load_config(str(adapt))
     setting = LatencySetting(test_shape(cfg), batch_size=8)
-    meter = LatencyMeter(build_backbone(cfg), setting, rounds=11)
+    meter = LatencyMeter(build_backbone(cfg), setting, rounds=7)
     winner = work_dir / 'search' / 'winner.py'
     steps.run('search', winner, 'search_sparsity.py', adapt, adapted, '--work-dir',
               work_dir / 'search', '--max-latency', LIMIT, '--trials', args.trials or task.trials,
-              '--seed', args.seed, '--batch-size', setting.batch_size, '--rounds', 7, '--resume')
+              '--seed', args.seed, '--batch-size', setting.batch_size, '--rounds', 5, '--resume')
     steps.run('test of the winner', None, 'test.py', winner, '--work-dir', work_dir / 'test')
     images = sorted(Path(task.data).glob('**/test*/**/*.[jp][pn]g'))
     images = [path for path in images if 'gtFine' not in path.parts][:2]
