@@ -1,17 +1,15 @@
 """How far a metric would vary over other images: its value on resamples of those it was scored on.
 
-Each class here watches one evaluator and keeps what it learned of every image. The resamples depend
-on the seed and the number of images alone, so those of two models can be subtracted.
+The resamples depend on the seed and the number of images alone, so those of two models can be
+subtracted.
 """
 import io
-import json
 from contextlib import redirect_stdout
-from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
-import torch
 from pycocotools.cocoeval import COCOeval
+
+from .records import AreaRecord, DetectionRecord
 
 
 class BoxAPResampler:
@@ -22,25 +20,16 @@ class BoxAPResampler:
     """
 
     def __init__(self, metric):
-        self.metric, compute = metric, metric.compute_metrics
-        self.detections = []
-
-        def keep_detections(results):
-            with TemporaryDirectory() as folder:
-                metric.outfile_prefix = f'{folder}/detections'
-                metrics = compute(results)
-                self.detections = json.loads(Path(f'{folder}/detections.bbox.json').read_text())
-            return metrics
-
-        metric.compute_metrics = keep_detections
+        self.metric, self.record = metric, DetectionRecord(metric)
 
     def __call__(self, resamples: int, seed: int = 0) -> np.ndarray:
         """(resamples,) float64, of the last evaluation; zeros where nothing was detected."""
-        if not self.detections:
+        detections = self.record.detections['bbox']
+        if not detections:
             return np.zeros(resamples)
         truth = self.metric._coco_api
         with redirect_stdout(io.StringIO()):  # pycocotools talks
-            evaluation = COCOeval(truth, truth.loadRes(self.detections), 'bbox')
+            evaluation = COCOeval(truth, truth.loadRes(detections), 'bbox')
             evaluation.params.imgIds = self.metric.img_ids
             evaluation.params.catIds = self.metric.cat_ids
             evaluation.params.areaRng = evaluation.params.areaRng[:1]  # all sizes
@@ -73,19 +62,12 @@ class MeanIoUResampler:
     """
 
     def __init__(self, metric):
-        compute = metric.compute_metrics
-
-        def keep_areas(results):
-            intersection, union = ([image[i] for image in results] for i in (0, 1))
-            self.areas = torch.stack([torch.stack(intersection), torch.stack(union)]).double()
-            return compute(results)
-
-        metric.compute_metrics = keep_areas
+        self.record = AreaRecord(metric)
 
     def __call__(self, resamples: int, seed: int = 0) -> np.ndarray:
         """(resamples,) float64, of the last evaluation; classes that no image of a resample shows
         or is given are left out of its mean."""
-        areas = self.areas.numpy()
+        areas = self.record.areas[:2]
         num_images, rng = areas.shape[1], np.random.default_rng(seed)
         values = np.empty(resamples)
         for i in range(resamples):

@@ -1,17 +1,15 @@
 """What the rows of a breakdown score: the parts of CocoMetric's AP and of IoUMetric's mIoU, and the
 share of their area that ran."""
 import io
-import json
 import math
 from contextlib import redirect_stdout
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Dict, List, Optional, Tuple
 
 import numpy as np
-import torch
 from mmengine.structures import BaseDataElement
 from pycocotools.cocoeval import COCOeval, Params
+
+from ..search.records import AreaRecord, DetectionRecord
 
 Values = List[Optional[float]]
 ALL, SIZE, CLASS = 'all', 'size', 'class'
@@ -27,19 +25,8 @@ class DetectionScore:
         if not self.metrics:
             raise ValueError(f'CocoMetric scores {", ".join(metric.metrics)}; a breakdown needs '
                              f'bbox or segm')
-        self.metric, compute = metric, metric.compute_metrics
-
-        def keep_detections(results):
-            with TemporaryDirectory() as folder:
-                metric.outfile_prefix = f'{folder}/detections'
-                metrics = compute(results)
-                self.detections = {
-                    kind: json.loads(Path(f'{folder}/detections.{kind}.json').read_text())
-                    for kind in self.metrics.values()
-                }
-            return metrics
-
-        metric.compute_metrics = keep_detections
+        self.metric = metric
+        self.record = DetectionRecord(metric, list(self.metrics.values()))
         self.share: Dict[int, float] = {}  # by annotation
 
     def rows(self) -> List[Tuple[str, str, int]]:
@@ -87,7 +74,7 @@ class DetectionScore:
     def _ap(self, kind: str) -> Values:
         """As CocoMetric computes it, which keeps three decimals and no classes of mask AP."""
         metric, truth = self.metric, self.metric._coco_api
-        detections = self.detections[kind]
+        detections = self.record.detections[kind]
         if not detections:
             return [0. if ids else None for _, _, ids in self.members]
         if kind == 'segm':  # else the size of a detection would be that of its box
@@ -112,19 +99,13 @@ class SegmentationScore:
     metrics = ['IoU (%)']
 
     def __init__(self, metric):
-        self.metric, compute = metric, metric.compute_metrics
-
-        def keep_areas(results):
-            self.areas = [torch.stack(areas).double().sum(0).numpy() for areas in zip(*results)]
-            return compute(results)
-
-        metric.compute_metrics = keep_areas
+        self.metric, self.record = metric, AreaRecord(metric)
         self.classes = metric.dataset_meta['classes']
         self.ran, self.seen = np.zeros((2, len(self.classes)))
 
     def rows(self) -> List[Tuple[str, str, int]]:
         """(group, name, count); after an evaluation."""
-        pixels = self.areas[3].astype(int).tolist()
+        pixels = self._totals()[3].astype(int).tolist()
         return [(ALL, 'all classes', sum(pixels)),
                 *((CLASS, name, count) for name, count in zip(self.classes, pixels))]
 
@@ -143,9 +124,13 @@ class SegmentationScore:
 
     def figures(self) -> Dict[str, Values]:
         """A class that is neither there nor predicted has no IoU, unless nan_to_num gives one."""
-        intersection, union = self.areas[:2]
+        intersection, union = self._totals()[:2]
         missing = self.metric.nan_to_num
         iou = [100 * i / u if u else missing if missing is None else 100. * missing
                for i, u in zip(intersection, union)]
         there = [value for value in iou if value is not None]
         return {self.metrics[0]: [float(np.mean(there)) if there else None, *iou]}
+
+    def _totals(self) -> np.ndarray:
+        """(4, classes): intersection, union, prediction and label, in pixels."""
+        return self.record.areas.sum(1)

@@ -1,0 +1,54 @@
+"""Configurations compared on the test split, with the evaluators of the toolkits."""
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from sparsevit_mm.cli import build_backbone, build_runner
+from sparsevit_mm.config import load_config
+from sparsevit_mm.cost.latency import LatencyMeter, LatencySetting
+from sparsevit_mm.search import bootstrap
+from sparsevit_mm.search.compare import compare_on_test
+from sparsevit_mm.sparsity import SparsityConfig
+
+
+class InOrder:
+    """numpy, but that it draws every image once."""
+    random = SimpleNamespace(default_rng=lambda seed: SimpleNamespace(
+        integers=lambda number, size: np.arange(size)))
+
+    def __getattr__(self, name):
+        return getattr(np, name)
+
+
+def compared(trained, work_dir):
+    cfg = load_config(str(trained.config))
+    cfg.work_dir = str(work_dir)
+    cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
+    meter = LatencyMeter(build_backbone(cfg), LatencySetting((64, 64)), 1)
+    configs = {name: SparsityConfig(s, meter.backbone.depths)
+               for name, s in (('dense', 0), ('sparse', .6))}
+    return compare_on_test(cfg, str(trained.checkpoint), configs, meter, build_runner, 30)
+
+
+@pytest.mark.parametrize('fixture, metric, rounding', [
+    ('tiny', 'coco/bbox_mAP', 6e-4), ('tiny_seg', 'mIoU', 6e-3)])
+def test_a_resample_of_each_image_once_is_the_evaluator_s_figure(
+        fixture, metric, rounding, request, tmp_path, monkeypatch):
+    monkeypatch.setattr(bootstrap, 'np', InOrder())
+    dense, sparse = compared(request.getfixturevalue(fixture), tmp_path)
+    for row in (dense, sparse):
+        assert np.ptp(row.resampled) == 0
+        assert row.resampled[0] == pytest.approx(row.metrics[metric], abs=rounding)
+        assert row.interval == pytest.approx((row.resampled[0], ) * 2)
+    assert dense.metrics != sparse.metrics and dense.macs > sparse.macs
+    assert dense.difference(sparse)[0] == pytest.approx(dense.resampled[0] - sparse.resampled[0])
+
+
+def test_resamples_differ_and_are_of_the_same_images(tiny_seg, tmp_path):
+    dense, sparse = compared(tiny_seg, tmp_path)
+    assert dense.resampled.std() > 0
+    mean, low, high = dense.difference(sparse)
+    assert low < mean < high
+    low, high = dense.interval
+    assert low < dense.resampled.mean() < high
