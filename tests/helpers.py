@@ -156,7 +156,7 @@ def run_tool(name, *arguments, **options) -> Outcome:
     if options:
         arguments += ['--cfg-options', *(f'{k.replace("__", ".")}={v}'
                                          for k, v in options.items())]
-    _forget_experiments()
+    forget_experiments()
     code, message, output, error = 0, '', io.StringIO(), io.StringIO()
     with mock.patch.object(sys, 'argv', arguments), redirect_stdout(output), redirect_stderr(error):
         try:
@@ -175,8 +175,8 @@ def refused(*arguments, **options) -> str:
     return outcome.error
 
 
-def _forget_experiments(manager=ManagerMixin) -> None:
+def forget_experiments(manager=ManagerMixin) -> None:
     """mmengine keeps loggers and message hubs for as long as a process lives."""
     for kind in manager.__subclasses__():
         kind._instance_dict.clear()
-        _forget_experiments(kind)
+        forget_experiments(kind)

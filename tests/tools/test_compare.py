@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from helpers import forget_experiments
 
 from sparsevit_mm.cli import build_backbone, build_runner
 from sparsevit_mm.config import load_config
@@ -22,6 +23,7 @@ class InOrder:
 
 
 def compared(trained, work_dir):
+    forget_experiments()  # this Runner's figures are not for the logs of the training
     cfg = load_config(str(trained.config))
     cfg.work_dir = str(work_dir)
     cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
