@@ -1,0 +1,113 @@
+"""BEVDet's augmentation of the scene as seen from above."""
+from typing import NamedTuple, Tuple
+
+import numpy as np
+import torch
+from mmcv.transforms import BaseTransform
+from mmcv.transforms.utils import cache_randomness
+from mmdet3d.registry import TRANSFORMS
+from mmdet3d.structures import LiDARInstance3DBoxes
+
+
+class BEVDraw(NamedTuple):
+    """What is drawn for one frame."""
+    rotate: float  # radians about z, from x towards y
+    scale: float
+    flip_x: bool
+    flip_y: bool
+
+
+@TRANSFORMS.register_module()
+class BEVAugmentation(BaseTransform):
+    """Rotates, scales and flips the boxes of a frame: BEVDet's augmentation of the BEV space
+    (arXiv 2112.11790, section 3.3). The view transform moves the features by the same matrix.
+
+    Not mmdet3d's GlobalRotScaleTrans and RandomFlip3D: the one needs points, the other flips the
+    images along.
+
+    Required keys: ``gt_bboxes_3d`` (LiDARInstance3DBoxes, none up to any number; not changed in
+    place) and ``token``, which error messages name.
+
+    Modified key: ``gt_bboxes_3d``. Velocities turn, flip and scale with the boxes; one that is
+    NaN, for unknown, stays NaN.
+
+    Added key: ``bev_aug_matrix`` (ndarray), (4, 4) float64, takes a homogeneous LiDAR point to
+    the augmented one.
+
+    Args:
+        rotate (float): Limit of the rotation about z in radians, drawn uniformly from
+            -rotate..rotate.
+        scale (tuple[float, float]): Range of the factor, drawn uniformly.
+        flip_x (float): Probability of x -> -x, ahead becomes behind.
+        flip_y (float): Probability of y -> -y, left becomes right.
+
+    Raises:
+        ValueError: A probability or the range of the factor makes no sense, or a box is not
+            finite or has a size that is not positive.
+    """
+
+    def __init__(self,
+                 rotate: float = 0.3925,
+                 scale: Tuple[float, float] = (0.95, 1.05),
+                 flip_x: float = 0.5,
+                 flip_y: float = 0.5) -> None:
+        self.rotate = rotate
+        self.scale = tuple(scale)
+        self.flip_x = flip_x
+        self.flip_y = flip_y
+        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
+            raise ValueError(f'scale must be (low, high), both positive, got {scale}')
+        if not (0 <= flip_x <= 1 and 0 <= flip_y <= 1):
+            raise ValueError(f'flip_x and flip_y must be probabilities, got {flip_x}, {flip_y}')
+
+    @cache_randomness
+    def draw(self) -> BEVDraw:
+        """One draw from numpy's global generator."""
+        return BEVDraw(
+            rotate=np.random.uniform(-self.rotate, self.rotate),
+            scale=np.random.uniform(*self.scale),
+            flip_x=np.random.uniform() < self.flip_x,
+            flip_y=np.random.uniform() < self.flip_y)
+
+    def transform(self, results: dict) -> dict:
+        boxes = results['gt_bboxes_3d'].clone()
+        check_boxes(boxes, results['token'])
+        draw = self.draw()
+        move_boxes(boxes, draw)
+        results['gt_bboxes_3d'] = boxes
+        results['bev_aug_matrix'] = bev_matrix(draw)
+        return results
+
+    def __repr__(self) -> str:
+        return (f'{type(self).__name__}(rotate={self.rotate}, scale={self.scale}, '
+                f'flip_x={self.flip_x}, flip_y={self.flip_y})')
+
+
+def check_boxes(boxes: LiDARInstance3DBoxes, token: str) -> None:
+    """Raise a ValueError for a box that is not finite, but for a NaN velocity, or not positive."""
+    tensor = boxes.tensor
+    bad = ~tensor[:, :7].isfinite().all(1) | tensor.isinf().any(1) | (boxes.dims <= 0).any(1)
+    if bad.any():
+        index = int(torch.nonzero(bad)[0])
+        raise ValueError(f'sample {token}: ground truth box {index} is not finite or has a size '
+                         f'that is not positive: {tensor[index].tolist()}')
+
+
+def move_boxes(boxes: LiDARInstance3DBoxes, draw: BEVDraw) -> None:
+    """Move boxes in place, as :func:`bev_matrix` moves points."""
+    boxes.rotate(draw.rotate)
+    boxes.scale(draw.scale)
+    if draw.flip_x:
+        boxes.flip('vertical')  # in mmdet3d's words for the view from above, x is up
+    if draw.flip_y:
+        boxes.flip('horizontal')
+
+
+def bev_matrix(draw: BEVDraw) -> np.ndarray:
+    """The rotation, then the scale, then the flips: (4, 4) float64."""
+    cos, sin = np.cos(draw.rotate), np.sin(draw.rotate)
+    rotation = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
+    flips = np.diag([-1. if draw.flip_x else 1., -1. if draw.flip_y else 1., 1.])
+    matrix = np.eye(4)
+    matrix[:3, :3] = flips @ (draw.scale * rotation)
+    return matrix

@@ -1,0 +1,137 @@
+"""The images of a frame's cameras, with their calibration."""
+from typing import Optional, Sequence, Tuple
+
+import cv2
+import mmcv
+import numpy as np
+from mmcv.transforms import BaseTransform
+from mmdet3d.registry import TRANSFORMS
+from mmengine.fileio import get
+
+NUSCENES_CAMERAS = ('CAM_FRONT_LEFT', 'CAM_FRONT', 'CAM_FRONT_RIGHT', 'CAM_BACK_LEFT', 'CAM_BACK',
+                    'CAM_BACK_RIGHT')
+
+
+@TRANSFORMS.register_module()
+class LoadCameras(BaseTransform):
+    """Loads the images of a frame's V cameras, always in the order given, and their calibration.
+
+    Written anew beside mmdet3d's LoadMultiViewImageFromFiles: that one follows the order of the
+    info, goes on without a camera that is missing, and pads images of different sizes.
+
+    Required keys: ``images`` (of mmdet3d's v2 infos: per camera ``img_path``, ``cam2img``,
+    ``lidar2cam``) and ``token``, which error messages name.
+
+    Added keys:
+
+    - ``img`` (list[ndarray]): V images (H, W, 3), uint8, BGR.
+    - ``cam2img`` (ndarray): (V, 3, 3) float64, intrinsics of the images as stored; pixel centres
+      are at integers.
+    - ``lidar2cam`` (ndarray): (V, 4, 4) float64, points in metres.
+    - ``cameras`` (tuple[str]), ``img_path`` (list[str]), ``img_shape`` and ``ori_shape`` (H, W).
+
+    Args:
+        image_size (tuple[int, int]): Height and width the calibration belongs to, in pixels.
+        cameras (Sequence[str]): Cameras to load; nuScenes' six by default.
+        backend_args (dict, optional): Of mmengine's file backend.
+
+    Raises:
+        ValueError: A camera is not in the frame, its calibration is missing, not finite, of the
+            wrong shape, no pinhole camera or no rigid motion, or its image can not be read or has
+            another size.
+        FileNotFoundError: An image is not there.
+    """
+
+    def __init__(self,
+                 image_size: Tuple[int, int],
+                 cameras: Sequence[str] = NUSCENES_CAMERAS,
+                 backend_args: Optional[dict] = None) -> None:
+        self.image_size = tuple(image_size)
+        self.cameras = tuple(cameras)
+        self.backend_args = backend_args
+
+    def transform(self, results: dict) -> dict:
+        views = results.get('images', {})
+        images, paths, cam2img, lidar2cam = [], [], [], []
+        for camera in self.cameras:
+            where = f'sample {results["token"]}, {camera}'
+            if camera not in views:
+                raise ValueError(f'{where}: not in the frame, which has {sorted(views)}')
+            view = views[camera]
+            cam2img.append(_intrinsics(view.get('cam2img'), where))
+            lidar2cam.append(_rigid_motion(view.get('lidar2cam'), where))
+            paths.append(view.get('img_path'))
+            images.append(self._read(paths[-1], where))
+        results.update(
+            img=images,
+            img_path=paths,
+            cameras=self.cameras,
+            cam2img=np.stack(cam2img),
+            lidar2cam=np.stack(lidar2cam),
+            img_shape=self.image_size,
+            ori_shape=self.image_size)
+        return results
+
+    def _read(self, path: Optional[str], where: str) -> np.ndarray:
+        """The image at a path, (H, W, 3), uint8, BGR."""
+        if path is None:
+            raise ValueError(f'{where}: no img_path')
+        try:
+            content = get(path, backend_args=self.backend_args)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f'{where}: {path} is not there') from error
+        except OSError as error:
+            raise ValueError(f'{where}: {path} can not be read: {error}') from error
+        try:
+            # cv2 gives None for a truncated file. Orientation tags turn no calibration.
+            image = mmcv.imfrombytes(content, flag='color_ignore_orientation', backend='cv2')
+        except cv2.error:  # no bytes at all
+            image = None
+        if image is None:
+            raise ValueError(f'{where}: {path} is truncated, or no image')
+        if image.shape[:2] != self.image_size:
+            height, width = image.shape[:2]
+            raise ValueError(f'{where}: {path} has {height}x{width} pixels, but the calibration '
+                             'belongs to {}x{}'.format(*self.image_size))
+        return image
+
+    def __repr__(self) -> str:
+        return (f'{type(self).__name__}(image_size={self.image_size}, cameras={self.cameras}, '
+                f'backend_args={self.backend_args})')
+
+
+def _matrix(value, name: str, sizes: Sequence[int], where: str) -> np.ndarray:
+    """A finite square float64 matrix of one of the sizes, with the last row of an identity."""
+    if value is None:
+        raise ValueError(f'{where}: no {name}')
+    try:
+        matrix = np.array(value, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f'{where}: {name} is no matrix: {value}') from error
+    if matrix.shape not in [(size, size) for size in sizes]:
+        raise ValueError(f'{where}: {name} has shape {matrix.shape}, not '
+                         + ' or '.join(f'{size}x{size}' for size in sizes))
+    if not np.isfinite(matrix).all():
+        raise ValueError(f'{where}: {name} is not finite: {matrix.tolist()}')
+    if not np.array_equal(matrix[-1], np.eye(len(matrix))[-1]):
+        raise ValueError(f'{where}: the last row of {name} is {matrix[-1].tolist()}')
+    return matrix
+
+
+def _intrinsics(value, where: str) -> np.ndarray:
+    """A pinhole camera, (3, 3), from one that may be padded to (4, 4)."""
+    matrix = _matrix(value, 'cam2img', (3, 4), where)
+    padding = matrix[:3, 3:]
+    matrix = matrix[:3, :3]
+    if padding.any() or not np.array_equal(matrix[2], [0, 0, 1]) or np.diag(matrix).min() <= 0:
+        raise ValueError(f'{where}: cam2img is no pinhole camera: {np.array(value).tolist()}')
+    return matrix
+
+
+def _rigid_motion(value, where: str) -> np.ndarray:
+    """A rotation and a translation, (4, 4)."""
+    matrix = _matrix(value, 'lidar2cam', (4, ), where)
+    rotation = matrix[:3, :3]
+    if not np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-3) or np.linalg.det(rotation) < 0:
+        raise ValueError(f'{where}: lidar2cam is no rigid motion: {matrix.tolist()}')
+    return matrix
