@@ -9,6 +9,7 @@ from contextlib import redirect_stdout
 import numpy as np
 from pycocotools.cocoeval import COCOeval
 
+from .nuscenes_resampler import NDSResampler
 from .records import AreaRecord, DetectionRecord
 
 
@@ -77,4 +78,5 @@ class MeanIoUResampler:
         return values
 
 
-RESAMPLERS = {'CocoMetric': BoxAPResampler, 'IoUMetric': MeanIoUResampler}
+RESAMPLERS = {'CocoMetric': BoxAPResampler, 'IoUMetric': MeanIoUResampler,
+              'NuScenesMetric': NDSResampler}

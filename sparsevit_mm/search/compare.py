@@ -24,8 +24,8 @@ class Compared:
         metrics: All that the evaluator gave.
         latency: Interleaved with the others.
         macs: Of the backbone.
-        resampled: The objective on each bootstrap resample of the images: box AP in [0, 1], or
-            mIoU in [0, 100].
+        resampled: The objective on each bootstrap resample of the images: box AP or NDS in
+            [0, 1], or mIoU in [0, 100].
     """
     name: str
     config: SparsityConfig

@@ -13,6 +13,7 @@ from ..checkpoints import check_fits
 from ..config import is_type
 from ..models import get_sparse_backbone
 from ..sparsity import Sparsity
+from .nuscenes_eval import accept_any_predictions
 
 _OF_TRAINING = ('CheckpointHook', 'EarlyStoppingHook')
 
@@ -41,10 +42,14 @@ class Evaluator:
         model = model.module if is_model_wrapper(model) else model
         check_fits(model, checkpoint)
         self.backbone = get_sparse_backbone(model)
+        for metric in self.runner.val_evaluator.metrics:
+            if type(metric).__name__ == 'NuScenesMetric':
+                accept_any_predictions(metric)
         self._loaded = False
 
     def evaluate(self, sparsity: Sparsity) -> Dict[str, float]:
-        """Metrics at a configuration; empty where CocoMetric found no detection."""
+        """Metrics at a configuration; empty where CocoMetric or NuScenesMetric found no
+        detection."""
         self.backbone.sparsity = sparsity
         with redirect_stdout(io.StringIO()):  # pycocotools prints its tables
             if self._loaded:

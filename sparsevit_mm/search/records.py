@@ -1,7 +1,7 @@
 """What an evaluator is given and does not hand on: each image's share in its metric.
 
-Each class here watches one metric of a runner's evaluator, by standing in for its
-``compute_metrics``, and holds what its last evaluation had.
+Each class here watches one metric of a runner's evaluator and holds what its last evaluation
+had.
 """
 import json
 from pathlib import Path
@@ -58,3 +58,21 @@ class AreaRecord:
             return compute(results)
 
         metric.compute_metrics = keep_areas
+
+
+class ResultFileRecord:
+    """Result file of a NuScenesMetric, in the devkit's format.
+
+    Args:
+        metric: The metric. One that would put the file into a temporary folder of its own gets a
+            folder that lasts as long as this record.
+
+    Attributes:
+        path: Of the file; not there before an evaluation.
+    """
+
+    def __init__(self, metric):
+        if metric.jsonfile_prefix is None:
+            self._folder = TemporaryDirectory()
+            metric.jsonfile_prefix = self._folder.name
+        self.path = f'{metric.jsonfile_prefix}/pred_instances_3d/results_nusc.json'

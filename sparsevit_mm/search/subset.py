@@ -1,15 +1,18 @@
 """Evaluation on a subset of a split: one config transformation per evaluator, so that the figure
 is the one that an annotation file with only those images gives."""
 import json
+import os
 from pathlib import Path
 from typing import Dict, List
 
 import numpy as np
 from mmengine.config import Config
-from mmengine.fileio import get_local_path
+from mmengine.fileio import get_local_path, load
 from mmengine.registry import DATASETS, init_default_scope
 
 from ..config import is_type
+from ..data import nuscenes_version
+from .nuscenes_subset import INFOS, write_frames
 
 
 def restrict_to_subset(cfg: Config, split: str, num_samples: int, seed: int,
@@ -25,7 +28,10 @@ def restrict_to_subset(cfg: Config, split: str, num_samples: int, seed: int,
         work_dir: Where a smaller annotation file may be written.
 
     Raises:
-        ValueError: A number below 1, or an evaluator or data set without a transformation here.
+        ValueError: A number below 1, or an evaluator or data set without a transformation here;
+            nuScenes frames that can not be scored (see
+            :func:`~sparsevit_mm.search.nuscenes_subset.write_frames`).
+        FileNotFoundError: nuScenes tables that are not there.
     """
     if num_samples < 1:
         raise ValueError(f'--num-samples {num_samples}: at least one image is needed')
@@ -78,4 +84,22 @@ def _as_shown(dataset: Dict, evaluator: Dict, num_samples: int, seed: int, work_
     dataset['indices'] = [given[i] for i in choose(len(given), num_samples, seed)]
 
 
-_TRANSFORMS = {'CocoMetric': _coco, 'IoUMetric': _as_shown, 'CityscapesMetric': _as_shown}
+def _nuscenes(dataset: Dict, evaluator: Dict, num_samples: int, seed: int,
+              work_dir: str) -> None:
+    """NuScenesMetric scores every sample of its split, so it gets smaller tables too. It finds
+    frames by ``sample_idx`` as their position in the file."""
+    if dataset.get('indices') is not None:
+        raise ValueError('--num-samples can not restrict a nuScenes data set that has `indices`')
+    ann_file = os.path.join(dataset.get('data_root') or '', dataset['ann_file'])
+    infos = load(ann_file)
+    frames = [infos['data_list'][i] for i in choose(len(infos['data_list']), num_samples, seed)]
+    infos['data_list'] = [{**frame, 'sample_idx': i} for i, frame in enumerate(frames)]
+    folder = write_frames(infos, evaluator['data_root'], nuscenes_version(dataset), work_dir,
+                          f'{Path(ann_file).stem}_{len(frames)}_frames_seed{seed}')
+    dataset['ann_file'] = evaluator['ann_file'] = str(folder / INFOS)
+    evaluator['data_root'] = str(folder)
+    evaluator['backend_args'] = None  # the new file is local
+
+
+_TRANSFORMS = {'CocoMetric': _coco, 'IoUMetric': _as_shown, 'CityscapesMetric': _as_shown,
+               'NuScenesMetric': _nuscenes}
