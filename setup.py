@@ -47,6 +47,7 @@ setup(
     extras_require={
         'det': ['mmdet>=3.3,<3.4'],
         'seg': ['mmsegmentation>=1.2,<1.3', 'ftfy', 'regex'],
+        'det3d': ['mmdet3d>=1.4,<1.5'],
         'search': SEARCH,
         'export': EXPORT,
         'dev': [*SEARCH, *EXPORT, 'pytest', 'hypothesis', 'ruff', 'tensorboard', 'psutil'],

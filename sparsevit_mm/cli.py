@@ -17,6 +17,7 @@ from mmengine.utils import to_2tuple
 from .checkpoints import read_checkpoint
 from .config import find_backbone, load_config
 from .cost.latency import DTYPES, LatencySetting
+from .data import step_name
 from .models import SparseSwinTransformer
 from .models.execution import EXECUTIONS
 
@@ -78,6 +79,8 @@ def test_shape(cfg: Config):
             if step.get('keep_ratio'):  # the larger side of `scale` then bounds the longer side
                 width, height = max(scale), min(scale)
             return height, width
+        if step_name(step) == 'ImageAugmentation':
+            return tuple(step['size'])
     raise ValueError('the test pipeline has no Resize of fixed scale: give --shape H W')
 
 

@@ -38,8 +38,8 @@ class BEVAugmentation(BaseTransform):
         rotate (float): Limit of the rotation about z in radians, drawn uniformly from
             -rotate..rotate.
         scale (tuple[float, float]): Range of the factor, drawn uniformly.
-        flip_x (float): Probability of x -> -x, ahead becomes behind.
-        flip_y (float): Probability of y -> -y, left becomes right.
+        flip_x (float): Probability of x -> -x; nuScenes' LiDAR has x to the right of the car.
+        flip_y (float): Probability of y -> -y; nuScenes' LiDAR has y ahead of the car.
 
     Raises:
         ValueError: A probability or the range of the factor makes no sense, or a box is not

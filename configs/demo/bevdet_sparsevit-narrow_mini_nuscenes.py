@@ -1,0 +1,22 @@
+# Sparsity-aware adaptation of the demo's dense BEVDet; load_from names its checkpoint.
+_base_ = ['./bevdet_swin-narrow_mini_nuscenes.py']
+custom_imports = dict(
+    imports=['sparsevit_mm', 'sparsevit_mm.models.bevdet'], allow_failed_imports=False)
+
+model = dict(img_backbone=dict(type='SparseSwinTransformer'))
+custom_hooks = [dict(type='SparsityAdaptationHook', val_sparsity={'dense': 0, '60%': 0.6})]
+
+max_iters = 150
+train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
+optim_wrapper = dict(optimizer=dict(lr=5e-4))
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=30),
+    dict(
+        type='CosineAnnealingLR',
+        eta_min_ratio=0.02,
+        by_epoch=False,
+        begin=30,
+        end=max_iters,
+        T_max=max_iters - 30)
+]
+default_hooks = dict(checkpoint=dict(interval=max_iters))
