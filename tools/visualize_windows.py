@@ -1,12 +1,16 @@
-"""Draws, for each image, how many blocks ran where, and beside it prediction and ground truth."""
+"""Draws how many blocks ran where in images: for single images beside it prediction and ground
+truth; for frames of several cameras the 3D boxes, in each image and from above."""
 import argparse
 from pathlib import Path
 
 import torch
-from mmengine.config import DictAction
+from mmengine.config import Config, DictAction
 
 from sparsevit_mm.cli import clear_errors
 from sparsevit_mm.config import load_config, set_sparsity
+from sparsevit_mm.visualization.camera_panel import GROUND_TRUTH, draw_frame
+from sparsevit_mm.visualization.frames import (FrameInferencer, find_frames, loads_cameras,
+                                               open_test_split)
 from sparsevit_mm.visualization.ground_truth import find_ground_truths
 from sparsevit_mm.visualization.inference import FileInferencer, check_images, output_names
 from sparsevit_mm.visualization.overlay import check_folder, draw_stages, write_png
@@ -17,10 +21,13 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('config', help='config file, or mmdet::path/in/the/toolkit.py')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('images', nargs='+', metavar='IMAGE', help='image files')
+    parser.add_argument('inputs', nargs='+', metavar='IMAGE_OR_SAMPLE',
+                        help='image files; where the test pipeline loads several cameras '
+                        '(LoadCameras), sample tokens of the test split, or positions in it, '
+                        'counted from 0')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/windows'), metavar='DIR',
-                        help='gets NAME_windows.png and NAME_panel.png (default: '
-                        'work_dirs/windows)')
+                        help='gets NAME_windows.png and NAME_panel.png of an image, '
+                        'TOKEN_windows.png of a sample (default: work_dirs/windows)')
     parser.add_argument('--sparsity', help='as in test.py (default: the config\'s)')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
@@ -33,23 +40,45 @@ def main() -> None:
     with clear_errors():
         cfg = load_config(args.config, args.cfg_options)
         check_folder(args.out)
-        check_images(args.images)
         if args.sparsity is not None:
             set_sparsity(cfg, args.sparsity)
-        infer = FileInferencer(cfg, args.checkpoint, args.device)
-        names = output_names(args.images)
-        truths = find_ground_truths(cfg, list(names), infer.model)
-        painter = PanelPainter(cfg.get('visualizer'), infer.dataset_meta)
-        args.out.mkdir(parents=True, exist_ok=True)
-        for path, name in names.items():
-            image, stages, prediction = infer(path)
-            title = f'{Path(path).name}, sparsity {infer.backbone.sparsity.label}'
-            windows, panel = (args.out / f'{name}_{kind}.png' for kind in ('windows', 'panel'))
-            write_png(windows, draw_stages(image, stages, title))
-            write_png(panel, painter.panel(image, stages, title, prediction, truths.get(path)))
-            print(f'{path}: {windows}, {panel}', flush=True)
-            if path not in truths:
-                print(f'{path}: no ground truth, in none of the config\'s data sets on this disk')
+        if loads_cameras(cfg):
+            draw_frames(cfg, args)
+        else:
+            draw_images(cfg, args)
+
+
+def draw_images(cfg: Config, args: argparse.Namespace) -> None:
+    check_images(args.inputs)
+    infer = FileInferencer(cfg, args.checkpoint, args.device)
+    names = output_names(args.inputs)
+    truths = find_ground_truths(cfg, list(names), infer.model)
+    painter = PanelPainter(cfg.get('visualizer'), infer.dataset_meta)
+    args.out.mkdir(parents=True, exist_ok=True)
+    for path, name in names.items():
+        image, stages, prediction = infer(path)
+        title = f'{Path(path).name}, sparsity {infer.backbone.sparsity.label}'
+        windows, panel = (args.out / f'{name}_{kind}.png' for kind in ('windows', 'panel'))
+        write_png(windows, draw_stages(image, stages, title))
+        write_png(panel, painter.panel(image, stages, title, prediction, truths.get(path)))
+        print(f'{path}: {windows}, {panel}', flush=True)
+        if path not in truths:
+            print(f'{path}: no ground truth, in none of the config\'s data sets on this disk')
+
+
+def draw_frames(cfg: Config, args: argparse.Namespace) -> None:
+    dataset = open_test_split(cfg)
+    places = find_frames(dataset, args.inputs)
+    infer = FrameInferencer(cfg, args.checkpoint, dataset, args.device)
+    args.out.mkdir(parents=True, exist_ok=True)
+    for token, place in places.items():
+        frame = infer(place)
+        path = args.out / f'{token}_windows.png'
+        title = f'sample {token}, sparsity {infer.backbone.sparsity.label}'
+        write_png(path, draw_frame(*frame, title))
+        print(f'{token}: {path}', flush=True)
+        if GROUND_TRUTH not in frame.boxes:
+            print(f'{token}: no ground truth in the test split')
 
 
 if __name__ == '__main__':

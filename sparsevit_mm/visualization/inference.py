@@ -1,16 +1,17 @@
 """A model on image files: its windows that run, its prediction, drawn on the image as it is."""
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Sequence
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import mmcv
 import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
-from mmengine.model import revert_sync_batchnorm
+from mmengine.model import BaseModel, revert_sync_batchnorm
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner.checkpoint import load_checkpoint
 from mmengine.structures import BaseDataElement
+from torch import Tensor
 
 from ..checkpoints import check_fits
 from ..config import find_backbone
@@ -51,26 +52,50 @@ class FileInferencer:
     """
 
     def __init__(self, cfg: Config, checkpoint: str, device: str = 'cpu'):
-        find_backbone(cfg)
-        check_device(device)
-        init_default_scope(cfg.get('default_scope', 'mmengine'))
+        prepare(cfg, device)
         self.pipeline = Compose(file_pipeline(cfg))
-        model = revert_sync_batchnorm(MODELS.build(cfg.model))
-        check_fits(model, checkpoint)
-        meta = load_checkpoint(model, checkpoint, map_location='cpu').get('meta', {})
+        self.model, meta = load_model(cfg, checkpoint, device)
         self.dataset_meta = dataset_meta(cfg, meta)
-        self.model = model.to(device).eval()
         self.backbone = get_sparse_backbone(self.model)
 
     def __call__(self, path: str) -> Inference:
         """Raises ValueError as :func:`~.windows.count_blocks`."""
         image = read_image(path)
-        batch = pseudo_collate([self.pipeline(dict(img_path=str(path), img_id=0))])
-        with torch.no_grad(), record_windows(self.backbone) as maps:
-            prediction = self.model.test_step(batch)[0]
+        packed = self.pipeline(dict(img_path=str(path), img_id=0))
+        prediction, maps = run_recorded(self.model, packed)
         placement = Placement.from_metainfo(prediction.metainfo)
         stages = count_blocks(self.backbone, maps, image.shape[:2], placement)
         return Inference(image, stages, prediction)
+
+
+def prepare(cfg: Config, device: str) -> None:
+    """Makes sure that the model can be looked at on the device, and sets its toolkit's scope.
+
+    Raises:
+        ValueError: As find_backbone; no such device.
+    """
+    find_backbone(cfg)
+    check_device(device)
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+
+
+def load_model(cfg: Config, checkpoint: str, device: str) -> Tuple[BaseModel, Dict]:
+    """The model in eval mode on the device, with the checkpoint's weights, and its ``meta``.
+
+    Raises:
+        FileNotFoundError, ValueError: As check_fits.
+    """
+    model = revert_sync_batchnorm(MODELS.build(cfg.model))
+    check_fits(model, checkpoint)
+    meta = load_checkpoint(model, checkpoint, map_location='cpu').get('meta', {})
+    return model.to(device).eval(), meta
+
+
+def run_recorded(model: BaseModel, packed: Dict) -> Tuple[BaseDataElement, List[List[Tensor]]]:
+    """The model's data sample of what a pipeline packed, and the maps of
+    :func:`~.windows.record_windows`."""
+    with torch.no_grad(), record_windows(get_sparse_backbone(model)) as maps:
+        return model.test_step(pseudo_collate([packed]))[0], maps
 
 
 def file_pipeline(cfg: Config) -> List[Dict]:
@@ -121,7 +146,8 @@ def check_images(paths: Sequence[str]) -> None:
     """
     missing = [str(path) for path in paths if not Path(path).is_file()]
     if missing:
-        raise FileNotFoundError(f'not there: {", ".join(missing)}')
+        raise FileNotFoundError(f'no such image files: {", ".join(missing)} (a config of single '
+                                'images takes these; sample tokens are for several cameras)')
     broken = []
     for path in paths:
         try:

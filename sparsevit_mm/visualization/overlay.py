@@ -56,12 +56,12 @@ def draw_stages(image: np.ndarray, stages: Sequence[Counts], title: str) -> np.n
         (h, w, 3) uint8, RGB: a figure 1000 pixels wide.
     """
     wide, narrow = (_cells(n, image) for n in (2, len(stages)))
-    figure, top = _figure(title, wide.step + narrow.step)
+    figure, top = new_figure(title, wide.step + narrow.step)
     wide.image(figure, top, 0, image, 'image')
     wide.counts(figure, top, 1, image, sum_of(stages))
     for column, stage in enumerate(stages):
         narrow.counts(figure, top + wide.step, column, image, stage)
-    return _pixels(figure)
+    return pixels_of(figure)
 
 
 def draw_panel(image: np.ndarray, stages: Sequence[Counts], others: Dict[str, np.ndarray],
@@ -78,11 +78,11 @@ def draw_panel(image: np.ndarray, stages: Sequence[Counts], others: Dict[str, np
         (h, w, 3) uint8, RGB: a figure 1000 pixels wide.
     """
     cells = _cells(1 + len(others), image)
-    figure, top = _figure(title, cells.step)
+    figure, top = new_figure(title, cells.step)
     cells.counts(figure, top, 0, image, sum_of(stages))
     for column, (name, other) in enumerate(others.items(), start=1):
         cells.image(figure, top, column, other, name)
-    return _pixels(figure)
+    return pixels_of(figure)
 
 
 def check_folder(path: Path) -> None:
@@ -111,7 +111,7 @@ class _Cells(NamedTuple):
     def image(self, figure: Figure, top: float, column: int, image: np.ndarray,
               title: str) -> Axes:
         left = GAP + column * (self.width + GAP)
-        axes = _axes(figure, left, top + HEAD, self.width, self.height)
+        axes = add_axes(figure, left, top + HEAD, self.width, self.height)
         axes.imshow(image)
         axes.axis('off')
         axes.set_title(title, fontsize=11 if self.width > 3 else 9, pad=4)
@@ -119,17 +119,11 @@ class _Cells(NamedTuple):
 
     def counts(self, figure: Figure, top: float, column: int, image: np.ndarray,
                counts: Counts) -> None:
-        axes = self.image(figure, top, column, _grey(image),
+        axes = self.image(figure, top, column, grey(image),
                           f'{counts.name}: run on {counts.share:.0%} of the image')
-        colors = ListedColormap(matplotlib.colormaps[COLORS](np.linspace(0, 1, counts.blocks + 1)))
-        norm = BoundaryNorm(np.arange(counts.blocks + 2) - .5, colors.N)
-        axes.imshow(counts.run, cmap=colors, norm=norm, alpha=OPACITY, interpolation='nearest')
+        show_counts(axes, counts)
         left = GAP + column * (self.width + GAP) + .1 * self.width
-        below = _axes(figure, left, top + HEAD + self.height + .06, .8 * self.width, BAR)
-        bar = figure.colorbar(ScalarMappable(norm, colors), cax=below, orientation='horizontal',
-                              ticks=MaxNLocator(nbins=12, integer=True))
-        bar.ax.tick_params(which='both', length=0, labelsize=8, pad=2)
-        bar.set_label(f'blocks run, of {counts.blocks}', fontsize=8, labelpad=1)
+        add_bar(figure, left, top + HEAD + self.height + .06, .8 * self.width, counts.blocks)
 
 
 def _cells(columns: int, image: np.ndarray) -> _Cells:
@@ -138,23 +132,45 @@ def _cells(columns: int, image: np.ndarray) -> _Cells:
     return _Cells(width, width * min(max(height / across, .2), 2.))  # no figure of any height
 
 
-def _figure(title: str, height: float) -> Tuple[Figure, float]:
-    """A figure with its title, and the distance from its top to the rest."""
-    lines: List[str] = textwrap.wrap(title, 100) or ['']
+def show_counts(axes: Axes, counts: Counts) -> None:
+    """Colours a :func:`grey` image, already in the axes, by its counts."""
+    colors, norm = _colors(counts.blocks)
+    axes.imshow(counts.run, cmap=colors, norm=norm, alpha=OPACITY, interpolation='nearest')
+
+
+def add_bar(figure: Figure, left: float, top: float, width: float, blocks: int) -> None:
+    """The bar that explains the colours, its place in inches from the figure's top left corner."""
+    colors, norm = _colors(blocks)
+    bar = figure.colorbar(ScalarMappable(norm, colors), orientation='horizontal',
+                          cax=add_axes(figure, left, top, width, BAR),
+                          ticks=MaxNLocator(nbins=12, integer=True))
+    bar.ax.tick_params(which='both', length=0, labelsize=8, pad=2)
+    bar.set_label(f'blocks run, of {blocks}', fontsize=8, labelpad=1)
+
+
+def _colors(blocks: int) -> Tuple[ListedColormap, BoundaryNorm]:
+    colors = ListedColormap(matplotlib.colormaps[COLORS](np.linspace(0, 1, blocks + 1)))
+    return colors, BoundaryNorm(np.arange(blocks + 2) - .5, colors.N)
+
+
+def new_figure(title: str, height: float, width: float = WIDTH) -> Tuple[Figure, float]:
+    """A figure with its title, and the distance from its top to the rest, of that height."""
+    lines: List[str] = textwrap.wrap(title, int(10 * width)) or ['']
     top = TITLE * (len(lines) + .3)
-    figure = Figure(figsize=(WIDTH, top + height), dpi=DPI)
+    figure = Figure(figsize=(width, top + height), dpi=DPI)
     figure.text(.5, 1 - .3 * TITLE / (top + height), '\n'.join(lines), ha='center', va='top',
                 fontsize=12, parse_math=False)  # a file name may hold a dollar
     return figure, top
 
 
-def _axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+def add_axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    """Axes at a place in inches from the figure's top left corner."""
     across, down = figure.get_size_inches()
     return figure.add_axes((left / across, 1 - (top + height) / down, width / across,
                             height / down))
 
 
-def _grey(image: np.ndarray) -> np.ndarray:
+def grey(image: np.ndarray) -> np.ndarray:
     """Luma, so that the only colour is that of the counts: stretched, so that it shows beneath,
     and neither black nor white, which would pass for lower and higher counts."""
     luma = image[..., :3] @ np.array([.299, .587, .114])
@@ -163,7 +179,8 @@ def _grey(image: np.ndarray) -> np.ndarray:
     return np.repeat(luma[..., None], 3, axis=2).astype(np.uint8)
 
 
-def _pixels(figure: Figure) -> np.ndarray:
+def pixels_of(figure: Figure) -> np.ndarray:
+    """(h, w, 3) uint8, RGB."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
