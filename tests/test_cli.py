@@ -35,6 +35,11 @@ def test_shape_is_what_the_pipeline_resizes_to(resize, shape, wrapped, split):
                          wrapped=wrapped, split=split) == shape
 
 
+def test_shape_of_several_cameras_is_what_their_augmentation_makes():
+    assert test_shape_of(dict(type='LoadCameras'), dict(
+        type='ImageAugmentation', size=(256, 704)), dict(type='Pack3DDetInputs')) == (256, 704)
+
+
 @pytest.mark.parametrize('pipeline', [[LOAD], [LOAD, dict(type='Resize', scale_factor=.5)]])
 def test_pipeline_without_a_size_asks_for_the_shape(pipeline):
     with pytest.raises(ValueError, match='--shape'):

@@ -21,6 +21,7 @@ _OFFICIAL_NAMES = (
 # What a classification checkpoint lacks: norms of the outputs, and buffers that are computed.
 _MAY_BE_MISSING = re.compile(r'^norm\d+\.|\.relative_position_index$')
 _TABLE = 'relative_position_bias_table'
+_BACKBONE = re.compile(r'^(img_)?backbone\.')  # in a detector's checkpoint
 
 
 def load_pretrained(backbone: nn.Module, source: str, convert_weights: bool = False) -> None:
@@ -106,7 +107,7 @@ def _load(source: str) -> dict:
 def _backbone_part(checkpoint: dict) -> StateDict:
     state = checkpoint.get('state_dict', checkpoint.get('model', checkpoint))
     state = {re.sub(r'^module\.', '', k): v for k, v in state.items()}
-    own = {k[len('backbone.'):]: v for k, v in state.items() if k.startswith('backbone.')}
+    own = {_BACKBONE.sub('', k): v for k, v in state.items() if _BACKBONE.match(k)}
     return own or state
 
 

@@ -28,8 +28,8 @@ class KeptWindowsHook(Hook):
 
     Only the main process draws, and windows are recorded for these images alone; until then they
     run eagerly, whatever the backbone's `execution`. Images are read from disk by the ``img_path``
-    of their data samples; without one, or where the model runs its backbone several times for an
-    image, a warning is logged and nothing drawn.
+    of their data samples; without one, with those of several cameras, or where the model runs its
+    backbone several times for an image, a warning is logged and nothing drawn.
 
     Args:
         num_images: Images to draw.
@@ -90,8 +90,8 @@ class KeptWindowsHook(Hook):
     def _draw(self, runner, sample: BaseDataElement, index: int):
         metainfo = getattr(sample, 'metainfo', {})
         path = metainfo.get('img_path')
-        if path is None or 'img_shape' not in metainfo:
-            raise _Undrawable('the data samples carry no img_path and img_shape')
+        if not isinstance(path, (str, Path)) or 'img_shape' not in metainfo:
+            raise _Undrawable('the data samples do not carry img_path and img_shape of one image')
         try:
             image = read_image(path)
             stages = count_blocks(self.backbone, self.maps, image.shape[:2],

@@ -29,8 +29,9 @@ class SampleDataset(Dataset):
     """Images on disk, half the size that the network sees."""
     metainfo = dict(classes=('a', ))
 
-    def __init__(self, folder, carried=('img_path', 'img_shape'), length=5):
+    def __init__(self, folder, carried=('img_path', 'img_shape'), length=5, cameras=False):
         self.folder, self.carried, self.length = folder, carried, length
+        self.cameras = cameras
 
     def __len__(self):
         return self.length
@@ -38,7 +39,8 @@ class SampleDataset(Dataset):
     def __getitem__(self, index):
         path = f'{self.folder}/{index}.png'
         mmcv.imwrite(np.full((16, 16, 3), 40 * index, dtype=np.uint8), path)
-        metainfo = dict(img_path=path, ori_shape=(16, 16), img_shape=(32, 32))
+        metainfo = dict(img_path=[path] * 6 if self.cameras else path, ori_shape=(16, 16),
+                        img_shape=(32, 32))
         sample = BaseDataElement(metainfo={k: metainfo[k] for k in self.carried})
         generator = torch.Generator().manual_seed(index)
         return dict(inputs=torch.randn(3, 32, 32, generator=generator), samples=sample)
@@ -139,8 +141,9 @@ def test_a_test_run_is_drawn_as_a_validation_is(tmp_path, drawn):
         'test_kept_windows_0': [0]}
 
 
-def test_training_goes_on_where_nothing_can_be_drawn(tmp_path, drawn):
-    runner, _ = train_toy(tmp_path, **settings(tmp_path, carried=['img_shape']))
+@pytest.mark.parametrize('samples', [dict(carried=['img_shape']), dict(cameras=True)])
+def test_training_goes_on_where_nothing_can_be_drawn(tmp_path, drawn, samples):
+    runner, _ = train_toy(tmp_path, **settings(tmp_path, **samples))
     assert drawn == [] and runner.iter == 6
     assert not any(module._forward_pre_hooks for module in runner.model.modules())
     assert list(tmp_path.glob('*/vis_data/vis_image')) == []
