@@ -6,7 +6,7 @@ there already is skipped, so a killed demo goes on where it stopped.
 """
 import argparse
 from pathlib import Path
-from typing import Callable, Dict, List, NamedTuple
+from typing import Callable, Dict, List, NamedTuple, Sequence
 
 from mmengine.config import Config
 from rich.console import Console
@@ -15,7 +15,8 @@ from rich.table import Table
 from sparsevit_mm.cli import build_backbone, build_runner, clear_errors, test_shape
 from sparsevit_mm.config import load_config
 from sparsevit_mm.cost.latency import LatencyMeter, LatencySetting
-from sparsevit_mm.datasets import generate_mini_cityscapes, generate_mini_coco
+from sparsevit_mm.datasets import (generate_mini_cityscapes, generate_mini_coco,
+                                   generate_mini_nuscenes)
 from sparsevit_mm.search.compare import Compared, compare_on_test, least_uniform
 from sparsevit_mm.search.pipeline import default_metric
 from sparsevit_mm.sparsity import SparsityConfig
@@ -25,6 +26,12 @@ from sparsevit_mm.visualization.tradeoff import draw_tradeoff
 TOOLS = Path(__file__).parent
 CONFIGS = TOOLS.parent / 'configs' / 'demo'
 LIMIT = '70%'  # of the dense latency
+NUSCENES = 'NuScenes metric/pred_instances_3d_NuScenes'
+
+
+def first_test_images(data: Path) -> List[Path]:
+    images = sorted(data.glob('**/test*/**/*.[jp][pn]g'))
+    return [path for path in images if 'gtFine' not in path.parts][:2]
 
 
 class Task(NamedTuple):
@@ -37,6 +44,8 @@ class Task(NamedTuple):
         metrics: Title in the table -> key; the first is the objective.
         digits: Of the metrics, behind the point.
         trials: Candidates to evaluate.
+        images: Batch of the backbone when its latency is measured.
+        shown: What of the test split visualize_windows.py draws; by default its first two images.
     """
     data: str
     generate: Callable
@@ -46,6 +55,8 @@ class Task(NamedTuple):
     metrics: Dict[str, str]
     digits: int
     trials: int
+    images: int = 8
+    shown: Sequence = ()
 
 
 TASKS = {
@@ -55,7 +66,11 @@ TASKS = {
     'segmentation': Task('data/mini_cityscapes', generate_mini_cityscapes,
                          'upernet_swin-narrow_mini_cityscapes.py',
                          'upernet_sparsevit-narrow_mini_cityscapes.py', 'work_dirs/demo_seg',
-                         {'mIoU': 'mIoU', 'mAcc': 'mAcc'}, 2, 30)
+                         {'mIoU': 'mIoU', 'mAcc': 'mAcc'}, 2, 30),
+    'detection3d': Task('data/mini_nuscenes', generate_mini_nuscenes,
+                        'bevdet_swin-narrow_mini_nuscenes.py',
+                        'bevdet_sparsevit-narrow_mini_nuscenes.py', 'work_dirs/demo_3d',
+                        {'NDS': f'{NUSCENES}/NDS', 'mAP': f'{NUSCENES}/mAP'}, 3, 24, 6, (0, 40))
 }
 
 
@@ -63,9 +78,10 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('task', choices=TASKS, nargs='?', default='detection')
-    parser.add_argument('--work-dir', type=Path, help='default: work_dirs/demo, or demo_seg')
+    parser.add_argument('--work-dir', type=Path,
+                        help='default: work_dirs/demo, demo_seg or demo_3d')
     parser.add_argument('--seed', type=int, default=0, help='of training, adaptation and search')
-    parser.add_argument('--trials', type=int, help='candidates to evaluate (default: 40, or 30)')
+    parser.add_argument('--trials', type=int, help='candidates to evaluate (default: 40, 30 or 24)')
     parser.add_argument('--max-iters', type=int, nargs=2, metavar=('DENSE', 'ADAPT'),
                         help='shorter training, to try the steps out')
     return parser.parse_args()
@@ -87,16 +103,15 @@ def main() -> None:
                           adapt_iters)
 
     cfg = load_config(str(adapt))
-    setting = LatencySetting(test_shape(cfg), batch_size=8)
+    setting = LatencySetting(test_shape(cfg), batch_size=task.images)
     meter = LatencyMeter(build_backbone(cfg), setting, rounds=7)
     winner = work_dir / 'search' / 'winner.py'
     steps.run('search', winner, 'search_sparsity.py', adapt, adapted, '--work-dir',
               work_dir / 'search', '--max-latency', LIMIT, '--trials', args.trials or task.trials,
               '--seed', args.seed, '--batch-size', setting.batch_size, '--rounds', 5, '--resume')
     steps.run('test of the winner', None, 'test.py', winner, '--work-dir', work_dir / 'test')
-    images = sorted(Path(task.data).glob('**/test*/**/*.[jp][pn]g'))
-    images = [path for path in images if 'gtFine' not in path.parts][:2]
-    steps.run('what is pruned', None, 'visualize_windows.py', winner, adapted, *images, '--out',
+    shown = task.shown or first_test_images(Path(task.data))
+    steps.run('what is pruned', None, 'visualize_windows.py', winner, adapted, *shown, '--out',
               work_dir / 'windows', '--device', 'cpu')
     report(task, cfg, adapted, winner, meter, work_dir)
 

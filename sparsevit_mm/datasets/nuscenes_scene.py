@@ -9,7 +9,7 @@ from .nuscenes_ground import Backdrop
 from .nuscenes_world import Thing, World
 
 # How far the eye reaches: what is farther from the car is neither painted nor annotated, in metres.
-RANGE = 45.
+RANGE = 30.
 # An object is seen where one camera shows this many of its pixels, in images of this size, and
 # all cameras together this share of it.
 DEFAULT_SIZE = 352, 198

@@ -23,7 +23,7 @@ SIZES = dict(
 DECK = [
     name for name, cards in dict(
         car=5, truck=2, trailer=2, bus=2, construction_vehicle=2, bicycle=3, motorcycle=3,
-        pedestrian=5, traffic_cone=2, barrier=1).items() for _ in range(cards)
+        pedestrian=5, traffic_cone=2, barrier=2).items() for _ in range(cards)
 ]
 CARDS_PER_METRE = 0.2
 TRIES = 12

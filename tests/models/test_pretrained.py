@@ -70,7 +70,8 @@ def assert_same_features(ours, theirs):
 
 
 @pytest.mark.parametrize('toolkit', TOOLKITS)
-@pytest.mark.parametrize('prefix', ['', 'backbone.', 'img_backbone.', 'module.', 'module.backbone.'])
+@pytest.mark.parametrize('prefix', ['', 'backbone.', 'img_backbone.', 'module.',
+                                    'module.backbone.'])
 @pytest.mark.parametrize('container', ['state_dict', 'model', None])
 def test_toolkit_checkpoints_load(swin_of, loaded, save, toolkit, prefix, container):
     theirs = swin_of(toolkit)

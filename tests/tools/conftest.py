@@ -3,11 +3,13 @@ from unittest import mock
 
 import detector
 import pytest
+import rig
 import segmentor
 from mmengine.config import config
 from trained import Trained, train
 
-from sparsevit_mm.datasets import generate_mini_cityscapes, generate_mini_coco
+from sparsevit_mm.datasets import (generate_mini_cityscapes, generate_mini_coco,
+                                   generate_mini_nuscenes)
 
 IMAGES = dict(train=8, val=2, test=3)
 
@@ -33,3 +35,11 @@ def tiny_seg(tmp_path_factory, _format_once) -> Trained:
     folder = tmp_path_factory.mktemp('tiny_seg')
     data = generate_mini_cityscapes(folder / 'data', IMAGES, segmentor.SIZE)
     return train(folder, data, segmentor.CONFIG, segmentor.SIZE)
+
+
+@pytest.fixture(scope='session')
+def tiny_3d(tmp_path_factory, _format_once) -> Trained:
+    folder = tmp_path_factory.mktemp('tiny_3d')
+    frames = dict(train=4, val=4, test=3)
+    data = generate_mini_nuscenes(folder / 'data', frames, rig.SIZE)
+    return train(folder, data, rig.CONFIG, rig.SIZE)

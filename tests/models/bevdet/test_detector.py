@@ -133,7 +133,6 @@ def test_dense_equals_mmdets_swin_and_sparsity_can_be_set(model, images):
 def test_untrained_heatmaps_are_nearly_empty(model, images):
     """The focal loss starts from a tenth; without that bias it is large and swamps the rest."""
     model.init_weights()
-    model.pts_bbox_head.init_weights()
     with torch.no_grad():
         heads = model.pts_bbox_head([model.extract_feat(images, [sample(0), sample(1)])])
     heat = torch.cat([head['heatmap'].sigmoid().flatten() for head, in heads])
