@@ -25,7 +25,6 @@ from sparsevit_mm.visualization.tradeoff import draw_tradeoff
 
 TOOLS = Path(__file__).parent
 CONFIGS = TOOLS.parent / 'configs' / 'demo'
-LIMIT = '70%'  # of the dense latency
 NUSCENES = 'NuScenes metric/pred_instances_3d_NuScenes'
 
 
@@ -45,6 +44,7 @@ class Task(NamedTuple):
         digits: Of the metrics, behind the point.
         trials: Candidates to evaluate.
         images: Batch of the backbone when its latency is measured.
+        limit: Of the latency, as a share of the dense one.
         shown: What of the test split visualize_windows.py draws; by default its first two images.
     """
     data: str
@@ -56,6 +56,7 @@ class Task(NamedTuple):
     digits: int
     trials: int
     images: int = 8
+    limit: str = '70%'
     shown: Sequence = ()
 
 
@@ -70,7 +71,8 @@ TASKS = {
     'detection3d': Task('data/mini_nuscenes', generate_mini_nuscenes,
                         'bevdet_swin-narrow_mini_nuscenes.py',
                         'bevdet_sparsevit-narrow_mini_nuscenes.py', 'work_dirs/demo_3d',
-                        {'NDS': f'{NUSCENES}/NDS', 'mAP': f'{NUSCENES}/mAP'}, 3, 24, 6, (0, 40))
+                        {'NDS': f'{NUSCENES}/NDS', 'mAP': f'{NUSCENES}/mAP'}, 3, 24, images=24,
+                        limit='80%', shown=(0, 40))
 }
 
 
@@ -107,7 +109,7 @@ def main() -> None:
     meter = LatencyMeter(build_backbone(cfg), setting, rounds=7)
     winner = work_dir / 'search' / 'winner.py'
     steps.run('search', winner, 'search_sparsity.py', adapt, adapted, '--work-dir',
-              work_dir / 'search', '--max-latency', LIMIT, '--trials', args.trials or task.trials,
+              work_dir / 'search', '--max-latency', task.limit, '--trials', args.trials or task.trials,
               '--seed', args.seed, '--batch-size', setting.batch_size, '--rounds', 5, '--resume')
     steps.run('test of the winner', None, 'test.py', winner, '--work-dir', work_dir / 'test')
     shown = task.shown or first_test_images(Path(task.data))

@@ -55,6 +55,7 @@ class BEVDetHead(CenterHead):
         if self.loss_bbox.reduction != 'mean':
             raise ValueError(f"loss_bbox must have reduction='mean'; it has "
                              f'{self.loss_bbox.reduction!r}')
+        self._coder_range = self.bbox_coder.post_center_range
         if test_cfg is not None:
             self.task_nms = read_task_nms(test_cfg, self.class_names)
 
@@ -119,6 +120,8 @@ class BEVDetHead(CenterHead):
 
     def _detect(self, task: int, preds: Dict[str, Tensor]) -> List[Detections]:
         """The detections of a task in each sample."""
+        # The coder makes a tensor of its range at each call, and warns where it is one already.
+        self.bbox_coder.post_center_range = self._coder_range
         sine, cosine = preds['rot'].split(1, dim=1)
         decoded = self.bbox_coder.decode(
             preds['heatmap'].sigmoid(), sine, cosine, preds['height'],
