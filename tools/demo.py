@@ -109,8 +109,9 @@ def main() -> None:
     meter = LatencyMeter(build_backbone(cfg), setting, rounds=7)
     winner = work_dir / 'search' / 'winner.py'
     steps.run('search', winner, 'search_sparsity.py', adapt, adapted, '--work-dir',
-              work_dir / 'search', '--max-latency', task.limit, '--trials', args.trials or task.trials,
-              '--seed', args.seed, '--batch-size', setting.batch_size, '--rounds', 5, '--resume')
+              work_dir / 'search', '--max-latency', task.limit, '--trials',
+              args.trials or task.trials, '--seed', args.seed, '--batch-size', setting.batch_size,
+              '--rounds', 5, '--resume')
     steps.run('test of the winner', None, 'test.py', winner, '--work-dir', work_dir / 'test')
     shown = task.shown or first_test_images(Path(task.data))
     steps.run('what is pruned', None, 'visualize_windows.py', winner, adapted, *shown, '--out',
@@ -123,7 +124,7 @@ def report(task: Task, cfg: Config, checkpoint: Path, winner_config: Path, meter
     print('\n== comparison on the test split, which the search never saw', flush=True)
     depths = meter.backbone.depths
     dense = SparsityConfig(0., depths)
-    winner = SparsityConfig(load_config(str(winner_config)).model.backbone.sparsity, depths)
+    winner = build_backbone(load_config(str(winner_config))).sparsity
     ratio = meter.measure([dense, winner])[1].ratio
     uniform = least_uniform(meter, ratio, [i / 50 for i in range(2, 36)])
     cfg.work_dir = str(work_dir / 'comparison')
