@@ -71,7 +71,7 @@ TASKS = {
     'detection3d': Task('data/mini_nuscenes', generate_mini_nuscenes,
                         'bevdet_swin-narrow_mini_nuscenes.py',
                         'bevdet_sparsevit-narrow_mini_nuscenes.py', 'work_dirs/demo_3d',
-                        {'NDS': f'{NUSCENES}/NDS', 'mAP': f'{NUSCENES}/mAP'}, 3, 24, images=24,
+                        {'NDS': f'{NUSCENES}/NDS', 'mAP': f'{NUSCENES}/mAP'}, 3, 10, images=24,
                         limit='80%', shown=(0, 40))
 }
 
@@ -83,7 +83,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--work-dir', type=Path,
                         help='default: work_dirs/demo, demo_seg or demo_3d')
     parser.add_argument('--seed', type=int, default=0, help='of training, adaptation and search')
-    parser.add_argument('--trials', type=int, help='candidates to evaluate (default: 40, 30 or 24)')
+    parser.add_argument('--trials', type=int, help='candidates to evaluate (default: 40, 30 or 10)')
     parser.add_argument('--max-iters', type=int, nargs=2, metavar=('DENSE', 'ADAPT'),
                         help='shorter training, to try the steps out')
     return parser.parse_args()

@@ -39,9 +39,11 @@ model = dict(
         train_cfg=dict(
             point_cloud_range=point_cloud_range,
             grid_size=[320, 320, 40],
-            voxel_size=voxel_size)))
+            voxel_size=voxel_size),
+        # Scoring takes the most of a candidate's time, and it goes by boxes.
+        test_cfg=dict(post_max_size=20)))
 
-max_iters = 750
+max_iters = 900
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
