@@ -3,6 +3,7 @@ is the one that an annotation file with only those images gives."""
 import json
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Dict, List
 
 import numpy as np
@@ -69,9 +70,11 @@ def _coco(dataset: Dict, evaluator: Dict, num_samples: int, seed: int, work_dir:
     name = Path(evaluator['ann_file']).stem
     target = Path(work_dir).resolve() / f'{name}_{len(images)}_images_seed{seed}.json'
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_suffix('.partial')
-    partial.write_text(json.dumps(annotations))
-    partial.replace(target)
+    # Other processes may write the same file now.
+    with TemporaryDirectory(dir=target.parent, prefix='.partial_') as partial:
+        whole = Path(partial) / target.name
+        whole.write_text(json.dumps(annotations))
+        whole.replace(target)
     dataset['ann_file'] = evaluator['ann_file'] = str(target)
 
 

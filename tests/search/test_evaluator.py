@@ -1,9 +1,12 @@
+import multiprocessing
 from copy import deepcopy
 
 import pytest
 import torch
-from helpers import toy_config, train_toy, weight_of
+from helpers import ToyMetric, toy_config, train_toy, unique_name, weight_of
+from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
+from mmengine.registry import METRICS
 from mmengine.runner import Runner
 
 from sparsevit_mm.cli import build_runner
@@ -57,6 +60,122 @@ def test_runner_is_built_and_loaded_once(trained, tmp_path, monkeypatch):
     for sparsity in (0, .3, .6):
         evaluator.evaluate(sparsity)
     assert len(built) == 1 and loaded == [trained[0]]
+
+
+def fewer(cfg, length=3, **loader):
+    """The config with other val data."""
+    cfg = deepcopy(cfg)
+    cfg.val_dataloader.update(loader)
+    cfg.val_dataloader.dataset.length = length
+    return cfg
+
+
+def own_metrics(cfg, checkpoint, sparsity):
+    """Of a Runner made for them alone."""
+    cfg = deepcopy(cfg)
+    cfg.load_from, cfg.experiment_name = checkpoint, unique_name()
+    cfg.model.backbone.sparsity = sparsity
+    return build_runner(cfg).val()
+
+
+def test_other_data_score_as_a_run_of_their_own_whichever_comes_first(trained, tmp_path):
+    cfg = toy_config(tmp_path)
+    small = fewer(cfg)
+    expected = dict(main=own_metrics(cfg, trained[0], .6), look=own_metrics(small, trained[0], .6))
+    assert expected['main'] != expected['look']
+    for turns in (['look', 'main'], ['main', 'look']):
+        evaluator = Evaluator(cfg, trained[0], build_runner)
+        evaluate = dict(main=evaluator.evaluate, look=evaluator.on(small))
+        for name in turns + turns:
+            evaluate[name](0)
+            assert evaluate[name](.6) == expected[name]
+
+
+def test_each_set_of_data_has_a_metric_of_its_own_and_stays_as_it_was_given(trained, tmp_path):
+    cfg = toy_config(tmp_path)
+    small = fewer(cfg)
+    before = deepcopy(small).to_dict()
+    evaluator = Evaluator(cfg, trained[0], build_runner)
+    look, other = evaluator.on(small), evaluator.on(small)
+    assert small.to_dict() == before
+    metrics = [evaluator.metric, look.metric, other.metric]
+    assert len(set(map(id, metrics))) == 3
+    sizes = {id(metric): [] for metric in metrics}
+    for metric in metrics:
+        metric.compute_metrics = lambda results, key=id(metric): (
+            sizes[key].append(len(results)), {})[1]
+    small.val_dataloader.dataset.length = 5  # too late
+    evaluator.evaluate(0), look(0), look(0), evaluator.evaluate(.5)
+    assert list(sizes.values()) == [[8, 8], [3, 3], []]
+    assert evaluator.metric is evaluator.runner.val_evaluator.metrics[0]
+
+
+def test_hooks_see_a_validation_on_the_data_evaluated_and_the_main_ones_after_it(
+        trained, tmp_path):
+    seen = []
+
+    class Looks(Hook):
+
+        def before_run(self, runner):
+            seen.append(['run'])
+
+        def before_val(self, runner):
+            seen.append(['before', len(runner.val_dataloader.dataset)])
+
+        def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+            seen[-1].append(batch_idx)
+
+        def after_val_epoch(self, runner, metrics=None):
+            seen.append(['after', len(runner.val_dataloader.dataset), metrics['toy/sparsity']])
+
+    cfg = toy_config(tmp_path, log_level='INFO')
+    evaluator = Evaluator(cfg, trained[0], build_runner)
+    evaluator.runner.register_hook(Looks())
+    evaluator.on(fewer(cfg))(.5)
+    assert len(evaluator.runner.val_dataloader.dataset) == 8
+    evaluator.evaluate(0)
+    assert seen == [['run'], ['before', 3, 0, 1], ['after', 3, .5],
+                    ['before', 8, 0, 1, 2, 3], ['after', 8, 0]]  # all in one run
+    log = next(tmp_path.glob('*/*.log')).read_text()
+    assert '[2/2]' in log and '[4/4]' in log
+
+
+def test_data_that_fail_leave_the_main_ones_in_place(trained, tmp_path):
+    cfg = toy_config(tmp_path)
+    evaluator = Evaluator(cfg, trained[0], build_runner)
+    broken = evaluator.on(fewer(cfg, sampler=dict(type='NoSuchSampler')))
+    expected = evaluator.evaluate(.5)
+    with pytest.raises(KeyError, match='NoSuchSampler'):
+        broken(0)
+    failing = evaluator.on(cfg)
+    failing.metric.process = lambda *_: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        failing(0)
+    assert evaluator.runner.val_evaluator.metrics[0] is evaluator.metric
+    assert evaluator.evaluate(.5) == expected
+
+
+def test_worker_processes_of_other_data_end_with_each_evaluation(trained, tmp_path):
+    cfg = toy_config(tmp_path)
+    evaluator = Evaluator(cfg, trained[0], build_runner)
+    look = evaluator.on(fewer(cfg, num_workers=1, persistent_workers=True))
+    before = set(multiprocessing.active_children())
+    assert look(0)['toy/sparsity'] == 0
+    assert set(multiprocessing.active_children()) == before
+
+
+def test_every_nuscenes_metric_accepts_any_predictions(trained, tmp_path, monkeypatch):
+    accepted = []
+    monkeypatch.setattr('sparsevit_mm.search.evaluator.accept_any_predictions', accepted.append)
+    cfg = toy_config(tmp_path, val_evaluator=[dict(type='ToyMetric'), dict(type='NuScenesMetric')])
+    METRICS.register_module('NuScenesMetric', module=type('NuScenesMetric', (ToyMetric, ), {}))
+    try:
+        evaluator = Evaluator(cfg, trained[0], build_runner)
+        evaluator.on(cfg)
+    finally:
+        METRICS.module_dict.pop('NuScenesMetric')
+    assert [type(metric).__name__ for metric in accepted] == ['NuScenesMetric'] * 2
+    assert accepted[0] is evaluator.runner.val_evaluator.metrics[1] is not accepted[1]
 
 
 def test_config_given_is_left_alone(trained, tmp_path):
