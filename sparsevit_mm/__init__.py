@@ -8,6 +8,8 @@ import mmengine
 from mmengine.utils import digit_version
 
 from .checkpoints import allow_mmengine_checkpoints
+from .cost.budget import set_latency_budget
+from .front import Front
 from .hooks import SparsityAdaptationHook
 from .models import SparseSwinTransformer, get_sparse_backbone
 from .sparsity import SparsityConfig, SparsitySpace
@@ -21,6 +23,6 @@ for _package, _low, _high in ((mmengine, '0.8.0', '1.0.0'), (mmcv, '2.0.0', '2.2
 allow_mmengine_checkpoints()
 
 __all__ = [
-    'SparseSwinTransformer', 'SparsityAdaptationHook', 'SparsityConfig', 'SparsitySpace',
-    'get_sparse_backbone', '__version__'
+    'Front', 'SparseSwinTransformer', 'SparsityAdaptationHook', 'SparsityConfig', 'SparsitySpace',
+    'get_sparse_backbone', 'set_latency_budget', '__version__'
 ]

@@ -12,7 +12,8 @@ PACKAGE = Path(sparsevit_mm.__file__).parent
 TOOLKITS = {'mmdet', 'mmseg', 'mmdet3d'}
 
 # Each line may import from the lines above it only; what is not named stands on top of all.
-LAYERS = [{'version', 'sparsity', 'checkpoints', 'config', 'datasets'}, {'models', 'child', 'data'},
+LAYERS = [{'version', 'sparsity', 'checkpoints', 'config', 'datasets'},
+          {'models', 'child', 'data', 'front'},
           {'hooks', 'cost', 'arguments', 'labels'}, {'search', 'swap'}, {'visualization'}]
 MODEL_LAYERS = [{'tracing'}, {'windows', 'attention', 'pretrained', 'chunks', 'rows'},
                 {'selection', 'layout', 'patches'}, {'kernels', 'execution'}, {'stage'},
@@ -48,6 +49,8 @@ model = MODELS.build(dict(
 assert [f.shape[1] for f in model(torch.zeros(1, 3, 40, 40))] == [8, 16, 32, 64]
 HOOKS.build(dict(type='SparsityAdaptationHook'))
 sparsevit_mm.get_sparse_backbone(model)
+front = sparsevit_mm.Front([sparsevit_mm.front.FrontPoint(model.sparsity, 2., .3)], 'mAP', {})
+assert sparsevit_mm.set_latency_budget(model, 2, front) == model.sparsity
 import sparsevit_mm.cost.latency
 import sparsevit_mm.cost.macs
 print('works')
@@ -122,8 +125,8 @@ def test_the_check_of_layers_sees_a_breach():
 
 
 @pytest.mark.parametrize('part', [
-    'sparsity.py', 'checkpoints.py', 'child.py', 'data.py', 'labels.py', 'arguments.py', 'swap.py',
-    'models', 'hooks', 'cost', 'search', 'visualization'])
+    'sparsity.py', 'checkpoints.py', 'child.py', 'data.py', 'front.py', 'labels.py',
+    'arguments.py', 'swap.py', 'models', 'hooks', 'cost', 'search', 'visualization'])
 def test_no_toolkit_is_imported_even_within_a_function(part):
     path = PACKAGE / part
     for file in [path] if path.is_file() else files(part):

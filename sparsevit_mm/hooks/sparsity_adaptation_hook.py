@@ -1,13 +1,17 @@
 """Sparsity-aware adaptation: a random configuration at every training iteration."""
-from typing import Dict, Optional, Sequence
+from pathlib import Path
+from typing import Dict, Optional, Sequence, Union
 
 import numpy as np
 from mmengine.hooks import Hook
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.registry import HOOKS
 
+from ..front import Front
 from ..models import get_sparse_backbone
 from ..sparsity import Sparsity, SparsityConfig, SparsitySpace
+
+OWN_SHARE = .5  # of the draws around a list are its configurations, the others neighbours of them
 
 
 @HOOKS.register_module()
@@ -18,6 +22,13 @@ class SparsityAdaptationHook(Hook):
     communication, a resumed run draws what the unbroken one would have drawn, and the data
     loader's randomness plays no part. The mean ratio drawn is logged as ``sparsity``.
 
+    By default the draws are the published ones, over the whole space. Draws `around` a list prepare
+    the weights for these configurations and for a search close to them: one of the list, each as
+    often as the others, of which every pair's ratio moves with probability 1 - 0.5 ** (1 / pairs)
+    to the next choice, up or down with equal odds, inwards at either end; then ratios are sorted
+    within the stage. So half of the draws are of the list itself, however deep the backbone is,
+    and most of the others are one or two pairs away from it.
+
     Validation runs at the configurations the user names. Metrics of the first keep their usual
     names, those of each further one are prefixed with its name, ``60%/coco/bbox_mAP``. Training
     goes on at its own draw, and after it the backbone has the sparsity it was built with.
@@ -27,10 +38,14 @@ class SparsityAdaptationHook(Hook):
         seed: Seed of the draws.
         val_sparsity: One configuration for validation (anything SparsityConfig takes; dense by
             default), or a dict of several by name.
+        around: Configurations to draw around (anything SparsityConfig takes), or the file of a
+            :class:`~sparsevit_mm.front.Front`, as a search leaves it.
 
     Raises:
-        ValueError, TypeError: A choice or a configuration that SparsitySpace or SparsityConfig
-            refuses, or an empty dict; the latter two before training or validation starts.
+        ValueError, TypeError: A choice that SparsitySpace refuses, an empty dict or list, or a
+            file that holds no front. Before training or validation starts: a configuration that
+            SparsityConfig refuses, or one to draw around that the choices do not make up.
+        FileNotFoundError: There is no such file.
     """
     # Before EMAHook in after_val_epoch, which takes the averaged weights away again, and before
     # LoggerHook and CheckpointHook, which read the metrics.
@@ -39,13 +54,20 @@ class SparsityAdaptationHook(Hook):
     def __init__(self,
                  choices: Optional[Sequence[float]] = None,
                  seed: int = 0,
-                 val_sparsity: Sparsity = None):
+                 val_sparsity: Sparsity = None,
+                 around: Optional[Union[str, Path, Sequence[Sparsity]]] = None):
         self.space_args = {} if choices is None else dict(choices=tuple(choices))
         SparsitySpace((1, ), **self.space_args)  # refuse bad choices while the config is built
         self.seed = seed
         self.val_sparsity = val_sparsity if isinstance(val_sparsity, dict) else {'': val_sparsity}
         if not self.val_sparsity:
             raise ValueError('val_sparsity is an empty dict: name at least one configuration')
+        if isinstance(around, (str, Path)):
+            around = [point.config for point in Front.load(around).points]
+        if around is not None and not (isinstance(around, (list, tuple)) and around):
+            raise ValueError(f'around is {around!r}: neither a list of configurations nor the '
+                             f'file of a front')
+        self.around = around
 
     def before_run(self, runner) -> None:
         self.backbone = get_sparse_backbone(runner.model)
@@ -54,11 +76,29 @@ class SparsityAdaptationHook(Hook):
             name: SparsityConfig(value, self.backbone.depths)
             for name, value in self.val_sparsity.items()
         }
+        self.centres = None if self.around is None else [
+            SparsityConfig(value, self.backbone.depths) for value in self.around]
+        outside = [str(c) for c in self.centres or [] if c not in self.space]
+        if outside:
+            raise ValueError(f'around holds configurations that no pairs of {self.space.choices} '
+                             f'make up: {", ".join(outside)}')
         self.built_with = self.backbone.sparsity
 
     def draw(self, iteration: int) -> SparsityConfig:
         """The configuration of an iteration, counted from 0 over the whole training."""
-        return self.space.sample(np.random.default_rng((self.seed, iteration)))
+        rng = np.random.default_rng((self.seed, iteration))
+        if self.centres is None:
+            return self.space.sample(rng)
+        return self._neighbour(self.centres[rng.integers(len(self.centres))], rng)
+
+    def _neighbour(self, centre: SparsityConfig, rng: np.random.Generator) -> SparsityConfig:
+        """The configuration itself in half of the draws, else one a step away in some pairs."""
+        size, last = self.space.num_genes, len(self.space.choices) - 1
+        genes, steps = np.array(self.space.encode(centre)), rng.choice((-1, 1), size)
+        steps[genes == last] = -1
+        steps[genes == 0] = 1
+        steps[rng.random(size) < OWN_SHARE**(1 / size)] = 0
+        return self.space.decode((genes + steps).clip(0, last).tolist())  # of a sole choice
 
     def before_train_iter(self, runner, batch_idx: int, data_batch: DATA_BATCH = None) -> None:
         self.backbone.sparsity = self.draw(runner.iter)

@@ -1,6 +1,7 @@
 import json
 import os
 import random
+import re
 import socket
 
 import numpy as np
@@ -14,8 +15,9 @@ from mmengine.logging import MessageHub
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import distributed as dist
 
-from sparsevit_mm import SparsityAdaptationHook, SparsityConfig, SparsitySpace
+from sparsevit_mm import Front, SparsityAdaptationHook, SparsityConfig, SparsitySpace
 from sparsevit_mm.cli import build_runner
+from sparsevit_mm.front import FrontPoint
 
 HOOK = dict(type='SparsityAdaptationHook', seed=3)
 BY_EPOCH = dict(
@@ -62,6 +64,72 @@ def test_draws_differ_by_seed_and_iteration_and_reach_every_choice():
     assert {r for d in draws for stage in d.ratios for r in stage} == {i / 10 for i in range(9)}
 
 
+@st.composite
+def neighbourhoods(draw):
+    """(space, a few of its configurations)."""
+    choices = draw(st.sampled_from([(.3, ), (0., .5), (0., .25, .5), (.1, .2, .3, .4, .6)]))
+    space = SparsitySpace(tuple(draw(depths_of_any_kind)), choices)
+    seeds = draw(st.lists(st.integers(0, 2**31), min_size=1, max_size=4))
+    return space, [space.sample(np.random.default_rng(seed)) for seed in seeds]
+
+
+@settings(max_examples=30)
+@given(neighbourhoods(), st.integers(0, 2**31))
+def test_draws_around_a_list_are_in_the_space_and_a_step_or_less_a_pair_from_one_of_it(case, seed):
+    space, around = case
+    hook = ready(space.depths, seed=seed, choices=space.choices,
+                 around=[config.to_list() for config in around])
+    centres = np.array([space.encode(config) for config in around])
+    for i in range(30):
+        genes = space.encode(hook.draw(i))  # raises outside the space
+        assert (abs(centres - genes).max(axis=1) <= 1).any()
+        assert all(list(stage) == sorted(stage) for stage in space.by_stage(genes))
+
+
+@pytest.mark.parametrize('depths', [(2, ), (2, 2), (2, 2, 6, 2), (2, 2, 18, 2)])
+def test_half_of_the_draws_are_of_the_list_each_as_often_as_the_others(depths):
+    """At both ends of the choices, and between, nine choices apart."""
+    centres = [SparsityConfig(ratio, depths) for ratio in (0, .4, .8)]
+    hook = ready(depths, around=centres)
+    draws = [hook.draw(i) for i in range(2000)]
+    shares = [draws.count(centre) / len(draws) for centre in centres]
+    assert shares == pytest.approx([1 / 6] * 3, abs=.03)
+    nearest = [min(centres, key=lambda c: abs(c.mean - draw.mean)) for draw in draws]
+    assert [nearest.count(c) / len(draws) for c in centres] == pytest.approx([1 / 3] * 3, abs=.03)
+
+
+def test_each_pair_steps_up_as_often_as_down_and_stays_with_the_probability_stated():
+    """Stages of one pair each, which sorting can't mix."""
+    hook, pairs = ready((2, 1, 2), around=[[.3, .3, .5]]), 3
+    space = SparsitySpace((2, 1, 2))
+    steps = np.array([space.encode(hook.draw(i)) for i in range(2000)]) - (3, 3, 5)
+    move = 1 - .5**(1 / pairs)
+    for pair in range(pairs):
+        shares = [np.mean(steps[:, pair] == step) for step in (-1, 0, 1)]
+        assert shares == pytest.approx([move / 2, 1 - move, move / 2], abs=.03)
+    assert np.corrcoef(abs(steps).T)[np.triu_indices(pairs, 1)] == pytest.approx(0, abs=.06)
+
+
+def test_draws_around_a_list_are_a_function_of_seed_and_iteration_alone():
+    arguments = dict(depths=(2, 2, 6, 2), around=[0, .4, [.2, 0, [.1, .5, .5], .8]])
+    draws = [ready(**arguments).draw(i) for i in range(100)]
+    hook = ready(**arguments)
+    assert [hook.draw(i) for i in reversed(range(100))] == draws[::-1]
+    other = ready(**arguments, seed=1)
+    assert [other.draw(i) for i in range(100)] != draws
+    assert len(set(draws)) > 30
+
+
+def test_the_file_of_a_front_counts_as_the_list_of_its_configurations(tmp_path):
+    around = [.8, [.4, .2], 0]
+    points = [FrontPoint(SparsityConfig(c, (2, 2)), 1. + i, .1 * i) for i, c in enumerate(around)]
+    Front(points, 'mAP', {}).save(tmp_path / 'front.json')
+    listed = ready((2, 2), around=around)
+    for path in (tmp_path / 'front.json', str(tmp_path / 'front.json')):
+        hook = ready((2, 2), around=path)
+        assert [hook.draw(i) for i in range(50)] == [listed.draw(i) for i in range(50)]
+
+
 def test_global_random_states_neither_steer_a_draw_nor_are_used_up():
     drawn = []
     for seed in range(3):
@@ -78,17 +146,19 @@ def test_global_random_states_neither_steer_a_draw_nor_are_used_up():
     assert drawn == [drawn[0]] * 3
 
 
-@pytest.mark.parametrize('how', [{}, BY_EPOCH], ids=['by iteration', 'by epoch'])
-def test_resumed_run_draws_what_the_unbroken_one_drew(tmp_path, how):
-    runner, whole = train_toy(tmp_path / 'whole', custom_hooks=[HOOK], **how)
+@pytest.mark.parametrize('how, around', [({}, None), (BY_EPOCH, [.6, [.1, .3]])], ids=[
+    'by iteration, over the space', 'by epoch, around a list'])
+def test_resumed_run_draws_what_the_unbroken_one_drew(tmp_path, how, around):
+    custom_hooks = [dict(HOOK, around=around)]
+    runner, whole = train_toy(tmp_path / 'whole', custom_hooks=custom_hooks, **how)
     checkpoint = sorted((tmp_path / 'whole').glob('*_[13].pth'))[0]
-    _, resumed = train_toy(tmp_path / 'resumed', custom_hooks=[HOOK], resume=True,
+    _, resumed = train_toy(tmp_path / 'resumed', custom_hooks=custom_hooks, resume=True,
                            load_from=str(checkpoint), **how)
     half = {i: whole.draws[i] for i in resumed.draws}
     assert 0 < len(half) < len(whole.draws)
     assert resumed.draws == half
     assert len(set(whole.draws.values())) > 1  # or any draw would do
-    assert list(whole.draws.values()) == [ready((2, 2), seed=3).draw(i)
+    assert list(whole.draws.values()) == [ready((2, 2), seed=3, around=around).draw(i)
                                           for i in range(runner.iter)]
 
 
@@ -145,6 +215,20 @@ def test_validation_runs_at_every_named_configuration_with_the_averaged_weights(
     assert len({metrics[f'{prefix}toy/output'] for prefix in ('', 'middling/', 'sparse/')}) == 3
 
 
+def test_the_best_checkpoint_of_a_named_configuration_is_kept(tmp_path):
+    """The output grows or shrinks as training goes on, so that one rule keeps the first."""
+    kept = {}
+    for rule in ('greater', 'less'):
+        best = dict(type='CheckpointHook', by_epoch=False, interval=3, rule=rule,
+                    save_best='sparse/toy/output')
+        _, spy = train_toy(tmp_path / rule, default_hooks=dict(checkpoint=best), custom_hooks=[
+            dict(HOOK, val_sparsity=dict(dense=0, sparse=.6))])
+        kept[rule] = [path.name for path in (tmp_path / rule).glob('best_*')]
+    first, last = (metrics['sparse/toy/output'] for metrics in spy.metrics)
+    best = dict(greater=3, less=6) if first > last else dict(greater=6, less=3)
+    assert kept == {rule: [f'best_sparse_toy_output_iter_{i}.pth'] for rule, i in best.items()}
+
+
 def test_the_first_configuration_is_scored_as_if_it_were_the_only_one(tmp_path):
     _, several = train_toy(tmp_path / 'several', custom_hooks=[
         dict(HOOK, val_sparsity=dict(a=.5, b=0, c=.7))])
@@ -192,10 +276,28 @@ def test_drawn_sparsity_reaches_message_hub_log_and_tensorboard(tmp_path):
 
 @pytest.mark.parametrize('arguments', [
     dict(choices=[]), dict(choices=[0, 1]), dict(choices=[-.1]), dict(choices=[float('nan')]),
-    dict(val_sparsity={})])
+    dict(val_sparsity={}), dict(around=[]), dict(around=()), dict(around=.6), dict(around={})])
 def test_unusable_arguments_are_refused_when_the_hook_is_built(arguments):
-    with pytest.raises(ValueError, match='choice|empty dict'):
+    with pytest.raises(ValueError, match='choice|empty dict|around is .* neither a list'):
         SparsityAdaptationHook(**arguments)
+
+
+def test_a_file_that_is_no_front_is_refused_when_the_hook_is_built(tmp_path):
+    with pytest.raises(FileNotFoundError, match='front nowhere.json is not there'):
+        SparsityAdaptationHook(around='nowhere.json')
+    (tmp_path / 'empty.json').write_text('{}')
+    with pytest.raises(ValueError, match=f'front {tmp_path}/empty.json'):
+        SparsityAdaptationHook(around=tmp_path / 'empty.json')
+
+
+def test_configurations_that_the_choices_do_not_make_up_are_all_named():
+    around = [.5, .3, [0, [0, .5]], [.5, 0]]
+    with pytest.raises(ValueError, match=re.escape(
+            '[[0.3, 0.3], [0.3, 0.3]], [[0, 0], [0, 0.5]]')) as refused:
+        ready((2, 2), choices=[0, .5], around=around)
+    assert '[[0.5, 0.5], [0.5, 0.5]]' not in str(refused.value)
+    with pytest.raises(ValueError, match='depths'):
+        ready((2, 2), around=[[.1, .2, .3]])
 
 
 @pytest.mark.parametrize('val_sparsity', [1.2, [.1], dict(good=0, bad=[[.5, .1], [0, 0]])])

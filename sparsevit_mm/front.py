@@ -1,0 +1,140 @@
+"""What one adapted checkpoint can do: its best configurations, from the fastest to the slowest, and
+the file that holds them."""
+import json
+import math
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Callable, Dict, List, Optional, Sequence, Union
+
+from .sparsity import Depths, SparsityConfig
+
+
+@dataclass(frozen=True)
+class FrontPoint:
+    """One configuration and what it gives. Raises ValueError on a figure that is none.
+
+    Attributes:
+        config: The configuration.
+        latency: Of the backbone, in milliseconds.
+        metric: The more, the better.
+    """
+    config: SparsityConfig
+    latency: float
+    metric: float
+
+    def __post_init__(self):
+        if not 0 < self.latency < math.inf:
+            raise ValueError(f'latency of {self.config} is {self.latency} ms, no positive number')
+        if not math.isfinite(self.metric):
+            raise ValueError(f'metric of {self.config} is {self.metric}, no finite number')
+
+
+@dataclass(frozen=True)
+class Front:
+    """Configurations of which none beats another: each slower one has a higher metric.
+
+    Attributes:
+        points: From the fastest to the slowest, which is the best. Given in any order; those that
+            another beats, being no slower and no worse, are dropped.
+        metric: Key of the metric, ``coco/bbox_mAP`` say.
+        setting: How latency was measured: ``LatencySetting.identity()``.
+
+    Raises:
+        ValueError: No points, or points of different depths.
+    """
+    points: Sequence[FrontPoint]
+    metric: str
+    setting: Dict
+
+    def __post_init__(self):
+        depths = {p.config.depths for p in self.points}
+        if len(depths) != 1:
+            raise ValueError(f'the points of a front are of different depths: {sorted(depths)}'
+                             if depths else 'a front needs at least one point')
+        unbeaten: List[FrontPoint] = []
+        for point in sorted(self.points, key=lambda p: (p.latency, -p.metric)):
+            if not unbeaten or point.metric > unbeaten[-1].metric:
+                unbeaten.append(point)
+        object.__setattr__(self, 'points', tuple(unbeaten))
+
+    @property
+    def depths(self) -> Depths:
+        """Blocks in each stage of the backbone."""
+        return self.points[0].config.depths
+
+    def within(self, ms: float,
+               latency: Optional[Callable[[SparsityConfig], float]] = None) -> FrontPoint:
+        """The point with the best metric among those that take no more than `ms`.
+
+        Args:
+            ms: Milliseconds.
+            latency: Configuration -> milliseconds, in place of the front's own: the point's
+                latency is then this one.
+
+        Raises:
+            ValueError: `ms` is no positive number, or no point is as fast; names the fastest.
+        """
+        if not ms > 0:  # NaN fails too
+            raise ValueError(f'a latency budget must be positive, not {ms} ms')
+        points = self.points
+        if latency is not None:
+            points = tuple(replace(p, latency=latency(p.config)) for p in points)
+        fitting = [p for p in points if p.latency <= ms]
+        if not fitting:
+            fastest = min(points, key=lambda p: p.latency)
+            raise ValueError(f'no configuration of the front takes {ms:g} ms or less; the fastest, '
+                             f'{fastest.config}, takes {fastest.latency:.3f} ms')
+        return max(fitting, key=lambda p: p.metric)
+
+    def save(self, path: Union[str, Path]) -> None:
+        """Writes the front as JSON: ``metric``, ``setting``, and ``points`` with ``sparsity`` (one
+        ratio per block, grouped by stage), ``latency`` and ``metric``. The file appears whole."""
+        record = dict(metric=self.metric, setting=self.setting,
+                      points=[dict(sparsity=p.config.to_list(), latency=float(p.latency),
+                                   metric=float(p.metric)) for p in self.points])
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
+        try:
+            partial.write_text(json.dumps(record, indent=1) + '\n', encoding='utf-8')
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Union[str, Path]) -> 'Front':
+        """The inverse of :meth:`save`.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: Names the file and what is wrong in it.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f'front {path} is not there')
+        try:
+            record = json.loads(Path(path).read_text(encoding='utf-8'))
+            points = [_point(p) for p in _get(record, 'points', list)]
+            return cls(points, _get(record, 'metric', str), _get(record, 'setting', dict))
+        except (ValueError, TypeError, OverflowError) as error:  # of JSON and UTF-8 too
+            raise ValueError(f'front {path}: {error}') from error
+
+
+def _point(record: Dict) -> FrontPoint:
+    stages = _get(record, 'sparsity', list)
+    if not stages or not all(isinstance(stage, list) and stage for stage in stages):
+        raise ValueError(f'sparsity {stages} is no list of stages with a ratio for every block')
+    return FrontPoint(SparsityConfig(stages, [len(stage) for stage in stages]),
+                      _get(record, 'latency', float), _get(record, 'metric', float))
+
+
+def _get(record: Dict, key: str, kind: type):
+    """The value under a key of a JSON object, of the kind that must be there."""
+    if not isinstance(record, dict) or key not in record:
+        raise ValueError(f'{key!r} is missing in {record!r:.80}')
+    value = record[key]
+    if kind is float and type(value) is int:
+        value = float(value)
+    if not isinstance(value, kind):
+        raise ValueError(f'{key!r} is {value!r:.80}, not a {kind.__name__}')
+    return value
