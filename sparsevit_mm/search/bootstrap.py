@@ -3,80 +3,98 @@
 The resamples depend on the seed and the number of images alone, so those of two models can be
 subtracted.
 """
-import io
-from contextlib import redirect_stdout
+from functools import partial
+from typing import Callable, Optional
 
 import numpy as np
-from pycocotools.cocoeval import COCOeval
 
-from .nuscenes_resampler import NDSResampler
-from .records import AreaRecord, DetectionRecord
+from .coco_resampler import read_matches
+from .nuscenes_resampler import read_frames
+from .records import AreaRecord, EvaluationRecord
 
 
-class BoxAPResampler:
-    """Box AP (COCO, 0.50:0.95) of a CocoMetric, in [0, 1].
+class Resampler:
+    """An objective on bootstrap resamples of the images of the last evaluation.
 
     Args:
-        metric: The metric of the runner's evaluator.
+        matches: () -> what is known of each image, with `num_images`; None where nothing was
+            detected.
+        figure: Of that and (num_images,) int weights, how often each image was drawn -> the
+            objective.
     """
 
-    def __init__(self, metric):
-        self.metric, self.record = metric, DetectionRecord(metric)
+    def __init__(self, matches: Callable, figure: Callable):
+        self._matches, self._figure = matches, figure
 
     def __call__(self, resamples: int, seed: int = 0) -> np.ndarray:
-        """(resamples,) float64, of the last evaluation; zeros where nothing was detected."""
-        detections = self.record.detections['bbox']
-        if not detections:
+        """(resamples,) float64; zeros where nothing was detected."""
+        matches = self._matches()
+        if matches is None:
             return np.zeros(resamples)
-        truth = self.metric._coco_api
-        with redirect_stdout(io.StringIO()):  # pycocotools talks
-            evaluation = COCOeval(truth, truth.loadRes(detections), 'bbox')
-            evaluation.params.imgIds = self.metric.img_ids
-            evaluation.params.catIds = self.metric.cat_ids
-            evaluation.params.areaRng = evaluation.params.areaRng[:1]  # all sizes
-            evaluation.params.areaRngLbl = ['all']
-            evaluation.params.maxDets = [100]
-            evaluation.evaluate()
-            return _resample_coco(evaluation, resamples, np.random.default_rng(seed))
+        number, rng = matches.num_images, np.random.default_rng(seed)
+        return np.array([
+            self._figure(matches, np.bincount(rng.integers(number, size=number), minlength=number))
+            for _ in range(resamples)])
 
 
-def _resample_coco(evaluation: COCOeval, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    num_images = len(evaluation.params.imgIds)
-    per_image = np.array(evaluation.evalImgs, dtype=object).reshape(-1, num_images)
-    # COCOeval looks images up by position: positions may stand for any images, repeated too.
-    evaluation.params.imgIds = evaluation._paramsEval.imgIds = list(range(num_images))
-    values = np.empty(resamples)
-    for i in range(resamples):
-        drawn = rng.integers(num_images, size=num_images)
-        evaluation.evalImgs = per_image[:, drawn].reshape(-1).tolist()
-        evaluation.accumulate()
-        precision = evaluation.eval['precision']
-        values[i] = precision[precision > -1].mean()
-    return values
+def make_resampler(metric, objective: str) -> Optional[Resampler]:
+    """What gives resamples of exactly the objective after each evaluation; None if there is no
+    such thing for this metric and objective.
 
-
-class MeanIoUResampler:
-    """mIoU of an IoUMetric, in [0, 100].
+    There is for box and mask AP of CocoMetric and for NDS and mAP of NuScenesMetric, in [0, 1],
+    and for mIoU of IoUMetric, in [0, 100].
 
     Args:
-        metric: The metric of the runner's evaluator.
+        metric: The metric of a runner's evaluator; it is watched from now on. Where several
+            processes evaluate, that of the main process alone has the images.
+        objective: Key of a figure that the evaluator gives, like 'coco/bbox_mAP'.
     """
-
-    def __init__(self, metric):
-        self.record = AreaRecord(metric)
-
-    def __call__(self, resamples: int, seed: int = 0) -> np.ndarray:
-        """(resamples,) float64, of the last evaluation; classes that no image of a resample shows
-        or is given are left out of its mean."""
-        areas = self.record.areas[:2]
-        num_images, rng = areas.shape[1], np.random.default_rng(seed)
-        values = np.empty(resamples)
-        for i in range(resamples):
-            drawn = rng.integers(num_images, size=num_images)
-            intersection, union = areas[:, drawn].sum(1)
-            values[i] = 100 * np.mean(intersection[union > 0] / union[union > 0])
-        return values
+    name, prefix = type(metric).__name__, metric.prefix
+    for (kind, key), make in _OBJECTIVES.items():
+        if (kind, f'{prefix}/{key}' if prefix else key) == (name, objective):
+            return make(metric)
+    return None
 
 
-RESAMPLERS = {'CocoMetric': BoxAPResampler, 'IoUMetric': MeanIoUResampler,
-              'NuScenesMetric': NDSResampler}
+def _average_precision(kind: str, metric) -> Resampler:
+    from pycocotools.cocoeval import COCOeval
+    record = EvaluationRecord(metric, COCOeval, 'accumulate', partial(read_matches, kind=kind))
+    return Resampler(lambda: record.kept, lambda matches, weights:
+                     matches.average_precision(weights))
+
+
+def _nuscenes(figure: str, metric) -> Resampler:
+    from nuscenes.eval.detection.evaluate import DetectionEval
+    record = EvaluationRecord(metric, DetectionEval, 'evaluate', read_frames)
+    return Resampler(lambda: record.kept, lambda matches, weights:
+                     getattr(matches.metrics(weights), figure))
+
+
+def _mean_iou(metric) -> Resampler:
+    record = AreaRecord(metric)
+    return Resampler(lambda: _Areas(record.areas[:2], metric.nan_to_num), _Areas.mean_iou)
+
+
+class _Areas:
+    """Intersection and union, (2, images, classes); the IoU of a class that has neither, None to
+    leave it out."""
+
+    def __init__(self, areas: np.ndarray, missing: Optional[float]):
+        self.areas, self.missing, self.num_images = areas, missing, areas.shape[1]
+
+    def mean_iou(self, weights: np.ndarray) -> float:
+        intersection, union = weights @ self.areas
+        there = union > 0
+        ious = intersection[there] / union[there]
+        if self.missing is not None:
+            ious = np.append(ious, np.full(np.count_nonzero(~there), self.missing))
+        return 100 * float(ious.mean()) if len(ious) else 0.
+
+
+_OBJECTIVES = {
+    ('CocoMetric', 'bbox_mAP'): partial(_average_precision, 'bbox'),
+    ('CocoMetric', 'segm_mAP'): partial(_average_precision, 'segm'),
+    ('IoUMetric', 'mIoU'): _mean_iou,
+    ('NuScenesMetric', 'pred_instances_3d_NuScenes/NDS'): partial(_nuscenes, 'nd_score'),
+    ('NuScenesMetric', 'pred_instances_3d_NuScenes/mAP'): partial(_nuscenes, 'mean_ap'),
+}

@@ -10,8 +10,10 @@ from ..config import without_adaptation
 from ..cost.latency import Latency, LatencyMeter
 from ..cost.macs import backbone_macs
 from ..sparsity import SparsityConfig
-from .bootstrap import RESAMPLERS
+from .bootstrap import make_resampler
 from .evaluator import Evaluator
+from .noise import difference, interval
+from .objective import default_metric
 
 
 @dataclass
@@ -37,13 +39,12 @@ class Compared:
     @property
     def interval(self) -> Tuple[float, float]:
         """95% bootstrap interval of the objective over images."""
-        return tuple(np.percentile(self.resampled, (2.5, 97.5)))
+        return interval(self.resampled)
 
     def difference(self, other: 'Compared') -> Tuple[float, float, float]:
         """Mean and 95% interval of this objective less another's, over the same resampled
         images."""
-        difference = self.resampled - other.resampled
-        return (difference.mean(), *np.percentile(difference, (2.5, 97.5)))
+        return difference(self.resampled, other.resampled)
 
 
 def compare_on_test(cfg: Config, checkpoint: str, configs: Dict[str, SparsityConfig],
@@ -52,7 +53,7 @@ def compare_on_test(cfg: Config, checkpoint: str, configs: Dict[str, SparsityCon
     """Tests one checkpoint at several configurations with the config's test split.
 
     Args:
-        cfg: The config; its test evaluator is one of ``RESAMPLERS``.
+        cfg: The config; the usual metric of its test evaluator is the objective.
         checkpoint: Checkpoint file of the whole model.
         configs: By name.
         meter: Measures the latencies, all of them in turn.
@@ -60,16 +61,17 @@ def compare_on_test(cfg: Config, checkpoint: str, configs: Dict[str, SparsityCon
         resamples: Of the bootstrap over images.
 
     Raises:
-        ValueError: Another evaluator.
+        ValueError: Nothing gives resamples of it, see
+            :func:`~sparsevit_mm.search.bootstrap.make_resampler`.
     """
     cfg = deepcopy(cfg)
     cfg.custom_hooks = without_adaptation(cfg.get('custom_hooks'))
     cfg.val_dataloader, cfg.val_evaluator = cfg.test_dataloader, cfg.test_evaluator
     evaluator = Evaluator(cfg, checkpoint, build_runner)
-    metric = evaluator.runner.val_evaluator.metrics[0]
-    if type(metric).__name__ not in RESAMPLERS:
-        raise ValueError(f'{type(metric).__name__} is none of {", ".join(RESAMPLERS)}')
-    resample = RESAMPLERS[type(metric).__name__](metric)
+    metric, objective = evaluator.metric, default_metric(cfg)
+    resample = make_resampler(metric, objective)
+    if resample is None:
+        raise ValueError(f'{type(metric).__name__} has no resamples of {objective}')
     setting, compared = meter.setting, []
     for (name, config), latency in zip(configs.items(), meter.measure(list(configs.values()))):
         metrics = evaluator.evaluate(config)

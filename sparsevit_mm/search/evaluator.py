@@ -80,7 +80,8 @@ class Evaluator:
         """
         loader, loop = copy.deepcopy(cfg.val_dataloader), copy.deepcopy(cfg.val_cfg)
         loader['persistent_workers'] = False
-        evaluator = self.runner.build_evaluator(copy.deepcopy(cfg.val_evaluator))
+        with _quiet():
+            evaluator = self.runner.build_evaluator(copy.deepcopy(cfg.val_evaluator))
         return self._add(evaluator, lambda: LOOPS.build(
             {'type': 'ValLoop', **loop},
             default_args=dict(runner=self.runner, dataloader=loader, evaluator=evaluator)))
@@ -112,11 +113,12 @@ class Evaluator:
 
     def _run(self, index: int, config: SparsityConfig) -> Dict[str, float]:
         runner, main = self.runner, self.runner.val_loop
-        loop = self._data[index].loop
+        with _quiet():
+            loop = self._data[index].loop
         self.backbone.sparsity = config
         runner._val_loop = loop  # hooks ask the runner for its loop and data
         try:
-            with redirect_stdout(io.StringIO()):  # pycocotools prints its tables
+            with _quiet():
                 # The first time as a validation by itself, which loads the checkpoint.
                 metrics = loop.run() if self._loaded else runner.val()
         finally:
@@ -142,6 +144,11 @@ class Evaluation:
     def loop(self) -> BaseLoop:
         """mmengine's val loop, built when it is first asked for."""
         return self._build_loop()
+
+
+def _quiet() -> redirect_stdout:
+    """pycocotools prints what it does, and its tables."""
+    return redirect_stdout(io.StringIO())
 
 
 def _leave_training(cfg: Config) -> None:

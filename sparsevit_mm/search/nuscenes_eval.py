@@ -2,7 +2,6 @@
 import io
 import math
 from contextlib import redirect_stderr
-from tempfile import TemporaryDirectory
 from typing import Dict, List
 from unittest.mock import patch
 
@@ -46,19 +45,3 @@ def _has_nan(predictions: Dict) -> bool:
     """Of velocities the devkit takes NaN itself."""
     boxes = predictions['bboxes_3d'].tensor[:, :7]
     return bool(boxes.isnan().any() or predictions['scores_3d'].isnan().any())
-
-
-def load_evaluation(metric, result_path: str):
-    """The devkit's DetectionEval of a result file, its boxes loaded and filtered, with tables,
-    split and settings of a NuScenesMetric that has evaluated; None if no frame has a box."""
-    from nuscenes import NuScenes
-    from nuscenes.eval.detection.evaluate import DetectionEval
-    tables = NuScenes(metric.version, metric.data_root, verbose=False)
-    try:
-        with TemporaryDirectory() as folder, redirect_stderr(io.StringIO()):
-            return DetectionEval(tables, metric.eval_detection_configs, result_path,
-                                 EVAL_SETS[metric.version], folder, verbose=False)
-    except Exception as error:
-        if _NO_BOXES in str(error):
-            return None
-        raise

@@ -1,39 +1,21 @@
-"""NDS on resamples of the frames it was scored on.
+"""NDS of frames that count more than once, or not at all.
 
 The devkit matches predictions to objects frame by frame, so what a frame's matching gave holds in
 any list of frames; only the figures over all frames are made anew.
 """
-from typing import Dict, List, Sequence
+from collections import defaultdict
+from typing import Dict, List, Tuple
 
 import numpy as np
-
-from .nuscenes_eval import load_evaluation
-from .records import ResultFileRecord
 
 # Errors that DetectionEval.evaluate leaves out, by class.
 _UNDEFINED = {'traffic_cone': ('attr_err', 'vel_err', 'orient_err'),
               'barrier': ('attr_err', 'vel_err')}
 
 
-class NDSResampler:
-    """NDS of a NuScenesMetric, in [0, 1].
-
-    Args:
-        metric: The metric of the runner's evaluator.
-    """
-
-    def __init__(self, metric):
-        self.metric, self.record = metric, ResultFileRecord(metric)
-
-    def __call__(self, resamples: int, seed: int = 0) -> np.ndarray:
-        """(resamples,) float64, of the last evaluation; zeros where nothing was detected."""
-        evaluation = load_evaluation(self.metric, self.record.path)
-        if evaluation is None:
-            return np.zeros(resamples)
-        matches = FrameMatches(evaluation.gt_boxes, evaluation.pred_boxes, evaluation.cfg)
-        rng, num_frames = np.random.default_rng(seed), matches.num_frames
-        return np.array([matches.metrics(rng.integers(num_frames, size=num_frames)).nd_score
-                         for _ in range(resamples)])
+def read_frames(evaluation) -> 'FrameMatches':
+    """The matches of the devkit's DetectionEval."""
+    return FrameMatches(evaluation.gt_boxes, evaluation.pred_boxes, evaluation.cfg)
 
 
 class FrameMatches:
@@ -44,30 +26,31 @@ class FrameMatches:
         cfg: The devkit's DetectionConfig.
 
     Attributes:
-        num_frames: Frames, in the order of `found`.
+        num_images: Frames, in the order of `found`.
     """
 
     def __init__(self, truth, found, cfg):
-        self.cfg, self.num_frames = cfg, len(found.sample_tokens)
-        self._classes = {name: _ClassMatches(
-            [[box for box in truth[token] if box.detection_name == name]
-             for token in found.sample_tokens],
-            [[box for box in found[token] if box.detection_name == name]
-             for token in found.sample_tokens], name, cfg) for name in cfg.class_names}
+        tokens = found.sample_tokens
+        self.cfg, self.num_images = cfg, len(tokens)
+        truth, found = ([_by_class(boxes[token]) for token in tokens] for boxes in (truth, found))
+        self._classes = {name: _ClassMatches([boxes[name] for boxes in truth],
+                                             [boxes[name] for boxes in found], name, cfg)
+                         for name in cfg.class_names}
 
-    def metrics(self, frames: Sequence[int]):
-        """The devkit's DetectionMetrics over a list of frames, any of them repeated: those of
-        DetectionEval on tables and predictions that hold these frames in this order.
+    def metrics(self, weights: np.ndarray):
+        """The devkit's DetectionMetrics over frames of which each is there as often as `weights`
+        says: those of DetectionEval on tables and predictions that hold these frames in this
+        order.
 
         Args:
-            frames: Positions in [0, num_frames).
+            weights: (num_images,) int.
         """
         from nuscenes.eval.detection.algo import calc_ap, calc_tp
         from nuscenes.eval.detection.constants import TP_METRICS
         from nuscenes.eval.detection.data_classes import DetectionMetrics
         cfg, metrics = self.cfg, DetectionMetrics(self.cfg)
         for name, matches in self._classes.items():
-            data = matches.metric_data(frames)
+            data = matches.metric_data(weights)
             for distance in cfg.dist_ths:
                 metrics.add_label_ap(name, distance, calc_ap(
                     data[distance], cfg.min_recall, cfg.min_precision))
@@ -78,54 +61,85 @@ class FrameMatches:
         return metrics
 
 
+def _by_class(boxes: List) -> Dict[str, List]:
+    sorted_boxes = defaultdict(list)
+    for box in boxes:
+        sorted_boxes[box.detection_name].append(box)
+    return sorted_boxes
+
+
 class _ClassMatches:
-    """The matches of one class.
+    """The matches of one class, its predictions in the devkit's order: highest score first, and
+    of equal ones the last.
 
     Attributes:
         num_truths: (frames,) objects of each frame.
-        starts: (frames + 1,) where each frame's predictions start in the following.
+        frames: (predictions,) the frame of each.
         scores: (predictions,) float64.
-        matched: By distance threshold, (predictions,) bool.
-        errors: By TP metric, (predictions,) float64 at the threshold of the TP metrics; NaN where
-            nothing matched, or the error is not defined.
+        hits: By distance threshold, (matches,) positions of the predictions that matched.
+        errors: By TP metric, (matches,) float64 at the threshold of the TP metrics; NaN where the
+            error is not defined.
     """
 
     def __init__(self, truth: List[List], found: List[List], name: str, cfg):
-        from nuscenes.eval.detection.constants import TP_METRICS
         self.cfg = cfg
         self.num_truths = np.array([len(boxes) for boxes in truth])
-        self.starts = np.cumsum([0, *(len(boxes) for boxes in found)])
-        total = self.starts[-1]
-        self.scores = np.array([box.detection_score for boxes in found for box in boxes])
-        self.matched = {distance: np.zeros(total, bool) for distance in cfg.dist_ths}
-        self.errors = {error: np.full(total, np.nan) for error in TP_METRICS}
-        for start, end, theirs, ours in zip(self.starts, self.starts[1:], truth, found):
-            if not theirs or not ours:
-                continue
-            order = _by_score(self.scores[start:end])
-            distances = np.array([[cfg.dist_fcn_callable(t, p) for t in theirs] for p in ours])
-            for threshold in cfg.dist_ths:
-                for p, t in _match(distances, order, threshold):
-                    self.matched[threshold][start + p] = True
-                    if threshold == cfg.dist_th_tp:
-                        for error, value in _errors(theirs[t], ours[p], name).items():
-                            self.errors[error][start + p] = value
+        counts = [len(boxes) for boxes in found]
+        scores = np.array([box.detection_score for boxes in found for box in boxes])
+        order = np.argsort(scores, kind='stable')[::-1]
+        self.frames, self.scores = np.repeat(np.arange(len(found)), counts)[order], scores[order]
+        matches = {distance: {} for distance in cfg.dist_ths}  # position -> object, prediction
+        positions = np.split(np.argsort(order), np.cumsum(counts)[:-1])
+        for theirs, ours, places in zip(truth, found, positions):
+            if theirs and ours:
+                distances = np.linalg.norm(_centres(ours)[:, None] - _centres(theirs), axis=-1)
+                for threshold, matched in matches.items():
+                    for p, t in _match(distances, np.argsort(places), threshold):
+                        matched[places[p]] = theirs[t], ours[p]
+        self.hits = {distance: np.array(sorted(matched), int)
+                     for distance, matched in matches.items()}
+        self.errors = _errors(
+            [matches[cfg.dist_th_tp][p] for p in self.hits[cfg.dist_th_tp]], name)
 
-    def metric_data(self, frames: Sequence[int]) -> Dict:
-        """The devkit's DetectionMetricData by distance threshold; errors only at that of the
-        TP metrics."""
-        rows = np.concatenate([np.arange(self.starts[f], self.starts[f + 1]) for f in frames])
-        rows = rows[_by_score(self.scores[rows])]
-        num_truths = self.num_truths[frames].sum()
-        errors = {error: values[rows] for error, values in self.errors.items()}
-        return {distance: _metric_data(self.scores[rows], matched[rows], num_truths,
-                                       errors if distance == self.cfg.dist_th_tp else {})
-                for distance, matched in self.matched.items()}
+    def metric_data(self, weights: np.ndarray) -> Dict:
+        """The devkit's DetectionMetricData by distance threshold; confidence and errors only at
+        that of the TP metrics."""
+        found = np.append(0, np.cumsum(weights[self.frames]))  # before each prediction
+        return {distance: self._metric_data(distance, weights, found, self.num_truths @ weights)
+                for distance in self.hits}
+
+    def _metric_data(self, distance: float, weights: np.ndarray, found: np.ndarray,
+                     num_truths: int):
+        """As the devkit's ``accumulate`` makes it of the matches. Its curves, through a point for
+        each prediction, are drawn through those alone at which recall rises, or is about to."""
+        from nuscenes.eval.detection.data_classes import DetectionMetricData
+        hits = self.hits[distance]
+        copies = weights[self.frames[hits]]
+        if not num_truths or not copies.any():
+            return DetectionMetricData.no_predictions()
+        number = np.arange(copies.sum() + 1)  # of matches so far
+        first = np.repeat(found[hits] - np.cumsum(copies) + copies, copies) + number[1:]
+        last = np.append(first - 1, found[-1])  # predictions up to the next match
+        corner = np.stack([np.append(0, first), last], 1).ravel()  # predictions up to each point
+        number = np.repeat(number, 2)[corner > 0]
+        corner = corner[corner > 0]
+        grid = np.linspace(0, 1, DetectionMetricData.nelem)
+        precision = np.interp(grid, number / num_truths, number / corner, right=0)
+        if distance != self.cfg.dist_th_tp:
+            return DetectionMetricData(grid, precision, np.zeros_like(grid),
+                                       *[np.ones_like(grid)] * len(self.errors))
+        scores = self.scores[np.searchsorted(found, corner) - 1]
+        confidence = np.interp(grid, number / num_truths, scores, right=0)
+        rows = np.repeat(np.arange(len(hits)), copies)
+        at = self.scores[hits][rows][::-1]
+        return DetectionMetricData(grid, precision, confidence, **{
+            error: np.interp(confidence[::-1], at, _running_mean(values[rows])[::-1])[::-1]
+            for error, values in self.errors.items()})
 
 
-def _by_score(scores: np.ndarray) -> np.ndarray:
-    """The devkit's order: highest first, and of equals the last."""
-    return np.argsort(scores, kind='stable')[::-1]
+def _centres(boxes: List) -> np.ndarray:
+    """(boxes, 2) on the ground."""
+    return np.array([box.translation[:2] for box in boxes])
 
 
 def _match(distances: np.ndarray, order: np.ndarray, threshold: float):
@@ -136,45 +150,39 @@ def _match(distances: np.ndarray, order: np.ndarray, threshold: float):
         order: In which the predictions choose.
     """
     left = distances.copy()
-    for p in order:
+    for p in order[distances.min(1)[order] < threshold]:
         t = left[p].argmin()
         if left[p, t] < threshold:
             left[:, t] = np.inf
             yield p, t
 
 
-def _errors(truth, found, name: str) -> Dict[str, float]:
-    """Of a match, as the devkit's ``accumulate`` takes them."""
-    from nuscenes.eval.common import utils
+def _errors(pairs: List[Tuple], name: str) -> Dict[str, np.ndarray]:
+    """TP metrics of (object, prediction) pairs of a class, as the devkit's ``accumulate`` takes
+    them; one by one, its own functions would take longer than the matching."""
+    def both(key, width):
+        return (np.array([getattr(pair[i], key) for pair in pairs], float).reshape(-1, width)
+                for i in (0, 1))
+
+    (there, here), (size, found_size) = both('translation', 3), both('size', 3)
+    common = np.minimum(size, found_size).prod(1)
+    yaw, found_yaw = (np.arctan2(2 * (x * y + w * z), w * w + x * x - y * y - z * z)
+                      for w, x, y, z in (q.T for q in both('rotation', 4)))
     period = np.pi if name == 'barrier' else 2 * np.pi
-    return dict(trans_err=utils.center_distance(truth, found),
-                vel_err=utils.velocity_l2(truth, found),
-                scale_err=1 - utils.scale_iou(truth, found),
-                orient_err=utils.yaw_diff(truth, found, period),
-                attr_err=1 - utils.attr_acc(truth, found))
+    velocity, found_velocity = both('velocity', 2)
+    return dict(
+        trans_err=np.linalg.norm((here - there)[:, :2], axis=1),
+        vel_err=np.linalg.norm(found_velocity - velocity, axis=1),
+        scale_err=1 - common / (size.prod(1) + found_size.prod(1) - common),
+        orient_err=abs((yaw - found_yaw + period / 2) % period - period / 2),
+        attr_err=np.array([float(truth.attribute_name != found.attribute_name)
+                           if truth.attribute_name else np.nan for truth, found in pairs]))
 
 
-def _metric_data(scores: np.ndarray, matched: np.ndarray, num_truths: int,
-                 errors: Dict[str, np.ndarray]):
-    """The devkit's DetectionMetricData, as its ``accumulate`` makes it of matches.
-
-    Args:
-        scores: (predictions,), descending.
-        matched: (predictions,) bool.
-        num_truths: Objects in all frames.
-        errors: By TP metric, (predictions,); 1 for those that are not given.
-    """
-    from nuscenes.eval.common.utils import cummean
-    from nuscenes.eval.detection.constants import TP_METRICS
-    from nuscenes.eval.detection.data_classes import DetectionMetricData
-    if not num_truths or not matched.any():
-        return DetectionMetricData.no_predictions()
-    hits = np.cumsum(matched)
-    recall = np.linspace(0, 1, DetectionMetricData.nelem)
-    precision = np.interp(recall, hits / num_truths, hits / np.arange(1, len(hits) + 1), right=0)
-    confidence = np.interp(recall, hits / num_truths, scores, right=0)
-    means = {error: np.ones_like(recall) for error in TP_METRICS}
-    for error, values in errors.items():
-        means[error] = np.interp(confidence[::-1], scores[matched][::-1],
-                                 cummean(values[matched])[::-1])[::-1]
-    return DetectionMetricData(recall, precision, confidence, **means)
+def _running_mean(values: np.ndarray) -> np.ndarray:
+    """As the devkit's ``cummean``, which is slow: of what is defined so far, 0 before that, and
+    1 if nothing is."""
+    defined = ~np.isnan(values)
+    if not defined.any():
+        return np.ones(len(values))
+    return np.nancumsum(values) / np.maximum(np.cumsum(defined), 1)

@@ -6,10 +6,42 @@ had.
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Dict, List, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence
+from unittest.mock import patch
 
 import numpy as np
 import torch
+
+
+class EvaluationRecord:
+    """What is kept of a toolkit's evaluation that a metric runs for itself, while it runs.
+
+    Args:
+        metric: The metric.
+        toolkit: Class of the evaluation, like pycocotools' COCOeval.
+        method: Name of its method that the metric calls when all images are matched.
+        keep: Evaluation -> what to keep of it; None of an evaluation that is not meant.
+
+    Attributes:
+        kept: Of the metric's last evaluation; None before the first, and after one that did not
+            get so far, since nothing was detected.
+    """
+
+    def __init__(self, metric, toolkit: type, method: str, keep: Callable[[Any], Optional[Any]]):
+        compute, self.kept = metric.compute_metrics, None
+
+        def compute_and_keep(results):
+            call, self.kept = getattr(toolkit, method), None  # another record may watch as well
+
+            def read(evaluation, *args, **kwargs):
+                kept = keep(evaluation)
+                self.kept = self.kept if kept is None else kept
+                return call(evaluation, *args, **kwargs)
+
+            with patch.object(toolkit, method, read):
+                return compute(results)
+
+        metric.compute_metrics = compute_and_keep
 
 
 class DetectionRecord:
@@ -24,7 +56,7 @@ class DetectionRecord:
             after one that had none.
     """
 
-    def __init__(self, metric, kinds: Sequence[str] = ('bbox', )):
+    def __init__(self, metric, kinds: Sequence[str]):
         compute = metric.compute_metrics
         self.detections: Dict[str, List[Dict]] = {kind: [] for kind in kinds}
 
@@ -58,21 +90,3 @@ class AreaRecord:
             return compute(results)
 
         metric.compute_metrics = keep_areas
-
-
-class ResultFileRecord:
-    """Result file of a NuScenesMetric, in the devkit's format.
-
-    Args:
-        metric: The metric. One that would put the file into a temporary folder of its own gets a
-            folder that lasts as long as this record.
-
-    Attributes:
-        path: Of the file; not there before an evaluation.
-    """
-
-    def __init__(self, metric):
-        if metric.jsonfile_prefix is None:
-            self._folder = TemporaryDirectory()
-            metric.jsonfile_prefix = self._folder.name
-        self.path = f'{metric.jsonfile_prefix}/pred_instances_3d/results_nusc.json'

@@ -13,10 +13,10 @@ from mmengine.registry import DATASETS, METRICS, MODELS, init_default_scope
 from nuscenes_tables import CLASSES, evaluate, guess, nuscenes_config, write_nuscenes
 
 from sparsevit_mm.cli import build_runner
-from sparsevit_mm.search.bootstrap import RESAMPLERS
+from sparsevit_mm.search.bootstrap import make_resampler
 from sparsevit_mm.search.evaluator import Evaluator
 from sparsevit_mm.search.nuscenes_eval import accept_any_predictions
-from sparsevit_mm.search.pipeline import default_metric
+from sparsevit_mm.search.objective import default_metric
 
 pytest.importorskip('mmdet3d')
 pytest.importorskip('nuscenes')
@@ -63,12 +63,12 @@ def with_nan(column):
 def test_no_box_at_all_gives_no_metrics_and_a_bootstrap_of_zeros(cfg, metric, predict):
     with pytest.raises(Exception, match='Invalid box type'):
         evaluate(cfg, predict, build(cfg))
-    resample = RESAMPLERS['NuScenesMetric'](metric)
+    resample = make_resampler(metric, default_metric(cfg))
     assert evaluate(cfg, predict, metric)[1] == {}
     np.testing.assert_array_equal(resample(3), np.zeros(3))
     usual = evaluate(cfg, metric=metric)[1]  # nothing is left behind for the next candidate
     assert usual == pytest.approx(evaluate(cfg)[1], abs=0, nan_ok=True)
-    assert usual[default_metric(cfg)] > .1
+    assert usual[default_metric(cfg)] > .1 and resample(3).all()
 
 
 def test_frames_without_a_box_among_others_are_scored_as_ever(cfg, metric):
