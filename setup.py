@@ -30,7 +30,7 @@ def add_mim_files() -> None:
 if {'sdist', 'bdist_wheel', 'develop', 'editable_wheel'} & set(sys.argv):
     add_mim_files()
 
-SEARCH = ['optuna>=5', 'rich', 'matplotlib', 'pycocotools']
+SEARCH = ['optuna>=5', 'rich', 'matplotlib', 'pycocotools', 'scipy', 'scikit-learn']
 EXPORT = ['onnx', 'onnxruntime', 'onnxscript']
 setup(
     name='sparsevit_mm',
@@ -40,7 +40,7 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['sparsevit_mm', 'sparsevit_mm.*']),
-    package_data={'sparsevit_mm': ['.mim/*', '.mim/**/*']},
+    package_data={'sparsevit_mm': ['.mim/*', '.mim/**/*', 'visualization/report.html']},
     python_requires='>=3.8',
     # torch and mmcv come in builds that must fit each other and the GPU: they are the user's.
     install_requires=['mmengine>=0.8', 'numpy'],
@@ -50,6 +50,7 @@ setup(
         'det3d': ['mmdet3d>=1.4,<1.5'],
         'search': SEARCH,
         'export': EXPORT,
-        'dev': [*SEARCH, *EXPORT, 'pytest', 'hypothesis', 'ruff', 'tensorboard', 'psutil'],
+        'dev': [*SEARCH, *EXPORT, 'pytest', 'hypothesis', 'ruff', 'tensorboard', 'psutil',
+                'psycopg2-binary'],
     },
 )

@@ -1,0 +1,75 @@
+"""Figures of a search that need computing: importances and progress."""
+from typing import List, Sequence, Tuple
+
+import numpy as np
+import optuna
+from optuna.distributions import FloatDistribution
+from optuna.importance import MeanDecreaseImpurityImportanceEvaluator, get_param_importances
+
+from ..search.candidates import Candidate
+
+FEWEST = 20  # evaluations, for importances that say something
+
+Point = Tuple[float, float]
+
+
+def importances(candidates: Sequence[Candidate]) -> List[List[float]]:
+    """How much of the metric's variation among candidates goes with the ratio of each pair.
+
+    Optuna's mean decrease in impurity (of a random forest, scikit-learn's): what it gives the
+    pairs of a stage may be added up. Optuna's default, PED-ANOVA, looks at each pair alone; a
+    stage of nine pairs that move together would count nine times.
+
+    Args:
+        candidates: Those with a metric are used.
+
+    Returns:
+        For each stage one share per (plain, shifted) pair; all of them add up to 1.
+
+    Raises:
+        ValueError: Fewer than 20 were evaluated, or all have the same metric.
+        ImportError: scikit-learn is not installed.
+    """
+    candidates = [c for c in candidates if c.metric is not None]
+    if len(candidates) < FEWEST:
+        raise ValueError(f'{len(candidates)} evaluated candidates are too few, '
+                         f'{FEWEST} are needed')
+    if len({c.metric for c in candidates}) == 1:
+        raise ValueError('all evaluated candidates have the same metric')
+    study = optuna.create_study(direction='maximize', storage=None)
+    for candidate in candidates:
+        params = {f'{stage} {pair}': ratio for stage, ratios in enumerate(candidate.config.ratios)
+                  for pair, ratio in enumerate(ratios[::2])}
+        study.add_trial(optuna.trial.create_trial(
+            params=params, distributions=dict.fromkeys(params, FloatDistribution(0., 1.)),
+            value=candidate.metric))
+    shares = get_param_importances(study, evaluator=MeanDecreaseImpurityImportanceEvaluator(seed=0))
+    return [[shares.get(f'{stage} {pair}', 0.) for pair in range(len(ratios[::2]))]
+            for stage, ratios in enumerate(candidates[0].config.ratios)]
+
+
+def front_area(points: Sequence[Point], corner: Point) -> float:
+    """Area between the front of (latency, metric) points and a corner that all of them beat: the
+    hypervolume of two objectives."""
+    area, reached = 0., corner[1]
+    for latency, metric in sorted(points, key=lambda p: (p[0], -p[1])):
+        if metric > reached:
+            area += (corner[0] - latency) * (metric - reached)
+            reached = metric
+    return area
+
+
+def progress(candidates: Sequence[Candidate], pareto: bool) -> List[float]:
+    """How far the search had come with each candidate: the best metric so far, or, of a Pareto
+    search, the area under the front as share of what it is at the end.
+
+    Args:
+        candidates: Evaluated ones, in the order of evaluation.
+        pareto: Which of both.
+    """
+    if not pareto:
+        return np.maximum.accumulate([c.metric for c in candidates]).tolist()
+    points = [(c.latency, c.metric) for c in candidates]
+    corner = max(p[0] for p in points), min(p[1] for p in points)
+    areas = [front_area(points[:i + 1], corner) for i in range(len(points))]
+    return [area / areas[-1] if areas[-1] else 1. for area in areas]
