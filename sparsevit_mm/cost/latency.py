@@ -2,8 +2,8 @@
 that slows down or speeds up meanwhile does so for both."""
 import platform
 from copy import deepcopy
-from dataclasses import dataclass
-from typing import List, Sequence
+from dataclasses import asdict, dataclass
+from typing import Dict, List, Sequence
 
 import numpy as np
 import torch
@@ -76,6 +76,12 @@ class LatencySetting:
         object.__setattr__(self, 'shape', tuple(self.shape))
         object.__setattr__(self, 'num_threads', self.num_threads or torch.get_num_threads())
 
+    def identity(self) -> Dict:
+        """All that two measurements must share to be comparable, as JSON holds it; the device by
+        the name of the processor or GPU."""
+        return {**asdict(self), 'shape': list(self.shape), 'device': device_name(self.device),
+                'torch': torch.__version__}
+
     def __str__(self) -> str:
         height, width = self.shape
         return (f'batch {self.batch_size} of {height}x{width}, {self.dtype}, '
@@ -143,6 +149,17 @@ class LatencyMeter:
         with set_torch_threads(self.setting.num_threads):
             times = np.array([[self._run(c) for c in configs] for _ in range(self.rounds + 1)])[1:]
         return summarise(times)
+
+    @property
+    def first_is_slow(self) -> bool:
+        """Whether a configuration's first run does more than the others: it is compiled or
+        captured then, or a GPU's memory and kernels are prepared for its shapes."""
+        return self.setting.execution != 'eager' or torch.device(self.setting.device).type != 'cpu'
+
+    def once(self, config: SparsityConfig) -> float:
+        """Milliseconds of one forward pass, without warm-up."""
+        with set_torch_threads(self.setting.num_threads):
+            return self._run(config)
 
     @torch.inference_mode()
     def _run(self, config: SparsityConfig) -> float:

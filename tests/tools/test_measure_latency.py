@@ -1,11 +1,16 @@
+import itertools
 import re
+from unittest import mock
 
 import pytest
 from helpers import ROOT, refused, run_tool
 
 from sparsevit_mm.cli import build_backbone
 from sparsevit_mm.config import load_config
+from sparsevit_mm.cost import runs
+from sparsevit_mm.cost.latency import LatencySetting
 from sparsevit_mm.cost.macs import backbone_macs
+from sparsevit_mm.cost.table import LatencyTable
 
 CONFIG = ROOT / 'configs/demo/mask_rcnn_sparsevit-narrow_mini_coco.py'
 QUICK = ['--rounds', 1, '--threads', 1]
@@ -75,3 +80,54 @@ def test_unusable_arguments_are_refused_by_name(arguments, named):
 def test_unknown_dtype_is_a_usage_error():
     outcome = run_tool('measure_latency', CONFIG, '--dtype', 'int8')
     assert outcome.code == 2 and 'int8' in outcome.error
+
+
+def quick_table(monkeypatch):
+    """Real forward passes, of which the budget sees a second for each look at the clock."""
+    monkeypatch.setattr(runs, 'clock', itertools.count().__next__)
+    monkeypatch.setattr(runs, 'FITS', 8)
+    monkeypatch.setattr(runs, 'CHECKS', 4)
+
+
+def test_table_is_measured_shown_and_written_over_no_file_unasked(tmp_path, monkeypatch):
+    quick_table(monkeypatch)
+    path = tmp_path / 'table.json'
+    path.write_text('mine')
+    arguments = [CONFIG, *QUICK, '--shape', 112, 112, '--table', path, '--budget', 60]
+    assert f'{path} is there already: --overwrite' in refused('measure_latency', *arguments)
+    assert path.read_text() == 'mine'
+    outcome = run_tool('measure_latency', *arguments, '--overwrite')
+    assert outcome.code == 0, outcome.error
+    table = LatencyTable.load(path)
+    table.require(build_backbone(load_config(str(CONFIG))),
+                  LatencySetting((112, 112), num_threads=1))
+    assert f'check {table.check}' in outcome.output
+    assert f'dense {table.dense:.2f} ms' in outcome.output
+    rows = [line for line in outcome.output.splitlines() if line.startswith('│')]
+    assert len(rows) == len(table.choices)
+    assert f'{table.predict([0, .8, 0, 0]):.2f}' in rows[-1]
+    assert 'plateaus of stage 3' in outcome.output
+
+
+def test_measurement_that_fails_or_is_killed_leaves_no_file(tmp_path, monkeypatch):
+    arguments = [CONFIG, *QUICK, '--shape', 112, 112, '--table', tmp_path / 'table.json']
+    assert 'too few for a latency table' in refused('measure_latency', *arguments,
+                                                    '--budget', .01)
+    killed = mock.Mock(side_effect=KeyboardInterrupt)
+    monkeypatch.setattr('sparsevit_mm.cost.latency.LatencyMeter.once', killed)
+    with pytest.raises(KeyboardInterrupt):
+        run_tool('measure_latency', *arguments)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('arguments, named', [
+    (['--budget', 0], 'budget 0'), (['--budget', 'nan'], 'budget nan'),
+    (['--shape', 32, 32], 'fewer than 20 configurations differ')])
+def test_table_that_can_not_be_measured_is_refused(tmp_path, arguments, named):
+    assert named in refused('measure_latency', CONFIG, *QUICK, '--shape', 112, 112,
+                            '--table', tmp_path / 'table.json', *arguments)
+
+
+def test_table_without_a_folder_to_go_to_is_refused(tmp_path):
+    for path in (tmp_path, tmp_path / 'none' / 'table.json'):
+        assert f'--table {path}' in refused('measure_latency', CONFIG, *QUICK, '--table', path)
