@@ -87,7 +87,7 @@ def write_config(text: str, out: Path, check: Optional[Callable[[Config], None]]
     """Writes a config file. `check` gets it as it is read back, and may raise: then, as with any
     error, what was at `out` stays."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f'.{out.stem}.partial.py')
+    partial = out.with_name(f'.{out.stem}.{os.getpid()}.partial.py')
     try:
         partial.write_text(text, encoding='utf-8')
         if check is not None:

@@ -74,7 +74,7 @@ def test_shape(cfg: Config):
     while 'dataset' in dataset:
         dataset = dataset['dataset']
     for step in dataset.get('pipeline', []):
-        if step.get('type') == 'Resize' and step.get('scale') is not None:
+        if step_name(step) == 'Resize' and step.get('scale') is not None:
             width, height = scale = to_2tuple(step['scale'])
             if step.get('keep_ratio'):  # the larger side of `scale` then bounds the longer side
                 width, height = max(scale), min(scale)

@@ -99,6 +99,19 @@ def swap_backbone(config: str, out: Path, sparsity: Sparsity = None, adapt: bool
     return swaps
 
 
+def ensure_sparse(config: str, folder: Path) -> str:
+    """A config with a sparse backbone for any with a Swin: itself, or NAME_sparse.py in `folder`.
+
+    Raises:
+        As :func:`swap_backbone`.
+    """
+    if find_type(_load(config).to_dict(), BACKBONE):
+        return config
+    out = folder / f'{Path(config.replace("::", "/")).stem}_sparse.py'
+    swap_backbone(config, out, overwrite=True)
+    return str(out)
+
+
 def _load(config: str) -> Config:
     try:
         return load_config(config)

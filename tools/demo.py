@@ -18,7 +18,7 @@ from sparsevit_mm.cost.latency import LatencyMeter, LatencySetting
 from sparsevit_mm.datasets import (generate_mini_cityscapes, generate_mini_coco,
                                    generate_mini_nuscenes)
 from sparsevit_mm.search.compare import Compared, compare_on_test, least_uniform
-from sparsevit_mm.search.pipeline import default_metric
+from sparsevit_mm.search.objective import default_metric
 from sparsevit_mm.sparsity import SparsityConfig
 from sparsevit_mm.steps import Steps
 from sparsevit_mm.visualization.tradeoff import draw_tradeoff

@@ -1,14 +1,15 @@
 """What a search knows of each configuration it met, and the CSV that says so."""
 import csv
 import math
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Dict, Iterable, Optional
+from typing import Dict, Iterable, List, Optional
 
 from ..sparsity import Depths, SparsityConfig
 
 EVALUATED, OUTSIDE, FAILED, DUPLICATE = 'evaluated', 'outside', 'failed', 'duplicate'
-REJECTED = 'rejected'
+REJECTED, SCREENED = 'rejected', 'screened'
 
 
 @dataclass
@@ -20,11 +21,16 @@ class Candidate:
         config: The configuration.
         state: 'evaluated'; 'outside' the limits, so never evaluated; 'failed', its metric is NaN;
             'duplicate' of an earlier trial; 'rejected', it was evaluated, but proved outside the
-            limits when its latency was measured again.
+            limits when its latency was measured again; 'screened', on the few images of the first
+            look it was not among the better ones.
         macs: Multiply-accumulates of the backbone in the latency setting.
         latency: Milliseconds; None where the MACs alone excluded it.
         metric: The objective; None unless evaluated.
         metrics: All that the evaluator gave.
+        first_look: The objective on the few images of the first look, if there was one.
+        resampled: The objective on bootstrap resamples of the images it was evaluated on, the same
+            resamples for every candidate; None where the evaluator has no resampler.
+        seconds: What judging it took, evaluation and latency.
     """
     trial: int
     config: SparsityConfig
@@ -33,6 +39,9 @@ class Candidate:
     latency: Optional[float] = None
     metric: Optional[float] = None
     metrics: Optional[Dict[str, float]] = None
+    first_look: Optional[float] = None
+    resampled: Optional[List[float]] = None
+    seconds: Optional[float] = None
 
     def to_json(self) -> Dict:
         """All but the trial, as JSON holds it: it knows no NaN."""
@@ -53,14 +62,29 @@ def write_csv(path: Path, candidates: Iterable[Candidate]) -> None:
     """One line per candidate, in the order of trials; empty cells where nothing was measured."""
     candidates = sorted(candidates, key=lambda c: c.trial)
     keys = sorted({key for c in candidates for key in c.metrics or {}})
-    partial = path.with_suffix('.partial')
+    partial = path.with_suffix(f'.{os.getpid()}.partial')  # workers may share a folder
     with partial.open('w', newline='') as file:
         writer = csv.writer(file)
         writer.writerow(['trial', 'state', 'sparsity', 'mean_sparsity', 'macs', 'latency_ms',
-                         'metric', *keys])
+                         'metric', 'first_look', 'seconds', *keys])
         for c in candidates:
             metrics = c.metrics or {}
             writer.writerow([c.trial, c.state, c.config, f'{c.config.mean:.4f}', c.macs,
-                             None if c.latency is None else f'{c.latency:.3f}', c.metric,
-                             *(metrics.get(key) for key in keys)])
+                             _digits(c.latency, 3), c.metric, c.first_look,
+                             _digits(c.seconds, 2), *(metrics.get(key) for key in keys)])
     partial.replace(path)
+
+
+def pareto_front(candidates: Iterable[Candidate]) -> List[Candidate]:
+    """The evaluated candidates that none beats: each is better than all faster ones. From the
+    fastest to the slowest, which is the best."""
+    front: List[Candidate] = []
+    evaluated = (c for c in candidates if c.state == EVALUATED)
+    for candidate in sorted(evaluated, key=lambda c: (c.latency, -c.metric)):
+        if not front or candidate.metric > front[-1].metric:
+            front.append(candidate)
+    return front
+
+
+def _digits(value: Optional[float], digits: int) -> Optional[str]:
+    return None if value is None else f'{value:.{digits}f}'

@@ -1,7 +1,7 @@
 """What a candidate must meet, and whether anything can."""
 import math
 from dataclasses import asdict, dataclass
-from typing import Dict
+from typing import Dict, Optional
 
 
 @dataclass(frozen=True)
@@ -13,18 +13,21 @@ class Limits:
         max_macs: Multiply-accumulates.
         of_dense: Whether the latencies are shares.
     """
-    max_latency: float
+    max_latency: float = math.inf
     min_latency: float = 0.
     max_macs: float = math.inf
     of_dense: bool = False
 
     @classmethod
-    def parse(cls, max_latency: str, min_latency: str, max_macs: float) -> 'Limits':
-        """Latencies from text: '30' is milliseconds, '70%' a share of the dense latency.
+    def parse(cls, max_latency: Optional[str], min_latency: str, max_macs: float) -> 'Limits':
+        """Latencies from text: '30' is milliseconds, '70%' a share of the dense latency, None no
+        limit.
 
         Raises:
             ValueError: Neither, or one of each.
         """
+        if max_latency is None:
+            max_latency = 'inf%' if min_latency.endswith('%') else 'inf'
         of_dense = max_latency.endswith('%')
         if of_dense != min_latency.endswith('%') and min_latency != '0':
             raise ValueError(f'--min-latency {min_latency} and --max-latency {max_latency}: give '
@@ -49,13 +52,28 @@ class Limits:
             raise ValueError(f'--min-latency {self.min_latency:g} is above --max-latency '
                              f'{self.max_latency:g}')
 
-    def check_reachable(self, fastest: float, slowest: float, fewest_macs: int) -> None:
-        """Raises ValueError, which names the reachable range, if no configuration can fit."""
+    def admit(self, latency: float) -> bool:
+        """Whether a latency in milliseconds is inside."""
+        return self.min_latency <= latency <= self.max_latency
+
+    def check_reachable(self, fastest: float, slowest: float, fewest_macs: int,
+                        option: str = '--max-latency') -> None:
+        """Raises ValueError if no configuration can fit: names the reachable range, and the nearest
+        limit that fits.
+
+        Args:
+            fastest, slowest: Milliseconds of the sparsest and of the dense configuration.
+            fewest_macs: Of the sparsest.
+            option: What to call the upper limit.
+        """
         reach = f'reachable here: {fastest:.1f} ms (sparsest) to {slowest:.1f} ms (dense)'
         if self.max_latency < fastest:
-            raise ValueError(f'--max-latency {self.max_latency:g} ms: nothing is so fast; {reach}')
+            raise ValueError(f'{option} {self.max_latency:g} ms: nothing is so fast; {reach}. '
+                             f'{math.ceil(fastest * 10.5) / 10:g} ms would fit; a smaller input or '
+                             f'another --dtype or --execution is faster')
         if self.min_latency > slowest:
-            raise ValueError(f'--min-latency {self.min_latency:g} ms: nothing is so slow; {reach}')
+            raise ValueError(f'--min-latency {self.min_latency:g} ms: nothing is so slow; {reach}. '
+                             f'{math.floor(slowest * 9.5) / 10:g} ms would fit')
         if self.max_macs < fewest_macs:
             raise ValueError(f'--max-macs {self.max_macs / 1e9:g} G: the sparsest configuration '
                              f'takes {fewest_macs / 1e9:.3g} G')

@@ -1,215 +1,201 @@
-"""From a config, a checkpoint and a limit to the winning config: the steps of a search in order."""
-import hashlib
-from copy import deepcopy
-from dataclasses import dataclass, replace
+"""From evaluations and a limit to the winning config: the steps of a search in order."""
+from dataclasses import replace
 from pathlib import Path
-from typing import Callable, Dict, Optional
+from typing import Callable, List, Optional, Tuple
 
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from ..config import is_type, without_adaptation
-from ..cost.latency import LatencyMeter, LatencySetting
+from ..cost.latency import LatencyMeter
 from ..cost.macs import backbone_macs
-from ..data import check_data
-from ..labels import check_labels
+from ..cost.table import LatencyTable
 from ..sparsity import SparsityConfig, SparsitySpace
+from .bootstrap import make_resampler
 from .candidates import Candidate, write_csv
-from .evaluator import Evaluator
-from .export import check_exportable, export_config
+from .evaluations import Evaluations
+from .finals import Finals
+from .identity import config_identity, file_identity
 from .limits import Limits
-from .study import Problem, SparsitySearch
-from .subset import restrict_to_subset
+from .objective import check_metric, default_metric
+from .problem import Problem
+from .references import References
+from .request import SearchRequest, point_latency
+from .results import write_front, write_manifest, write_winners
+from .study import SparsitySearch
+from .summary import summarise
 
-# The figure a paper would report, by evaluator.
-_METRICS = {
-    'CocoMetric': 'coco/bbox_mAP',
-    'IoUMetric': 'mIoU',
-    'CityscapesMetric': 'averageScoreCategories',  # IoU by category: of classes it gives none
-    'NuScenesMetric': 'NuScenes metric/pred_instances_3d_NuScenes/NDS',
-}
-
-
-@dataclass
-class SearchRequest:
-    """What the user asks for.
-
-    Attributes:
-        config, checkpoint: Paths.
-        options: Dotted settings merged into the config, or None.
-        limits: What the winner must meet.
-        setting: How latency is measured.
-        rounds: Runs of the candidate, and of the dense model beside it, in one measurement.
-        num_trials: Evaluations in all.
-        num_samples: Images of an evaluation; all of val if None.
-        metric: Key of the metric; the usual one of the evaluator if None.
-        seed: Of the sampler and of the subset.
-        storage: URL of an Optuna storage.
-        resume: Go on with the study that is there.
-        out: Where the winning config goes.
-        overwrite: Whether `out` may exist.
-    """
-    config: str
-    checkpoint: str
-    options: Optional[Dict]
-    limits: Limits
-    setting: LatencySetting
-    rounds: int
-    num_trials: int
-    num_samples: Optional[int]
-    metric: Optional[str]
-    seed: int
-    storage: str
-    resume: bool
-    out: Path
-    overwrite: bool
+RESAMPLES = 100  # of the bootstrap, for every candidate
 
 
 class SearchPipeline:
     """Prepares a search; everything that can be wrong with the input fails in here, before the
-    first candidate. See :class:`SearchRequest` for the arguments.
+    first candidate. Use it as a context, so that other workers see it leave.
+
+    Args:
+        cfg: The config.
+        request: What the user asks for.
+        evaluations: Made of both.
 
     Attributes:
-        dense_metrics, dense_latency: Of the dense model; latency in milliseconds.
-        search: All candidates, after :meth:`run` with `search.best` the winner.
+        dense: The dense model, as a candidate.
+        search: All candidates.
+        finalists: After :meth:`run`: the best, judged again; the first is the winner. In a Pareto
+            search one for each point.
+        dense_full: Likewise: metrics of the dense model on all of val; None if the search had all.
 
     Raises:
-        ValueError, FileNotFoundError, FileExistsError: Name what is wrong.
+        ValueError, FileNotFoundError: Name what is wrong.
     """
 
-    def __init__(self, cfg: Config, request: SearchRequest, build_runner: Callable):
-        self.cfg, self.request = cfg, request
+    def __init__(self, cfg: Config, request: SearchRequest, evaluations: Evaluations):
+        self.cfg, self.request, self.evaluations = cfg, request, evaluations
         self.work_dir = Path(cfg.work_dir)
-        check_exportable(request.config, request.out, request.overwrite)
-        check_data(cfg, 'val')
-        check_labels(cfg, 'val')
         metric = request.metric or default_metric(cfg)
-        run_cfg = deepcopy(cfg)
-        run_cfg.custom_hooks = without_adaptation(cfg.get('custom_hooks'))
-        if request.num_samples is not None:
-            restrict_to_subset(run_cfg, 'val', request.num_samples, request.seed, cfg.work_dir)
-        self.evaluator = Evaluator(run_cfg, request.checkpoint, build_runner)
-        backbone = self.evaluator.backbone
-        self.meter = LatencyMeter(backbone, request.setting, request.rounds)
+        evaluator = evaluations.evaluator
+        self.backbone = backbone = evaluator.backbone
         self.space = SparsitySpace(backbone.depths)
-        self.problem = Problem(
-            self.space, self.evaluator.evaluate, self.latency, self.macs, metric, request.limits,
-            self._identity(metric))
+        self.densest = SparsityConfig(0., backbone.depths)
+        self.meter = LatencyMeter(backbone, request.setting, request.rounds)
+        self.table: Optional[LatencyTable] = None
+        if request.table is not None:
+            self.table = LatencyTable.load(request.table)
+            self.table.require(backbone, request.setting)
+        resampler = make_resampler(evaluator.metric, metric)
+        problem = Problem(
+            self.space, evaluator.evaluate, self.latency, self.macs, metric, request.limits,
+            self._identity(metric), request.pareto, evaluations.look,
+            resample=resampler and (lambda: resampler(RESAMPLES, request.seed)),
+            **dict(canonical=self.table.canonical) if self.table else {})
         self.search = SparsitySearch(
-            self.problem, request.storage, request.seed,
-            population_size=max(4, min(50, request.num_trials // 4)), resume=request.resume)
-        self.dense = SparsityConfig(0., backbone.depths)
+            problem, request.storage, request.study, request.resume, request.seed, request.sampler,
+            population_size=max(4, min(50, request.num_trials // 4)))
         try:
-            self._measure_dense()
-            self.search.problem = replace(self.problem, limits=self.limits)
-        except Exception:  # then the corrected command must not find a search begun
+            self._measure_dense(problem)
+        except BaseException:  # then the corrected command must not find a search begun
             self.search.discard_if_empty()
             raise
 
+    def __enter__(self) -> 'SearchPipeline':
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.search.workers.stop()
+
     def macs(self, config: SparsityConfig) -> int:
         setting = self.request.setting
-        return backbone_macs(self.evaluator.backbone, setting.shape, setting.batch_size, config)
+        return backbone_macs(self.backbone, setting.shape, setting.batch_size, config)
 
     def latency(self, config: SparsityConfig) -> float:
+        """Milliseconds: the table's, or measured."""
+        return self.table.predict(config) if self.table else self.measure(config)
+
+    def measure(self, config: SparsityConfig) -> float:
         """Milliseconds, as ratio to the dense model measured beside it: a machine that is busier
         now than at the start of the search changes both."""
-        return self.meter.measure([self.dense, config])[1].ratio * self.dense_latency
+        return self.meter.measure([self.densest, config])[1].ratio * self.dense.latency
 
-    def _measure_dense(self) -> None:
+    def _measure_dense(self, problem: Problem) -> None:
         """Dense latency and metrics, once per study: they are kept in its storage."""
-        study, limits = self.search.study, self.request.limits
-        sparsest = self.space.uniform()[-1]
-        if 'dense' not in study.user_attrs:
-            dense, fastest = self.meter.measure([self.dense, sparsest])
-            study.set_user_attr('reach', [dense.median, fastest.ratio * dense.median])
-        self.dense_latency, fastest = study.user_attrs['reach']
-        self.limits = limits.resolve(self.dense_latency)
-        self.limits.check_reachable(fastest, self.dense_latency, self.macs(sparsest))
-        if 'dense' not in study.user_attrs:
-            metrics = self.evaluator.evaluate(self.dense)
-            check_metric(metrics, self.problem.metric)
-            study.set_user_attr('dense', {k: float(v) for k, v in metrics.items()})
-        self.dense_metrics = study.user_attrs['dense']
+        workers, sparsest = self.search.workers, self.space.uniform()[-1]
+        dense, fastest = workers.once('reach', lambda: self._reach(sparsest))
+        limits = self.request.limits.resolve(dense)
+        limits.check_reachable(fastest, dense, self.macs(sparsest))
+        for point in self.request.points if self.request.pareto else ():
+            Limits(max_latency=point_latency(point, dense)).check_reachable(
+                fastest, dense, 0, f'--points {point}')
+        record = workers.once('dense', lambda: self._evaluate_dense(problem, dense))
+        self.dense = Candidate.from_json(-1, record, self.space.depths)
+        self.search.problem = replace(problem, limits=limits)
 
-    def _identity(self, metric: str) -> Dict:
+    def _reach(self, sparsest: SparsityConfig) -> Tuple[float, float]:
+        """Milliseconds of the dense and of the sparsest configuration."""
+        if self.table:
+            return self.table.dense, self.table.predict(sparsest)
+        dense, fastest = self.meter.measure([self.densest, sparsest])
+        return dense.median, fastest.ratio * dense.median
+
+    def _evaluate_dense(self, problem: Problem, latency: float) -> dict:
+        everything = replace(problem, limits=Limits(), latency=lambda _: latency, look=None)
+        candidate = everything.judge(-1, self.densest, lambda _: True)
+        check_metric(candidate.metrics, problem.metric)
+        return candidate.to_json()
+
+    def _identity(self, metric: str) -> dict:
         request = self.request
-        text = self.cfg.copy()
-        for key in ('work_dir', 'launcher', 'load_from', 'resume', 'filename'):
-            text._cfg_dict.pop(key, None)
         return {
-            'config': hashlib.sha256(text.pretty_text.encode()).hexdigest()[:16],
-            'checkpoint': _fingerprint(request.checkpoint),
+            **config_identity(self.cfg),
+            'checkpoint': file_identity(request.checkpoint),
             'depths': list(self.space.depths),
             'choices': list(self.space.choices),
             'metric': metric,
+            'objectives': [metric, 'latency'] if request.pareto else [metric],
             'num_samples': request.num_samples,
+            'first_look': request.first_look,
             'seed': request.seed,
             'latency setting': str(request.setting),
+            'latency table': request.table and file_identity(request.table),
             **request.limits.identity(),
         }
 
-    def run(self, report: Callable[[Candidate], None]) -> None:
-        """Searches, with the CSV kept up to date, then writes the winning config.
+    def run(self, report: Callable[[Candidate], None],
+            waiting: Callable[[str], None] = lambda worker: None) -> None:
+        """Searches, with the CSV kept up to date, then judges the best again and writes the winning
+        configs.
+
+        Args:
+            report: Called after each candidate of this worker.
+            waiting: Called with the worker that judges the best again, if it is another one.
 
         Raises:
-            ValueError: See ``run`` and ``confirm_best`` of :class:`~.study.SparsitySearch`.
+            ValueError: See ``run`` of :class:`~.study.SparsitySearch` and :class:`~.finals.Finals`.
         """
         self.work_dir.mkdir(parents=True, exist_ok=True)
+        write_manifest(self.work_dir, self.request, self.search.study.study_name)
 
         def record(candidate: Candidate) -> None:
-            write_csv(self.work_dir / 'candidates.csv', self.search.candidates)
+            self._write_csv(self.search.candidates)
             report(candidate)
 
         self.search.run(self.request.num_trials, record)
-        self.meter.rounds *= 3
-        self.search.confirm_best(self.latency)
-        write_csv(self.work_dir / 'candidates.csv', self.search.candidates)
-        self.export()
+        self.search.workers.once(self._end_key(), self._end, waiting)
+        summary = summarise(self.search.study)
+        self.finalists, self.dense_full = summary.finalists, summary.dense_full
+        self._write_csv(summary.candidates)
+        write_winners(self.cfg, self.request, self.search, self.finalists)
+        if self.request.pareto:
+            write_front(self.work_dir, self.search, self.request.setting.identity())
 
-    def export(self) -> None:
-        request, best = self.request, self.search.best
-        samples = 'all of val' if request.num_samples is None else (
-            f'{request.num_samples} images of val (seed {request.seed})')
-        export_config(
-            self.cfg, request.config, request.options, best.config, request.checkpoint,
-            request.out, [
-                'Found by tools/search_sparsity.py; train.py fine-tunes it, test.py tests it.',
-                f'{self.problem.metric} {best.metric:.4g} on {samples}, '
-                f'dense {self.dense_metrics[self.problem.metric]:.4g}',
-                f'backbone latency {best.latency:.2f} ms, dense {self.dense_latency:.2f} ms',
-                f'measured at {request.setting}',
-                f'backbone {best.macs / 1e9:.3f} GMACs, dense {self.macs(self.dense) / 1e9:.3f}',
-                f'best of {self.search.num_evaluated} evaluated, seed {request.seed}',
-            ])
-        print_log(f'winner {best.config} written to {request.out}', 'current')
+    def _end_key(self) -> str:
+        """A search that goes on, or is asked for something else, ends again."""
+        request = self.request
+        chosen = ', '.join(request.points) if request.pareto else f'best {request.finalists}'
+        return f'end after {request.num_trials}, {chosen}' + ', references' * request.references
 
+    def _end(self) -> bool:
+        request, problem = self.request, self.search.problem
+        self.meter = LatencyMeter(self.backbone, request.setting, 3 * request.rounds)
+        finals = Finals(self.search, self.measure, self.evaluations.full)
+        if request.pareto:
+            finals.points([point_latency(p, self.dense.latency) for p in request.points])
+        else:
+            finals.best(request.finalists)
+        if request.references:
+            References(self.search, self.latency, lambda c: problem.objective(problem.evaluate(c)),
+                       {size: lambda size=size: self._smaller(size)
+                        for size in self.evaluations.smaller}).run()
+        return True
 
-def default_metric(cfg: Config) -> str:
-    """The usual metric of the config's val evaluator. Raises ValueError if it has none here."""
-    evaluators = cfg.val_evaluator
-    evaluators = evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]
-    for evaluator in evaluators:
-        for name, metric in _METRICS.items():
-            if is_type(evaluator, name):
-                return metric
-    raise ValueError(f'--metric is needed: {[e.get("type") for e in evaluators]} has no default')
+    def _smaller(self, size: Tuple[int, int]) -> Tuple[float, float]:
+        """Milliseconds and objective of the dense model on smaller images."""
+        request = self.request
+        smaller = LatencyMeter(self.backbone, replace(request.setting, shape=size), request.rounds)
+        ratio = (smaller.measure([self.densest])[0].median
+                 / self.meter.measure([self.densest])[0].median)
+        metrics = self.evaluations.smaller[size](self.densest)
+        return ratio * self.dense.latency, self.search.problem.objective(metrics)
 
-
-def check_metric(metrics: Dict[str, float], metric: str) -> None:
-    """Raises ValueError if the dense model's metrics lack the objective; lists what there is."""
-    if not metrics:
-        raise ValueError('the dense model detects nothing, so the evaluator gives no metric: '
-                         'is this the right checkpoint?')
-    if metric not in metrics:
-        raise ValueError(f'the evaluator gives no {metric!r}; it gives {", ".join(metrics)}')
-
-
-def _fingerprint(path: str) -> str:
-    """Identifies a file by its content: a search must not go on with other weights."""
-    if '://' in path:
-        return path
-    digest = hashlib.sha256()
-    with open(path, 'rb') as file:
-        for block in iter(lambda: file.read(1 << 20), b''):
-            digest.update(block)
-    return digest.hexdigest()[:16]
+    def _write_csv(self, candidates: List[Candidate]) -> None:
+        try:
+            write_csv(self.work_dir / 'candidates.csv', candidates)
+        except OSError as error:  # the study has it all
+            print_log(f'candidates.csv could not be written: {error}', 'current', 30)

@@ -1,102 +1,111 @@
-"""Evolutionary search for the best ratios under a latency limit (SparseViT, section 3.3), on
-Optuna's NSGA-II. What was evaluated is in the storage, and survives any kill."""
-import math
-import os
-import socket
-from dataclasses import dataclass
+"""Evolutionary search for the best ratios under a latency limit (SparseViT, section 3.3), by any
+number of workers on one Optuna study. What was evaluated is in the storage, and survives any
+kill."""
+import hashlib
+import time
 from typing import Callable, Dict, List, Optional
 
 import numpy as np
 import optuna
-from optuna.trial import FrozenTrial, Trial, TrialState
+from mmengine.logging import print_log
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from ..sparsity import SparsityConfig, SparsitySpace
-from .candidates import DUPLICATE, EVALUATED, FAILED, OUTSIDE, REJECTED, Candidate
-from .limits import Limits
-from .sampler import NestedGenes, NestedSampler, from_params, search_space, to_params
+from ..sparsity import SparsityConfig
+from .candidates import DUPLICATE, EVALUATED, FAILED, REJECTED, Candidate, pareto_front
+from .first_look import FirstLook
+from .problem import Problem
+from .sampler import NestedGenes, from_params, make_sampler, search_space, to_params
+from .storage import open_storage, shown
+from .workers import Workers
 
 STUDY_NAME = 'sparsevit'
+REJECTIONS = 'rejected'  # in the study: trials that proved outside the limits at the end
 # After so many trials in a row that led to no evaluation, NSGA-II's population has converged or
 # the band is narrow: the next configuration is then drawn at random from those not yet seen.
 PATIENCE = 20
 GIVE_UP = 400  # trials in a row without an evaluation: the band is next to empty
 DRAWS, RANDOM_TRIES = 50, 2000  # at one that is new: spread evenly, then independent
-
-
-@dataclass(frozen=True)
-class Problem:
-    """What is searched: the space, and how a configuration is judged.
-
-    Attributes:
-        space: The configurations.
-        evaluate: Configuration -> metrics; an empty dict counts as metric 0.
-        latency: Configuration -> milliseconds.
-        macs: Configuration -> multiply-accumulates.
-        metric: Key of the objective, to be maximised.
-        limits: What a candidate must meet to be evaluated.
-        identity: Names what the figures depend on; a study goes on only under the same.
-    """
-    space: SparsitySpace
-    evaluate: Callable[[SparsityConfig], Dict[str, float]]
-    latency: Callable[[SparsityConfig], float]
-    macs: Callable[[SparsityConfig], int]
-    metric: str
-    limits: Limits
-    identity: Dict
+POLL = .5  # seconds between looks at what other workers do
 
 
 class SparsitySearch:
-    """One worker of a search.
+    """One worker of a search. Use it as a context, so that others see it leave.
 
     Args:
         problem: What is searched.
-        storage: URL of an Optuna storage.
+        storage: Where the study is, see :func:`~.storage.open_storage`.
+        study: Its name, to join it or to begin it; None begins one in an empty storage.
+        resume: Go on with the one study of the storage, if there is one.
         seed: Seed of the sampler.
+        sampler: One of :data:`~.sampler.SAMPLERS`.
         population_size: Of NSGA-II.
-        resume: Go on with the study in the storage, if there is one.
 
     Raises:
-        ValueError: The storage holds a study, and `resume` is false or the study was made for
-            another problem (lists the differences).
+        ValueError: No study is named, and the storage holds some; the study was made for another
+            problem (lists the differences); the sampler is none, or can't do with two objectives.
     """
 
-    def __init__(self, problem: Problem, storage: str, seed: int = 0, population_size: int = 20,
-                 resume: bool = False):
+    def __init__(self, problem: Problem, storage: str, study: Optional[str] = None,
+                 resume: bool = False, seed: int = 0, sampler: str = 'nsga2',
+                 population_size: int = 20):
         self.problem = problem
-        self.seed = seed
-        storage = optuna.storages.RDBStorage(storage)
-        known = STUDY_NAME in optuna.get_all_study_names(storage)
-        if known and not resume:
-            raise ValueError(f'{storage.url} holds a search already: go on with it by --resume, '
-                             f'or choose another --work-dir or --storage')
+        self._storage = open_storage(storage)
+        directions = ['maximize', 'minimize'] if problem.pareto else ['maximize']
         self.study = optuna.create_study(
-            storage=storage, study_name=STUDY_NAME, direction='maximize', load_if_exists=True)
-        self._check_identity()
-        self._requeue_interrupted()
-        trials = self.study.get_trials(deepcopy=False)
-        # A sampler is not stored: the same seed again would draw the same numbers again.
-        self.genes = NestedGenes(problem.space, problem.macs,
-                                 np.random.default_rng((seed, len(trials))),
-                                 problem.limits.max_macs)
-        self.study.sampler = NestedSampler(
-            self.genes, lambda config: config in self.memo, population_size, seed + len(trials))
-        self.candidates: List[Candidate] = [self._candidate(t) for t in trials
-                                            if 'candidate' in t.user_attrs]
-        self.memo = {c.config: c for c in self.candidates if c.state != DUPLICATE}
-        # The first population: every uniform configuration, so that it can't end below them, and
-        # draws spread evenly over the MACs. On resume this queues those that a kill kept out of
-        # the queue.
-        for config in problem.space.uniform():
-            self.enqueue(config)
+            storage=self._storage, study_name=study or self._unnamed(shown(storage), resume),
+            directions=directions, load_if_exists=True)
+        self.workers = Workers(self.study)
+        self.workers.start()
+        try:
+            self._join(seed, sampler, population_size)
+        except BaseException:
+            self.workers.stop()
+            raise
 
-    def enqueue(self, config: SparsityConfig) -> None:
-        self.study.enqueue_trial(to_params(self.problem.space, config), skip_if_exists=True)
+    def _unnamed(self, storage: str, resume: bool) -> str:
+        names = optuna.get_all_study_names(self._storage)
+        if not names:
+            return STUDY_NAME
+        if resume and len(names) == 1:
+            return names[0]
+        raise ValueError(
+            f'{storage} holds a search already: {", ".join(sorted(names))}. Go on with it, or join '
+            f'it, by --study NAME (or --resume, if it is the only one); a new NAME begins another')
+
+    def _join(self, seed: int, sampler: str, population_size: int) -> None:
+        problem = self.problem
+        stored = self.workers.once('identity', lambda: problem.identity)
+        _check_identity(stored, problem.identity)
+        self.candidates: List[Candidate] = []
+        self.memo: Dict[SparsityConfig, Candidate] = {}
+        self._known, self._in_flight = set(), set()
+        self._rejected = self.study.user_attrs.get(REJECTIONS, [])
+        self._take_over()
+        self.sync()
+        # A sampler is not stored: the same seed again would draw the same numbers again, and
+        # workers that start together would draw alike.
+        seeds = [seed, len(self.study.get_trials(deepcopy=False))]
+        if self.workers.others():
+            seeds.append(int(hashlib.sha256(self.workers.id.encode()).hexdigest()[:8], 16))
+        rng = np.random.default_rng(seeds)
+        self.genes = NestedGenes(problem.space, problem.macs, rng, problem.limits.max_macs)
+        self.study.sampler = make_sampler(sampler, self.genes, self._met, population_size,
+                                          int(np.random.default_rng(seeds).integers(2**31)))
+        self.first_look = FirstLook(rng, lambda message: print_log(message, 'current', 30))
+
+    def __enter__(self) -> 'SparsitySearch':
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.workers.stop()
 
     def discard_if_empty(self) -> None:
-        """Takes the study out of its storage, unless a candidate is in it."""
-        trials = self.study.get_trials(deepcopy=False)
-        if not any('candidate' in t.user_attrs for t in trials):
-            optuna.delete_study(study_name=STUDY_NAME, storage=self.study._storage)
+        """Takes the study out of its storage, unless a candidate is in it, or another worker."""
+        self.sync()
+        if not self.candidates and not self.workers.others():
+            self.workers.stop()
+            optuna.delete_study(study_name=self.study.study_name, storage=self._storage)
 
     @property
     def num_evaluated(self) -> int:
@@ -108,151 +117,170 @@ class SparsitySearch:
         return max((c for c in self.candidates if c.state == EVALUATED),
                    key=lambda c: (c.metric, -c.latency), default=None)
 
+    @property
+    def front(self) -> List[Candidate]:
+        return pareto_front(self.candidates)
+
     def run(self, num_trials: int, report: Callable[[Candidate], None] = lambda c: None) -> None:
-        """Goes on until `num_trials` candidates are evaluated in all, or none that fits is found.
+        """Goes on until all workers together have evaluated `num_trials` candidates, or none that
+        fits is found.
 
         Args:
-            num_trials: Evaluations, those before a resume included.
-            report: Called after each candidate.
+            num_trials: Evaluations, those before this worker joined included.
+            report: Called after each candidate of this worker.
 
         Raises:
             ValueError: No candidate met the limits, or all that did gave NaN.
         """
+        self.workers.once('seeds', self._enqueue_seeds)
         misses = 0
-        while self.num_evaluated < num_trials and misses < GIVE_UP:
+        while misses < GIVE_UP:
+            self._take_over()
+            self.sync()
+            left = num_trials - self.num_evaluated
+            if left <= 0:
+                break
+            if len(self._in_flight) >= left:  # others work on the last ones, and may yet die
+                time.sleep(POLL)
+                continue
             if misses >= PATIENCE and not self._enqueue_unseen():
                 break
             candidate = self._next()
-            self.candidates.append(candidate)
             misses = 0 if candidate.state in (EVALUATED, FAILED) else misses + 1
             report(candidate)
         if self.best is None:
-            seen = [c.latency for c in self.candidates if c.latency is not None]
-            raise ValueError(
-                'every candidate gave NaN' if self.num_evaluated else
-                f'none of {len(self.memo)} candidates met the limits; latencies seen: ' +
-                (f'{min(seen):.1f} to {max(seen):.1f} ms' if seen else 'none, all above the MACs'))
+            raise ValueError('every candidate gave NaN' if self.num_evaluated
+                             else self._nothing_fits())
 
-    def confirm_best(self, latency: Callable[[SparsityConfig], float]) -> None:
-        """Measures the best candidate again, more carefully, and rejects it for the next best if
-        it proves outside the limits: of many noisy measurements the luckiest would win.
+    def sync(self) -> None:
+        """Takes in what all workers recorded."""
+        for trial in self.study.get_trials(deepcopy=False):
+            if trial.number not in self._known and 'candidate' in trial.user_attrs:
+                self._known.add(trial.number)
+                self._remember(self._candidate(trial))
+        self._in_flight = {key for key in self.workers.claimed().values()
+                           if key.startswith('[')}
 
-        Args:
-            latency: Configuration -> milliseconds.
+    def _remember(self, candidate: Candidate) -> None:
+        self.candidates.append(candidate)
+        if candidate.state != DUPLICATE:
+            self.memo[candidate.config] = candidate
 
-        Raises:
-            ValueError: None of the evaluated candidates is inside the limits.
-        """
-        limits = self.problem.limits
-        while self.best is not None:
-            best = self.best
-            confirmed = self.study.user_attrs.get('confirmed', {})  # by trial; JSON keys are text
-            if str(best.trial) not in confirmed:
-                confirmed[str(best.trial)] = latency(best.config)
-                self.study.set_user_attr('confirmed', confirmed)
-            best.latency = confirmed[str(best.trial)]
-            if limits.min_latency <= best.latency <= limits.max_latency:
-                return
-            best.state = REJECTED
-        raise ValueError(f'measured again, none of {self.num_evaluated} evaluated candidates is '
-                         f'inside {limits.min_latency:.1f} to {limits.max_latency:.1f} ms: the '
-                         f'band is narrower than the noise of this machine, try more --rounds')
+    def _met(self, config: SparsityConfig) -> bool:
+        config = self.problem.canonical(config)
+        return config in self.memo or str(config) in self._in_flight
 
     def _next(self) -> Candidate:
         space = self.problem.space
         trial = self.study.ask(search_space(space))
-        trial.set_user_attr('worker', _worker())
-        config = space.decode(from_params(trial.params))
-        candidate = self._judge(trial, config)
+        trial.set_user_attr('worker', self.workers.id)
+        config = self.problem.canonical(space.decode(from_params(trial.params)))
+        candidate = Candidate(trial.number, config, DUPLICATE)
+        if config not in self.memo and self.workers.claim(str(config)):
+            self.sync()  # it may have been recorded before the claim
+            if config not in self.memo:
+                candidate = self.problem.judge(trial.number, config, lambda value: (
+                    self.first_look.promising(value, self.candidates)))
         self._record(trial, candidate)
-        return candidate
-
-    def _judge(self, trial: Trial, config: SparsityConfig) -> Candidate:
-        if config in self.memo:
-            return Candidate(trial.number, config, DUPLICATE)
-        problem, limits = self.problem, self.problem.limits
-        candidate = Candidate(trial.number, config, OUTSIDE, macs=problem.macs(config))
-        self.memo[config] = candidate
-        if candidate.macs > limits.max_macs:
-            return candidate
-        candidate.latency = problem.latency(config)
-        if not limits.min_latency <= candidate.latency <= limits.max_latency:
-            return candidate
-        candidate.metrics = problem.evaluate(config)
-        value = float(candidate.metrics.get(problem.metric, 0.))  # empty: nothing was detected
-        candidate.state = FAILED if math.isnan(value) else EVALUATED
-        candidate.metric = None if math.isnan(value) else value
+        self.workers.release()
         return candidate
 
     def _record(self, trial: Trial, candidate: Candidate) -> None:
-        trial.set_user_attr('candidate', candidate.to_json())
-        # The sampler sees neither PRUNED nor FAIL: only real metrics breed.
-        self.study.tell(trial, **_told(candidate))
+        record = candidate.to_json()
+        try:
+            trial.set_user_attr('candidate', record)
+            # The sampler sees neither PRUNED nor FAIL: only real metrics breed.
+            self.study.tell(trial, **self._told(candidate))
+        except (UpdateFinishedTrialError, ValueError):
+            kept = self._storage.get_trial(trial._trial_id)
+            if not kept.state.is_finished():
+                raise
+            # Told before a lost connection could say so; or this worker slept so long that
+            # another took it for dead, and its result goes into a trial of its own.
+            if 'candidate' not in kept.user_attrs and candidate.state == EVALUATED:
+                self.study.add_trial(create_trial(
+                    values=self._told(candidate)['values'], params=trial.params,
+                    distributions=search_space(self.problem.space),
+                    user_attrs={'candidate': record, 'worker': self.workers.id}))
+                return
+        self._known.add(trial.number)
+        self._remember(candidate)
+
+    def _told(self, candidate: Candidate) -> Dict:
+        if candidate.state == EVALUATED:
+            pareto = self.problem.pareto
+            return dict(values=[candidate.metric] + [candidate.latency] * pareto)
+        return dict(state=TrialState.FAIL if candidate.state == FAILED else TrialState.PRUNED)
+
+    def _enqueue_seeds(self) -> bool:
+        """The first population: every uniform configuration, so that it can't end below them;
+        draws spread evenly over the MACs follow. After a kill this queues those that are not
+        queued yet."""
+        for config in self.problem.space.uniform():
+            self._enqueue(config)
+        return True
+
+    def _enqueue(self, config: SparsityConfig) -> None:
+        self.study.enqueue_trial(to_params(self.problem.space, config), skip_if_exists=True)
 
     def _enqueue_unseen(self) -> bool:
         """Queues a random configuration that was not met yet; false if there seems to be none."""
         for i in range(DRAWS + RANDOM_TRIES):
             config = self.genes.draw() if i < DRAWS else self.problem.space.sample(self.genes.rng)
-            if config not in self.memo:
-                self.enqueue(config)
+            if not self._met(config):
+                self._enqueue(config)
                 return True
         return False
 
-    def _check_identity(self) -> None:
-        identity = self.problem.identity
-        stored = self.study.user_attrs.get('identity')
-        if stored is None:
-            self.study.set_user_attr('identity', identity)
-            return
-        differences = [f'{key}: {stored.get(key)} in the study, {identity.get(key)} now'
-                       for key in {**stored, **identity} if stored.get(key) != identity.get(key)]
-        if differences:
-            raise ValueError('the study was made for another search:\n  ' +
-                             '\n  '.join(differences))
-
-    def _requeue_interrupted(self) -> None:
-        """Trials of a worker that died: told if their record is whole, else tried again."""
+    def _take_over(self) -> None:
+        """Trials of workers that died: told if their record is whole, else tried again."""
+        alone = not self.workers.others()
         for trial in self.study.get_trials(states=(TrialState.RUNNING, )):
-            if _alive(trial.user_attrs.get('worker')):
-                continue
-            if 'candidate' in trial.user_attrs:
-                self.study.tell(trial.number, **_told(self._candidate(trial)))
-            else:
-                # One that was queued may have died before its genes were drawn.
-                genes = trial.system_attrs.get('fixed_params', trial.params)
-                if len(genes) == self.problem.space.num_genes:
-                    self.study.enqueue_trial(genes)
-                self.study.tell(trial.number, state=TrialState.FAIL)
+            worker = trial.user_attrs.get('worker')
+            # A worker signs a trial just after it got it.
+            alive = self.workers.is_alive(worker) if worker else not (
+                alone or self.workers.is_stale(f'trial {trial.number}', None))
+            if not alive:
+                self._finish(trial)
+
+    def _finish(self, trial: FrozenTrial) -> None:
+        told = dict(state=TrialState.FAIL)
+        if 'candidate' in trial.user_attrs:
+            told = self._told(self._candidate(trial))
+        else:
+            # One that was queued may have died before its genes were drawn.
+            genes = trial.system_attrs.get('fixed_params', trial.params)
+            if len(genes) == self.problem.space.num_genes:
+                self.study.enqueue_trial(genes)
+        try:
+            self.study.tell(trial.number, **told, skip_if_finished=True)
+        except (UpdateFinishedTrialError, ValueError):
+            pass  # another worker was faster
 
     def _candidate(self, trial: FrozenTrial) -> Candidate:
         candidate = Candidate.from_json(trial.number, trial.user_attrs['candidate'],
                                         self.problem.space.depths)
-        confirmed = self.study.user_attrs.get('confirmed', {})
-        candidate.latency = confirmed.get(str(trial.number), candidate.latency)
+        if trial.number in self._rejected:
+            candidate.state = REJECTED
         return candidate
 
+    def _nothing_fits(self) -> str:
+        """What was seen instead: the nearest on either side of the band."""
+        limits = self.problem.limits
+        seen = sorted((c.latency, str(c.config)) for c in self.memo.values()
+                      if c.latency is not None)
+        message = f'none of {len(self.memo)} candidates met the limits'
+        if not seen:
+            return f'{message}; all are above --max-macs {limits.max_macs / 1e9:g} G'
+        near = [f'{latency:.2f} ms: {config}' for latency, config in (
+            *[s for s in seen if s[0] < limits.min_latency][-1:],
+            *[s for s in seen if s[0] > limits.max_latency][:1])]
+        return (f'{message}; latencies seen: {seen[0][0]:.1f} to {seen[-1][0]:.1f} ms, nearest to '
+                f'the band:\n  ' + '\n  '.join(near))
 
-def _told(candidate: Candidate) -> Dict:
-    if candidate.state == EVALUATED:
-        return dict(values=candidate.metric)
-    return dict(state=TrialState.FAIL if candidate.state == FAILED else TrialState.PRUNED)
 
-
-def _worker() -> str:
-    return f'{socket.gethostname()}:{os.getpid()}'
-
-
-def _alive(worker: Optional[str]) -> bool:
-    """Whether the worker still runs; one on another host counts as alive."""
-    if worker is None:
-        return False
-    host, pid = worker.rsplit(':', 1)
-    if host != socket.gethostname():
-        return True
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return int(pid) != os.getpid()
+def _check_identity(stored: Dict, identity: Dict) -> None:
+    differences = [f'{key}: {stored.get(key)} in the study, {identity.get(key)} now'
+                   for key in {**stored, **identity} if stored.get(key) != identity.get(key)]
+    if differences:
+        raise ValueError('the study was made for another search:\n  ' + '\n  '.join(differences))

@@ -1,4 +1,5 @@
 """The figure of a search: metric over latency, with the dense model and the winner marked."""
+import math
 from pathlib import Path
 from typing import Dict, Optional, Sequence, Tuple
 
@@ -56,15 +57,20 @@ def draw_tradeoff(path: Path,
 
 def draw_search(path: Path, pipeline: SearchPipeline) -> None:
     """The figure of a finished search, as PNG."""
-    search, limits, metric = pipeline.search, pipeline.limits, pipeline.problem.metric
+    search, dense = pipeline.search, pipeline.dense
+    limits, chosen = search.problem.limits, [(f.measured, f.candidate.metric)
+                                             for f in pipeline.finalists]
+    marked = {'dense': [(dense.latency, dense.metric)]}
+    if search.problem.pareto:
+        marked['front'] = [(c.latency, c.metric) for c in search.front]
+    else:
+        marked['winner'] = chosen[:1]
     draw_tradeoff(
         path,
         candidates=[(c.latency, c.metric) for c in search.candidates if c.state == EVALUATED],
-        marked={
-            'dense': [(pipeline.dense_latency, pipeline.dense_metrics[metric])],
-            'winner': [(search.best.latency, search.best.metric)]
-        },
-        metric=metric,
+        marked=marked,
+        metric=search.problem.metric,
         setting=str(pipeline.request.setting),
-        limits=[limit for limit in (limits.min_latency, limits.max_latency) if limit],
+        limits=[limit for limit in (limits.min_latency, limits.max_latency)
+                if 0 < limit < math.inf],
         rejected=[c.latency for c in search.candidates if c.state == OUTSIDE and c.latency])

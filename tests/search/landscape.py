@@ -2,7 +2,8 @@
 import numpy as np
 
 from sparsevit_mm.search.limits import Limits
-from sparsevit_mm.search.study import Problem, SparsitySearch
+from sparsevit_mm.search.problem import Problem
+from sparsevit_mm.search.study import SparsitySearch
 from sparsevit_mm.sparsity import SparsityConfig, SparsitySpace
 
 MEMORY = 'sqlite:///:memory:'
@@ -47,11 +48,13 @@ class Landscape:
         self.measured.append(config)
         return latency_of(config)
 
-    def search(self, storage=MEMORY, limits=FREE, seed=0, resume=False, population_size=8,
-               **identity) -> SparsitySearch:
-        problem = Problem(self.space, self.evaluate, self.latency, macs_of, 'score', limits,
-                          dict(data='toy', **identity))
-        return SparsitySearch(problem, storage, seed, population_size, resume)
+    def search(self, storage=MEMORY, limits=FREE, problem=None, seed=0, resume=False,
+               population_size=8, study=None, sampler='nsga2', **identity) -> SparsitySearch:
+        """`problem`: other settings of the Problem."""
+        return SparsitySearch(
+            Problem(self.space, self.evaluate, self.latency, macs_of, 'score', limits,
+                    dict(data='toy', **identity), **problem or {}),
+            storage, study, resume, seed, sampler, population_size)
 
     def all_configs(self):
         genes = np.ndindex(*[len(self.space.choices)] * self.space.num_genes)

@@ -11,7 +11,7 @@ import pytest
 from nuscenes_tables import evaluate, nuscenes_config, write_nuscenes
 
 from sparsevit_mm.search.nuscenes_eval import EVAL_SETS
-from sparsevit_mm.search.pipeline import default_metric
+from sparsevit_mm.search.objective import default_metric
 from sparsevit_mm.search.subset import restrict_to_subset
 
 pytest.importorskip('mmdet3d')

@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 
 from sparsevit_mm.search.candidates import DUPLICATE, EVALUATED, OUTSIDE
 from sparsevit_mm.search.limits import Limits
+from sparsevit_mm.search.sampler import from_params, search_space
 from sparsevit_mm.search.study import STUDY_NAME
 
 TRIALS = 14
@@ -110,7 +111,7 @@ def has_study(url):
 
 def test_killed_at_any_commit_it_goes_on_where_it_was(url, tmp_path):
     worker, rng = Worker(url, tmp_path / 'log'), random.Random(0)
-    history = check_killed_and_resumed(worker, 7, lambda _: worker.start(rng.randint(0, 60)))
+    history = check_killed_and_resumed(worker, 7, lambda _: worker.start(rng.randint(0, 100)))
     assert len(set(history)) > 2
 
 
@@ -128,7 +129,7 @@ def test_killed_from_outside_it_goes_on_where_it_was(url, tmp_path):
     assert check_killed_and_resumed(worker, 3, kill)[-1] > 3
 
 
-@pytest.mark.parametrize('commits', [15, 17, 22, 24, 27, 28, 38])
+@pytest.mark.parametrize('commits', [16, 20, 25, 28, 31, 36, 44])
 def test_uniform_configurations_are_met_and_told_however_early_the_kill(url, tmp_path, commits):
     """Killed while they are queued, or while the first of them are judged and told."""
     worker = Worker(url, tmp_path / 'log', num_trials=3)
@@ -172,7 +173,7 @@ def test_resume_without_a_study_starts_one(url):
 def test_storage_that_holds_a_search_is_refused_without_resume(url):
     Landscape().search(url).run(2)
     before = recorded(url)
-    with pytest.raises(ValueError, match=r'search\.db.*--resume'):
+    with pytest.raises(ValueError, match=r'search\.db holds a search already: sparsevit.*--resume'):
         Landscape().search(url)
     assert recorded(url) == before
 
@@ -188,24 +189,63 @@ def test_search_of_something_else_is_refused_with_the_differences(url):
 
 @pytest.mark.parametrize('alive', [True, False])
 def test_trial_of_another_worker_is_taken_over_only_if_it_died(url, alive):
-    other = fork.Process(target=time.sleep, args=(60, ))
+    asked = fork.Queue()
+
+    def work():
+        search = Landscape().search(url)
+        trial = search.study.ask(search_space(search.problem.space))
+        trial.set_user_attr('worker', search.workers.id)
+        asked.put((trial.number, trial.params))
+        time.sleep(60)
+
+    other = fork.Process(target=work)
     other.start()
-    interrupted = Landscape().search(url)
-    host = os.uname().nodename
-    trial = interrupted.study.ask(
-        {f'gene{i}': optuna.distributions.IntDistribution(0, 8) for i in range(2)})
-    trial.set_user_attr('worker', f'{host}:{other.pid}')
+    number, params = asked.get(timeout=60)
     if not alive:
         other.kill()
         other.join()
     search = Landscape().search(url, resume=True)
-    assert (search.study.trials[trial.number].state == TrialState.RUNNING) == alive
+    assert (search.study.trials[number].state == TrialState.RUNNING) == alive
     search.run(10)
-    genes = [trial.params['gene0'], trial.params['gene1']]
-    met = search.problem.space.decode(genes) in {c.config for c in search.candidates}
+    met = search.problem.space.decode(from_params(params)) in {c.config for c in search.candidates}
     assert met == (not alive)
     other.kill()
     other.join()
+
+
+def test_what_a_worker_taken_for_dead_brings_home_is_kept_once(url):
+    """Its trial was told by another while it slept; then what it evaluated gets a trial of its
+    own, unless that other one has evaluated it meanwhile."""
+    landscape = Landscape()
+    slept = landscape.search(url)
+    taken = []
+
+    def evaluate(config):
+        if not taken:
+            trial = next(t for t in slept.study.trials if t.state == TrialState.RUNNING)
+            slept.study.tell(trial.number, state=TrialState.FAIL)
+            taken.append(config)
+        return metric_of(config)
+
+    landscape.metric = evaluate
+    slept.run(3)
+    slept.sync()
+    assert slept.num_evaluated == 3 == len(recorded(url))
+    assert json.dumps(taken[0].to_list()) in recorded(url)
+
+
+def test_a_second_search_that_names_no_study_is_refused(url):
+    first = Landscape().search(url, study='one')
+    first.run(2)
+    with pytest.raises(ValueError, match=r'holds a search already: one.*--study NAME'):
+        Landscape().search(url)
+    Landscape().search(url, study='two').run(2)
+    with pytest.raises(ValueError, match=r'holds a search already: one, two'):
+        Landscape().search(url, resume=True)
+    joined = Landscape().search(url, study='one')
+    assert joined.num_evaluated == 2
+    joined.run(4)
+    assert joined.num_evaluated == 4
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from mmengine.registry import DATASETS, METRICS, init_default_scope
 from mmengine.structures import InstanceData
 
 from sparsevit_mm.datasets import METAINFO, generate_mini_cityscapes, generate_mini_coco
-from sparsevit_mm.search.pipeline import default_metric
+from sparsevit_mm.search.objective import default_metric
 from sparsevit_mm.search.subset import choose, restrict_to_subset
 
 IMAGES, SIZE = 12, 48

@@ -40,7 +40,7 @@ def test_search_leaves_winner_candidates_figure_and_storage(searched):
     work_dir, output = searched
     files = {path.name for path in work_dir.iterdir() if path.is_file()}
     assert files - {'tiny.py'} == {  # a copy of the config is mmengine's habit
-        'winner.py', 'candidates.csv', 'tradeoff.png', 'search.db',
+        'winner.py', 'candidates.csv', 'tradeoff.png', 'search.db', 'search.json',
         'instances_train2017_5_images_seed1.json'}
     assert (work_dir / 'tradeoff.png').read_bytes().startswith(b'\x89PNG')
     assert f'{work_dir}/winner.py' in output and 'dense' in output

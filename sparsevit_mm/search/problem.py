@@ -1,0 +1,80 @@
+"""What is searched, and how one configuration is judged."""
+import math
+import time
+from dataclasses import dataclass
+from typing import Callable, Dict, Optional
+
+import numpy as np
+
+from ..sparsity import SparsityConfig, SparsitySpace
+from .candidates import EVALUATED, FAILED, OUTSIDE, SCREENED, Candidate
+from .limits import Limits
+
+Metrics = Dict[str, float]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is searched: the space, and how a configuration is judged.
+
+    Attributes:
+        space: The configurations.
+        evaluate: Configuration -> metrics; an empty dict counts as metric 0.
+        latency: Configuration -> milliseconds, measured or from a table.
+        macs: Configuration -> multiply-accumulates.
+        metric: Key of the objective, to be maximised.
+        limits: What a candidate must meet to be evaluated.
+        identity: Names what the figures depend on; a study goes on only under the same.
+        pareto: Whether low latency is an objective too.
+        look: As `evaluate`, on fewer images, for a first look.
+        resample: The objective of the last evaluation on bootstrap resamples of its images.
+        canonical: Configuration -> the one to try in its place, of the same latency.
+    """
+    space: SparsitySpace
+    evaluate: Callable[[SparsityConfig], Metrics]
+    latency: Callable[[SparsityConfig], float]
+    macs: Callable[[SparsityConfig], int]
+    metric: str
+    limits: Limits
+    identity: Dict
+    pareto: bool = False
+    look: Optional[Callable[[SparsityConfig], Metrics]] = None
+    resample: Optional[Callable[[], np.ndarray]] = None
+    canonical: Callable[[SparsityConfig], SparsityConfig] = lambda config: config
+
+    def objective(self, metrics: Metrics) -> float:
+        """Nothing detected gives no metrics, and counts as 0."""
+        return float(metrics.get(self.metric, 0.))
+
+    def judge(self, trial: int, config: SparsityConfig,
+              promising: Callable[[float], bool]) -> Candidate:
+        """What can be said of a configuration, the cheapest first.
+
+        Args:
+            trial: Number of the trial.
+            config: The configuration.
+            promising: Objective of the first look -> whether the evaluation is worth it.
+        """
+        start = time.monotonic()
+        candidate = Candidate(trial, config, OUTSIDE, macs=self.macs(config))
+        if candidate.macs <= self.limits.max_macs:
+            candidate.latency = self.latency(config)
+            if self.limits.admit(candidate.latency):
+                self._evaluate(candidate, promising)
+        candidate.seconds = time.monotonic() - start
+        return candidate
+
+    def _evaluate(self, candidate: Candidate, promising: Callable[[float], bool]) -> None:
+        if self.look is not None:
+            candidate.first_look = self.objective(self.look(candidate.config))
+            if not promising(candidate.first_look):
+                candidate.state = SCREENED
+                return
+        candidate.metrics = self.evaluate(candidate.config)
+        value = self.objective(candidate.metrics)
+        if math.isnan(value):
+            candidate.state = FAILED
+            return
+        candidate.state, candidate.metric = EVALUATED, value
+        if self.resample is not None:
+            candidate.resampled = np.round(self.resample(), 6).tolist()

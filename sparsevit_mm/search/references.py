@@ -1,0 +1,58 @@
+"""Points to see the candidates beside: uniform sparsity, one stage pruned alone, and the dense
+model on smaller images, which is what a user would try first."""
+from dataclasses import asdict
+from typing import Callable, Dict, Iterator, Tuple
+
+from ..sparsity import SparsityConfig
+from .study import SparsitySearch
+from .summary import Reference
+
+UNIFORM, ALONE = (.2, .4, .6, .8), (.4, .8)
+REFERENCES = 'references'  # in the study
+
+Figures = Tuple[float, float]
+
+
+class References:
+    """Evaluates the references of a search; each is kept in the study as soon as it is there.
+
+    Args:
+        search: The search.
+        latency: Configuration -> milliseconds.
+        evaluate: Configuration -> objective.
+        smaller: (H, W) of smaller images -> function that gives milliseconds and objective of the
+            dense model on them.
+    """
+
+    def __init__(self, search: SparsitySearch, latency: Callable[[SparsityConfig], float],
+                 evaluate: Callable[[SparsityConfig], float],
+                 smaller: Dict[Tuple[int, int], Callable[[], Figures]]):
+        self.search, self.latency, self.evaluate = search, latency, evaluate
+        self.smaller = smaller
+
+    def run(self) -> None:
+        study = self.search.study
+        for name, make in self._tasks():
+            kept: Dict = study.user_attrs.get(REFERENCES, {})
+            if name not in kept:
+                kept[name] = asdict(make(name))
+                study.set_user_attr(REFERENCES, kept)
+
+    def _tasks(self) -> Iterator[Tuple[str, Callable[[str], Reference]]]:
+        depths = self.search.problem.space.depths
+        for ratio in UNIFORM:
+            config = SparsityConfig(ratio, depths)
+            yield f'{ratio:g}', lambda name: Reference('uniform', name, *self._figures(config))
+        for stage in range(len(depths)):
+            for ratio in ALONE:
+                config = SparsityConfig([ratio * (i == stage) for i in range(len(depths))], depths)
+                yield f'stage {stage} at {ratio:g}', lambda name: Reference(
+                    'stage', name, *self._figures(config), stage, ratio)
+        for (height, width), figures in self.smaller.items():
+            yield f'{height}x{width}', lambda name: Reference('resolution', name, *figures())
+
+    def _figures(self, config: SparsityConfig) -> Figures:
+        met = self.search.memo.get(config)
+        if met is not None and met.metric is not None:
+            return met.latency, met.metric
+        return self.latency(config), self.evaluate(config)

@@ -1,0 +1,102 @@
+"""What the user of a search asks for."""
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Dict, List, Optional
+
+from ..cost.latency import LatencySetting
+from .limits import Limits
+
+# Shares of the dense latency that a Pareto search picks winners for, unless told.
+POINTS = ['90%', '80%', '70%', '60%', '50%']
+
+
+@dataclass
+class SearchRequest:
+    """What the user asks for.
+
+    Attributes:
+        config, checkpoint: Paths.
+        options: Dotted settings merged into the config, or None.
+        limits: What a candidate must meet to be evaluated.
+        setting: How latency is measured.
+        out: Where the winning config goes.
+        overwrite: Whether `out` may exist.
+        rounds: Runs of the candidate, and of the dense model beside it, in one measurement.
+        num_trials: Evaluations in all.
+        num_samples: Images of an evaluation; all of val if None.
+        first_look: Images of the first look at a candidate; none if None.
+        metric: Key of the metric; the usual one of the evaluator if None.
+        seed: Of the sampler and of the subset.
+        sampler: One of :data:`~.sampler.SAMPLERS`.
+        table: File of a LatencyTable to take latencies from; measured if None.
+        storage: Of the study, see :func:`~.storage.open_storage`.
+        study: Name of the study to join or begin.
+        resume: Go on with the one study that is there.
+        pareto: Search the front of metric against latency.
+        points: Latencies that get a config of the front, in ms ('30ms') or of dense ('70%').
+        finalists: How many are judged again for the winner.
+        references: Whether to evaluate points to compare with.
+    """
+    config: str
+    checkpoint: str
+    options: Optional[Dict]
+    limits: Limits
+    setting: LatencySetting
+    out: Path
+    overwrite: bool = False
+    rounds: int = 15
+    num_trials: int = 200
+    num_samples: Optional[int] = None
+    first_look: Optional[int] = None
+    metric: Optional[str] = None
+    seed: int = 0
+    sampler: str = 'nsga2'
+    table: Optional[str] = None
+    storage: str = ''
+    study: Optional[str] = None
+    resume: bool = False
+    pareto: bool = False
+    points: List[str] = field(default_factory=lambda: list(POINTS))
+    finalists: int = 3
+    references: bool = False
+
+    def __post_init__(self):
+        for option, value in (('--trials', self.num_trials), ('--finalists', self.finalists)):
+            if value < 1:
+                raise ValueError(f'{option} {value}: at least one is needed')
+        if self.first_look is not None:
+            if self.first_look < 1:
+                raise ValueError(f'--first-look {self.first_look}: at least one image is needed')
+            if self.num_samples is not None and self.first_look >= self.num_samples:
+                raise ValueError(f'--first-look {self.first_look} images are no fewer than the '
+                                 f'{self.num_samples} of --num-samples')
+        if self.pareto:
+            for point in self.points:
+                point_latency(point, 1.)
+
+    def winners(self) -> Dict[str, Path]:
+        """File of each winning config by its name: the point in a Pareto search."""
+        if not self.pareto:
+            return {'winner': self.out}
+        return {point: self.out.with_name(f'{self.out.stem}_{_plain(point)}.py')
+                for point in self.points}
+
+
+def point_latency(point: str, dense_latency: float) -> float:
+    """'30ms' or '30' is milliseconds, '70%' a share of the dense latency; else ValueError."""
+    number = point.strip()
+    unit = next((u for u in ('ms', '%') if number.endswith(u)), '')
+    try:
+        value = float(number[:len(number) - len(unit)])
+    except ValueError:
+        value = -1.
+    if not 0 < value < float('inf'):
+        raise ValueError(f'--points: {point!r} is neither milliseconds (30ms) nor a share of the '
+                         f'dense latency (70%)')
+    return value * dense_latency / 100 if unit == '%' else value
+
+
+def _plain(point: str) -> str:
+    """For a file name: '70%' -> '70pct', '30.5ms' -> '30.5ms'."""
+    number = point.strip().replace('%', 'pct')
+    return number if number[-1].isalpha() else f'{number}ms'

@@ -1,0 +1,84 @@
+"""What a finished search leaves beside its study: winning configs with their provenance, the front,
+and where the study is."""
+import json
+import os
+from pathlib import Path
+from typing import Dict, List
+
+import mmcv
+import mmengine
+import torch
+from mmengine.config import Config
+
+from ..front import Front, FrontPoint
+from ..version import __version__
+from .export import export_config
+from .request import SearchRequest
+from .storage import shown
+from .study import SparsitySearch
+from .summary import Finalist, summarise
+
+MANIFEST, FRONT = 'search.json', 'front.json'
+
+
+def write_manifest(work_dir: Path, request: SearchRequest, study: str) -> None:
+    """Says where the study of a work directory is, for tools that read it. No password in it."""
+    text = json.dumps({
+        'storage': shown(request.storage),
+        'study': study,
+        'config': os.path.abspath(request.config) if '::' not in request.config else
+        request.config,
+        'checkpoint': request.checkpoint if '://' in request.checkpoint else
+        os.path.abspath(request.checkpoint),
+        'winners': {name: os.path.relpath(path, work_dir)
+                    for name, path in request.winners().items()},
+        'table': request.table and os.path.abspath(request.table),
+    }, indent=2)
+    partial = work_dir / f'.search.{os.getpid()}.partial'
+    partial.write_text(text + '\n', encoding='utf-8')
+    partial.replace(work_dir / MANIFEST)
+
+
+def write_front(work_dir: Path, search: SparsitySearch, setting: Dict) -> None:
+    """The front of the search, for ``set_latency_budget``; the latency of a point that was
+    measured again is that."""
+    summary = summarise(search.study)
+    measured = {f.candidate.trial: f.measured for f in summary.finalists}
+    points = [FrontPoint(c.config, measured.get(c.trial, c.latency), c.metric)
+              for c in summary.front]
+    Front(points, summary.metric, setting).save(work_dir / FRONT)
+
+
+def write_winners(cfg: Config, request: SearchRequest, search: SparsitySearch,
+                  finalists: List[Finalist]) -> None:
+    """A config for the winner, or for each point of a Pareto search."""
+    for (name, path), finalist in zip(request.winners().items(), finalists):
+        export_config(cfg, request.config, request.options, finalist.candidate.config,
+                      request.checkpoint, path, provenance(request, search, finalist))
+
+
+def provenance(request: SearchRequest, search: SparsitySearch, finalist: Finalist) -> List[str]:
+    """Where a config came from, as lines of comment."""
+    summary, candidate = summarise(search.study), finalist.candidate
+    metric, dense = summary.metric, summary.dense
+    samples = 'all of val' if request.num_samples is None else (
+        f'{request.num_samples} images of val (seed {request.seed})')
+    lines = [
+        'Found by tools/search_sparsity.py; train.py fine-tunes it, test.py tests it.',
+        f'{metric} {candidate.metric:.4g} on {samples}, dense {dense.metric:.4g}',
+        f'backbone latency {finalist.measured:.2f} ms, dense {dense.latency:.2f} ms; '
+        f'{"predicted by a table" if request.table else "in the search"}: '
+        f'{candidate.latency:.2f} ms',
+        f'measured at {request.setting}',
+        f'backbone {candidate.macs / 1e9:.3f} GMACs, dense {dense.macs / 1e9:.3f}',
+        f'study {search.study.study_name} in {shown(request.storage)}, trial {candidate.trial}; '
+        f'{search.num_evaluated} evaluated, sampler {request.sampler}, seed {request.seed}',
+        f'sparsevit_mm {__version__}, torch {torch.__version__}, mmengine '
+        f'{mmengine.__version__}, mmcv {mmcv.__version__}',
+    ]
+    if finalist.full is not None:
+        value, of_dense = map(search.problem.objective, (finalist.full, summary.dense_full))
+        lines.insert(2, f'{metric} {value:.4g} on all of val, dense {of_dense:.4g}')
+    if finalist.point is not None:
+        lines.insert(1, f'the best that takes {finalist.point:.2f} ms at most')
+    return lines

@@ -1,0 +1,175 @@
+"""A storage that waits for its database to come back."""
+import errno
+import json
+import logging
+import random
+import threading
+import time
+from functools import wraps
+from typing import Callable, Optional, Sequence
+
+from mmengine.logging import print_log
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.storages import BaseStorage, get_storage
+from optuna.trial import TrialState
+from sqlalchemy import exc
+
+OPENING = 60.  # seconds; a server that does not answer at the start may be a wrong address
+FIRST_DELAY, LAST_DELAY = .1, 5.  # seconds between attempts
+
+# What keeps a storage from answering, as it is told to the user.
+LOST, FULL, DAMAGED, REFUSED = 'cannot be reached', 'has a full disk', 'is damaged', 'refuses'
+_FULL = ('disk is full', 'No space left', 'could not extend file')
+_REFUSED = ('authentication failed', 'no password supplied', 'pg_hba.conf', 'does not exist',
+            'not permitted to log in', 'Access denied', 'Unknown database', 'no such table',
+            'no such column', 'syntax error', 'readonly database', 'not a database', 'malformed')
+_WRONG = (exc.IntegrityError, exc.DataError, exc.ProgrammingError, exc.NotSupportedError,
+          exc.InternalError)
+
+
+class StorageError(ValueError):
+    """The storage did not answer, for longer than anyone waits; or it refuses us."""
+
+
+def _forward(name: str) -> Callable:
+
+    @wraps(getattr(BaseStorage, name), updated=())  # not the mark of an abstract method
+    def method(self, *args, **kwargs):
+        return self._persist(lambda: getattr(self.backend, name)(*args, **kwargs))
+
+    return method
+
+
+_Forwarding = type('_Forwarding', (BaseStorage, ), {
+    name: _forward(name) for name, value in vars(BaseStorage).items()
+    if callable(value) and not name.startswith('_')})
+
+
+class RetryingStorage(_Forwarding):
+    """Does what its backend does, and tries again where that fails for the moment.
+
+    A write whose acknowledgement got lost is done twice. That changes nothing but for a new
+    trial, of which one is left over: it runs, and nobody works on it.
+
+    Args:
+        open_backend: Opens it.
+        url: Of the storage, for messages.
+        secrets: Texts that no message may hold.
+        patience: Seconds that a lost connection is waited for: by each operation, but by none once
+            one gave up; in the opening :data:`OPENING` seconds at most.
+        full_patience: Seconds that room on a full disk is waited for.
+
+    Attributes:
+        backend: The storage within; a database is in Optuna's cache.
+
+    Raises:
+        StorageError: From every method; the storage did not answer, or refuses.
+    """
+
+    def __init__(self, open_backend: Callable[[], BaseStorage], url: str,
+                 secrets: Sequence[str] = (), patience: float = 600., full_patience: float = 60.):
+        self.url, self._secrets = url, secrets
+        self._patience = {LOST: min(patience, OPENING), FULL: full_patience, DAMAGED: 5.,
+                          REFUSED: 0.}
+        self._lost: Optional[float] = None  # since when nobody got through
+        self._lock = threading.Lock()
+        self.backend = self._persist(lambda: get_storage(open_backend()))
+        self._patience[LOST] = patience
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState,
+                               values: Optional[Sequence[float]] = None) -> bool:
+        attempts = []
+
+        def tell() -> bool:
+            attempts.append(state)
+            try:
+                return self.backend.set_trial_state_values(trial_id, state, values)
+            except UpdateFinishedTrialError:
+                kept = self.backend.get_trial(trial_id)
+                told = (kept.state, kept.values) == (state, values and list(values))
+                if len(attempts) > 1 and told:  # by an attempt whose acknowledgement got lost
+                    return True
+                raise
+
+        return self._persist(tell)
+
+    def _persist(self, call: Callable):
+        since, delay = None, FIRST_DELAY
+        while True:
+            try:
+                result = call()
+            except Exception as error:
+                trouble = _trouble(error)
+                if trouble is None:
+                    raise
+                cause = self._cause(error)
+            else:
+                self._found()
+                return result
+            # Outside of the handler: what is raised here must not carry the error along.
+            began = self._missed(trouble, cause)
+            since = began if since is None else since
+            waited = time.monotonic() - since
+            if waited >= self._patience[trouble]:
+                raise StorageError(f'{self.url} {trouble}: {cause}' + (
+                    f' (for {waited:.0f} s)' if waited >= 1 else ''))
+            time.sleep(min(delay * random.uniform(.5, 1.5), self._patience[trouble] - waited))
+            delay = min(2 * delay, LAST_DELAY)
+
+    def _missed(self, trouble: str, cause: str) -> float:
+        """Since when the storage is lost, for all threads: after one gave up none waits again."""
+        patience = self._patience[trouble]
+        with self._lock:
+            if self._lost is None and patience:
+                self._lost = time.monotonic()
+                print_log(f'{self.url} {trouble}, trying again for up to {patience:.0f} s: {cause}',
+                          'current', logging.WARNING)
+            return time.monotonic() if self._lost is None else self._lost
+
+    def _found(self) -> None:
+        if self._lost is None:
+            return
+        with self._lock:
+            if self._lost is not None:
+                print_log(f'{self.url} answers again, after {time.monotonic() - self._lost:.1f} s',
+                          'current', logging.WARNING)
+                self._lost = None
+
+    def _cause(self, error: Exception) -> str:
+        text = ' '.join(_text(error).split())
+        for secret in self._secrets:
+            text = text.replace(secret, '***')
+        return text if len(text) <= 300 else text[:300] + '...'
+
+
+def _original(error: BaseException) -> BaseException:
+    if isinstance(error, StorageInternalError) and error.__cause__ is not None:
+        return error.__cause__
+    return error
+
+
+def _text(error: BaseException) -> str:
+    """The words of the database alone: those of SQLAlchemy quote what was to be written."""
+    error = _original(error)
+    return str(getattr(error, 'orig', None) or error)
+
+
+def _trouble(error: Exception) -> Optional[str]:
+    """What ails the storage; None if the error says nothing of it."""
+    error, text = _original(error), _text(error)
+    if isinstance(error, OSError):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return FULL
+        refused = isinstance(error, (PermissionError, IsADirectoryError, NotADirectoryError))
+        return REFUSED if refused or error.errno == errno.EROFS else LOST
+    if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)) or (
+            text == 'Invalid log format.'):
+        return DAMAGED
+    # The pool gave no connection; or it broke, and Optuna asked on in the same transaction.
+    if isinstance(error, (exc.TimeoutError, exc.PendingRollbackError, exc.ResourceClosedError)):
+        return LOST
+    if not isinstance(error, exc.DBAPIError) or isinstance(error, _WRONG):
+        return None
+    if any(t in text for t in _FULL):
+        return FULL
+    return REFUSED if any(t in text for t in _REFUSED) else LOST

@@ -1,0 +1,97 @@
+import pytest
+from landscape import Landscape, latency_of, metric_of
+
+from sparsevit_mm.search.candidates import EVALUATED, REJECTED
+from sparsevit_mm.search.finals import Finals
+from sparsevit_mm.search.limits import Limits
+from sparsevit_mm.search.summary import summarise
+
+
+def prepared(search):
+    """Finished as the pipeline does it: the study also holds the dense model."""
+    dense = dict(config=[[0., 0.], [0., 0.]], state='evaluated', macs=1, latency=10., metric=1.,
+                 metrics={'score': 1.})
+    search.study.set_user_attr('dense', dense)
+    search.study.set_user_attr('reach', [10., 2.])
+    return search
+
+
+@pytest.fixture
+def search():
+    search = Landscape().search(limits=Limits(max_latency=8.), depths=[2, 2], metric='score')
+    search.run(15)
+    return prepared(search)
+
+
+def never(config):
+    raise AssertionError('it is known already')
+
+
+def test_a_best_that_proves_outside_the_limits_gives_way_to_the_next(search):
+    lucky, evaluated = search.best, search.num_evaluated
+    finalists = Finals(search, lambda c: 8.5 if c == lucky.config else latency_of(c)).best(2)
+    assert lucky.state == REJECTED and search.num_evaluated == evaluated
+    assert lucky not in [f.candidate for f in finalists] and len(finalists) == 2
+    assert finalists[0].candidate is search.best and search.best.metric <= lucky.metric
+    assert all(f.measured <= 8 for f in finalists)
+    assert Finals(search, never).best(2) == finalists  # the study keeps what came out
+    states = {c.trial: c.state for c in summarise(search.study).candidates}
+    assert states[lucky.trial] == REJECTED and list(states.values()).count(REJECTED) == 1
+
+
+def test_the_winner_is_the_best_on_all_images_not_on_the_few(search):
+    top = sorted((c for c in search.candidates if c.state == EVALUATED),
+                 key=lambda c: -c.metric)[:3]
+    full = {top[0].config: .1, top[1].config: .2, top[2].config: .9}
+    finals = Finals(search, latency_of, lambda config: {'score': full[config]})
+    assert [f.candidate for f in finals.best(3)] == top[::-1]
+    summary = summarise(search.study)
+    assert [(f.candidate.trial, f.full, f.point) for f in summary.finalists] == [
+        (c.trial, {'score': full[c.config]}, None) for c in top[::-1]]
+
+
+def test_what_a_killed_end_had_judged_is_not_judged_again(search):
+    asked = []
+
+    def killed(config):
+        asked.append(config)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return latency_of(config)
+
+    with pytest.raises(KeyboardInterrupt):
+        Finals(search, killed).best(3)
+    again = []
+    Finals(search, lambda c: again.append(c) or latency_of(c)).best(3)
+    assert asked[0] not in again and asked[1] in again
+
+
+def test_a_band_within_the_noise_is_an_error(search):
+    with pytest.raises(ValueError, match='none of 15 evaluated .* try more --rounds'):
+        Finals(search, lambda config: 9.).best(3)
+
+
+def test_each_point_gets_the_best_that_proves_no_slower():
+    search = Landscape().search(problem=dict(pareto=True), depths=[2, 2], metric='score')
+    search.run(60)
+    prepared(search)
+    slower = {search.front[len(search.front) // 2].config}
+
+    def measure(config):
+        return latency_of(config) * (1.2 if config in slower else 1)
+
+    finalists = Finals(search, measure).points([9., 4., 6.5])
+    assert [f.point for f in finalists] == [9., 4., 6.5]
+    for finalist in finalists:
+        assert finalist.measured == measure(finalist.candidate.config) <= finalist.point
+        assert finalist.candidate.metric == max(
+            metric_of(c.config) for c in search.candidates
+            if c.state == EVALUATED and max(latency_of(c.config), measure(c.config))
+            <= finalist.point)
+
+
+def test_a_point_that_nothing_reaches_is_named():
+    search = Landscape().search(problem=dict(pareto=True))
+    search.run(12)
+    with pytest.raises(ValueError, match=r'no candidate takes 1\.0 ms.*fastest takes 2\.0 ms'):
+        Finals(search, latency_of).points([1.])
