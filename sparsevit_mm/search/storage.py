@@ -82,7 +82,7 @@ def _open_database(url: str) -> BaseStorage:
         options.update(
             connect_args={k: v for k, v in waits.items() if k not in parsed.query},
             pool_events=[(_end_idle_transactions, 'connect')])
-    # Optuna takes the URL for a template, in which braces stand for something else.
+    # Optuna takes the URL for a template; SQLAlchemy before 2.1 leaves braces of a path in it.
     text = parsed.render_as_string(hide_password=False).replace('{', '{{').replace('}', '}}')
     for _ in range(TABLES):
         try:

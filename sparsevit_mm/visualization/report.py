@@ -1,6 +1,6 @@
 """The report of a search: one HTML page that people read, and its figures as PNG."""
 from pathlib import Path
-from typing import List, Optional, Sequence
+from typing import Dict, List, Optional, Sequence
 
 import optuna
 
@@ -112,6 +112,10 @@ def _finalists(record: SearchRecord, alike: Sequence[Candidate], folder: Path) -
         return Section('finalists', title, [paragraph(
             'Not recorded: the search has not ended.', 'note')])
     noisy = {c.trial for c in alike}
+
+    def on_all(full: Optional[Dict[str, float]]) -> Optional[str]:
+        return full and f'{full.get(summary.metric, 0.):.4f}'
+
     heads = ['at most' if record.pareto else 'place', 'trial', short(summary.metric),
              'less dense (95%)', 'on all of val', 'searched (ms)', 'again (ms)', 'of dense',
              'within noise', 'sparsity']
@@ -120,11 +124,11 @@ def _finalists(record: SearchRecord, alike: Sequence[Candidate], folder: Path) -
         c, full = finalist.candidate, finalist.full
         rows.append([
             f'{finalist.point:.2f} ms' if record.pareto else place, c.trial, f'{c.metric:.4f}',
-            _loss(c, dense), full and f'{full.get(summary.metric, 0.):.4f}', f'{c.latency:.2f}',
+            _loss(c, dense), on_all(full), f'{c.latency:.2f}',
             f'{finalist.measured:.2f}', f'{finalist.measured / dense.latency:.1%}',
             ('yes' if c.trial in noisy else 'no') if alike else None, c.config.label])
-    rows.append(['dense', None, f'{dense.metric:.4f}', None, None, None, f'{dense.latency:.2f}',
-                 '100.0%', None, None])
+    rows.append(['dense', None, f'{dense.metric:.4f}', None, on_all(summary.dense_full), None,
+                 f'{dense.latency:.2f}', '100.0%', None, None])
     labels = [f'\N{LESS-THAN OR EQUAL TO} {f.point:.1f} ms' if record.pareto
               else f'{place}. trial {f.candidate.trial}'
               for place, f in enumerate(summary.finalists, 1)]
