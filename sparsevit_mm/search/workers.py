@@ -169,7 +169,10 @@ class Workers:
             Exception: What `compute` raised.
         """
         poll, known = FIRST_POLL, None
-        while key not in self.study.user_attrs:
+        while True:
+            attrs = self.study.user_attrs
+            if key in attrs:
+                return attrs[key]
             owner = next((w for w, claim in self.claimed().items() if claim == key), None)
             if owner is None and self.claim(key):
                 try:
@@ -180,13 +183,12 @@ class Workers:
                             self.study.set_user_attr(key, value)
                 finally:
                     self.release()
-                break
+                continue
             if owner not in (None, known):
                 waiting(owner)
                 known = owner
             time.sleep(poll)
             poll = min(1.5 * poll, LAST_POLL)
-        return self.study.user_attrs[key]
 
     def _say(self, **news) -> None:
         with self._lock:

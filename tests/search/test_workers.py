@@ -272,13 +272,14 @@ def test_a_killed_worker_is_dead_at_once_and_its_claim_is_free(run, shared_url):
 
 
 def test_a_paused_worker_is_alive_on_its_own_machine_and_dead_to_others(
-        run, shared_url, monkeypatch):
+        run, tmp_path, monkeypatch):
+    url = f'journal:{tmp_path}/study.log'
 
     def work(machine):
         if machine:
             monkeypatch.setattr(workers, '_identity',
                                 lambda: dict(machine=machine, pid=os.getpid(), started=1))
-        worker = Workers(join(shared_url), interval=.25).start()
+        worker = Workers(join(url), interval=.25).start()
         worker.claim(machine or 'here')
         with worker._lock:  # not in the midst of a beat: it would keep a file locked
             os.kill(os.getpid(), signal.SIGSTOP)
@@ -286,7 +287,7 @@ def test_a_paused_worker_is_alive_on_its_own_machine_and_dead_to_others(
 
     for machine, alive in ((None, ['here']), ('elsewhere', [])):
         process = run(work, machine)
-        with Workers(join(shared_url), interval=.25) as worker:
+        with Workers(join(url), interval=.25) as worker:
             os.waitpid(process.pid, os.WUNTRACED)
             assert list(worker.claimed().values()) == [machine or 'here']
             wait_for(lambda: list(worker.claimed().values()) == alive)
