@@ -169,6 +169,9 @@ def show(pipeline: SearchPipeline) -> None:
                       f'{finalist.measured:.1f} ms', f'{finalist.measured / dense.latency:.2f}',
                       on_all(finalist.full), candidate.config.label)
     Console(width=140).print(table)
+    if pipeline.searching:
+        print(f'{pipeline.evaluating / pipeline.searching:.1%} of the {pipeline.searching:.0f} s '
+              f'of the search went into evaluations')
 
 
 def _loss(candidate, dense) -> List[str]:

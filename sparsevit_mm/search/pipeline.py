@@ -1,4 +1,5 @@
 """From evaluations and a limit to the winning config: the steps of a search in order."""
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Callable, List, Optional, Tuple
@@ -17,7 +18,7 @@ from .finals import Finals
 from .identity import config_identity, file_identity
 from .limits import Limits
 from .objective import check_metric, default_metric
-from .problem import Problem
+from .problem import Metrics, Problem
 from .references import References
 from .request import SearchRequest, point_latency
 from .results import write_front, write_manifest, write_winners
@@ -41,6 +42,8 @@ class SearchPipeline:
         search: All candidates.
         finalists: After :meth:`run`: the best, judged again; the first is the winner. In a Pareto
             search one for each point.
+        searching, evaluating: Likewise: seconds that this worker spent, before the end, on the
+            candidates, and of these on their evaluation by the toolkit.
         dense_full: Likewise: metrics of the dense model on all of val; None if the search had all.
 
     Raises:
@@ -49,6 +52,7 @@ class SearchPipeline:
 
     def __init__(self, cfg: Config, request: SearchRequest, evaluations: Evaluations):
         self.cfg, self.request, self.evaluations = cfg, request, evaluations
+        self.searching = self.evaluating = 0.
         self.work_dir = Path(cfg.work_dir)
         metric = request.metric or default_metric(cfg)
         evaluator = evaluations.evaluator
@@ -62,7 +66,7 @@ class SearchPipeline:
             self.table.require(backbone, request.setting)
         resampler = make_resampler(evaluator.metric, metric)
         problem = Problem(
-            self.space, evaluator.evaluate, self.latency, self.macs, metric, request.limits,
+            self.space, self._evaluate, self.latency, self.macs, metric, request.limits,
             self._identity(metric), request.pareto, evaluations.look,
             resample=resampler and (lambda: resampler(RESAMPLES, request.seed)),
             **dict(canonical=self.table.canonical) if self.table else {})
@@ -93,6 +97,12 @@ class SearchPipeline:
         """Milliseconds, as ratio to the dense model measured beside it: a machine that is busier
         now than at the start of the search changes both."""
         return self.meter.measure([self.densest, config])[1].ratio * self.dense.latency
+
+    def _evaluate(self, config: SparsityConfig) -> Metrics:
+        start = time.monotonic()
+        metrics = self.evaluations.evaluator.evaluate(config)
+        self.evaluating += time.monotonic() - start
+        return metrics
 
     def _measure_dense(self, problem: Problem) -> None:
         """Dense latency and metrics, once per study: they are kept in its storage."""
@@ -156,7 +166,9 @@ class SearchPipeline:
             self._write_csv(self.search.candidates)
             report(candidate)
 
+        start, self.evaluating = time.monotonic(), 0.
         self.search.run(self.request.num_trials, record)
+        self.searching = time.monotonic() - start
         self.search.workers.once(self._end_key(), self._end, waiting)
         summary = summarise(self.search.study)
         self.finalists, self.dense_full = summary.finalists, summary.dense_full

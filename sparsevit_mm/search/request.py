@@ -71,6 +71,9 @@ class SearchRequest:
                 raise ValueError(f'--first-look {self.first_look} images are no fewer than the '
                                  f'{self.num_samples} of --num-samples')
         if self.pareto:
+            if self.sampler == 'published':
+                raise ValueError('--sampler published has one objective; --pareto goes with the '
+                                 'others')
             for point in self.points:
                 point_latency(point, 1.)
 

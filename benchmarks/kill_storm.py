@@ -1,0 +1,188 @@
+"""Workers of one search are killed at random moments and replaced; then it is checked that nothing
+recorded was lost, and that nothing was done twice but what a killed worker was at.
+
+The landscape is a formula, an evaluation a short sleep: what is tried is the search's engine and
+the storage, on one machine.
+"""
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import signal
+import tempfile
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Dict, List
+
+import numpy as np
+import optuna
+from rich.console import Console
+from rich.progress import track
+
+from sparsevit_mm.search.candidates import EVALUATED
+from sparsevit_mm.search.limits import Limits
+from sparsevit_mm.search.problem import Problem
+from sparsevit_mm.search.storage import open_storage
+from sparsevit_mm.search.study import SparsitySearch
+from sparsevit_mm.sparsity import SparsityConfig, SparsitySpace
+
+STUDY = 'storm'
+CALM = 20  # evaluations after the storm
+fork = multiprocessing.get_context('fork')
+
+
+def metric_of(config: SparsityConfig) -> float:
+    return 1 - float(np.mean([r**2 / (1 + i) for i, stage in enumerate(config.ratios)
+                              for r in stage]))
+
+
+class Worker:
+    """What each process runs, and the log of what it does.
+
+    Args:
+        storage: URL.
+        log: File to which every start and end of an evaluation is appended.
+        seconds: Mean duration of an evaluation.
+    """
+
+    def __init__(self, storage: str, log: Path, seconds: float):
+        self.storage, self.log, self.seconds = storage, log, seconds
+
+    def start(self) -> multiprocessing.Process:
+        process = fork.Process(target=self.run, args=(10**9, ), daemon=True)
+        process.start()
+        return process
+
+    def run(self, num_trials: int) -> None:
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        space = SparsitySpace((2, 2, 6, 2))
+        problem = Problem(space, self.evaluate, lambda c: 10 * (1 - c.mean),
+                          lambda c: round(1e9 * (1 - c.mean)), 'score', Limits(9.), {})
+        with SparsitySearch(problem, self.storage, STUDY) as search:
+            search.run(num_trials)
+
+    def evaluate(self, config: SparsityConfig) -> Dict[str, float]:
+        self._note('start', config)
+        time.sleep(random.expovariate(1 / self.seconds))
+        self._note('end', config)
+        return {'score': metric_of(config)}
+
+    def _note(self, what: str, config: SparsityConfig) -> None:
+        line = json.dumps([what, os.getpid(), str(config)]) + '\n'
+        file = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(file, line.encode())  # one write: lines of several processes do not mix
+        os.close(file)
+
+    def starts(self) -> Dict[str, List[int]]:
+        """Workers that began with each configuration, in order."""
+        begun = defaultdict(list)
+        for line in self.log.read_text().splitlines():
+            what, pid, config = json.loads(line)
+            if what == 'start':
+                begun[config].append(pid)
+        return begun
+
+
+@dataclass
+class Outcome:
+    """Of a storm.
+
+    Attributes:
+        kills: Workers killed.
+        evaluated: Candidates recorded as evaluated.
+        repeated: Evaluations begun again after the worker that was at them was killed.
+        lost: Recorded evaluations that are gone or changed.
+        doubled: Evaluations begun although their worker lived, or recorded twice.
+    """
+    kills: int
+    evaluated: int
+    repeated: int
+    lost: int
+    doubled: int
+
+
+def recorded(storage: str) -> List[Dict]:
+    study = optuna.load_study(study_name=STUDY, storage=open_storage(storage))
+    found = [t.user_attrs['candidate'] for t in study.get_trials(deepcopy=False)
+             if 'candidate' in t.user_attrs]
+    return [c for c in found if c['state'] == EVALUATED]
+
+
+def storm(storage: str, folder: Path, workers: int, seconds: float, evaluation: float = .1,
+          between: float = 1., seed: int = 0) -> Outcome:
+    """Runs one, then calm weather until ``CALM`` more evaluations are in.
+
+    Args:
+        storage: URL, of a storage without this study.
+        folder: Where the log goes.
+        workers: How many there are at any time.
+        seconds: How long kills go on.
+        evaluation: Mean duration of an evaluation, in seconds.
+        between: Mean time between kills, in seconds.
+        seed: Of the kills.
+    """
+    rng, worker, killed = random.Random(seed), Worker(storage, folder / 'log', evaluation), set()
+    processes = [worker.start() for _ in range(workers)]
+    known: Dict[str, float] = {}
+    end = time.monotonic() + seconds
+    for _ in track(range(int(seconds / between)), 'kills', console=Console(stderr=True)):
+        time.sleep(min(rng.expovariate(1 / between), max(0, end - time.monotonic())))
+        victim = rng.randrange(workers)
+        _kill(processes[victim], killed)
+        processes[victim] = worker.start()
+        if rng.random() < .1:
+            known.update(_by_config(recorded(storage)))
+    for process in processes:
+        _kill(process, killed)
+    known.update(_by_config(recorded(storage)))
+    calm = fork.Process(target=worker.run, args=(len(known) + CALM, ))
+    calm.start()
+    calm.join()
+    return _check(worker, known, recorded(storage), killed)
+
+
+def _kill(process: multiprocessing.Process, killed: set) -> None:
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    killed.add(process.pid)
+
+
+def _by_config(records: List[Dict]) -> Dict[str, float]:
+    return {json.dumps(record['config']): record['metric'] for record in records}
+
+
+def _check(worker: Worker, known: Dict[str, float], records: List[Dict],
+           killed: set) -> Outcome:
+    final = _by_config(records)
+    starts = worker.starts().values()
+    return Outcome(
+        kills=len(killed), evaluated=len(final),
+        repeated=sum(len(pids) - 1 for pids in starts),
+        lost=sum(final.get(config) != metric for config, metric in known.items()),
+        doubled=len(records) - len(final) + sum(pid not in killed for pids in starts
+                                                for pid in pids[:-1]))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--minutes', type=float, default=30.)
+    parser.add_argument('--workers', type=int, default=4)
+    parser.add_argument('--storage', metavar='URL', help='default: SQLite in a temporary folder')
+    parser.add_argument('--evaluation', type=float, default=.1, metavar='S',
+                        help='mean duration of an evaluation in seconds (default: 0.1)')
+    parser.add_argument('--between', type=float, default=1., metavar='S',
+                        help='mean time between kills in seconds (default: 1)')
+    parser.add_argument('--seed', type=int, default=0)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        storage = args.storage or f'sqlite:///{folder}/search.db'
+        print(storm(storage, Path(folder), args.workers, 60 * args.minutes, args.evaluation,
+                    args.between, args.seed))
+
+
+if __name__ == '__main__':
+    main()

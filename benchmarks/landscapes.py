@@ -1,0 +1,130 @@
+"""Landscapes that a search can be run on in no time: metric and cost of every configuration of a
+space, from a surrogate of what a real search recorded, or made up."""
+import ast
+import csv
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Sequence
+
+import numpy as np
+from scipy.stats import spearmanr
+from sklearn.gaussian_process import GaussianProcessRegressor
+from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+from sklearn.linear_model import LinearRegression
+from sklearn.model_selection import LeaveOneOut, cross_val_predict
+
+from sparsevit_mm.sparsity import SparsityConfig, SparsitySpace
+
+LARGEST = 1_000_000  # configurations that are enumerated
+FEWEST = 20  # evaluated configurations of a recording
+RECORDED = ('evaluated', 'rejected')  # states with a metric
+
+
+@dataclass
+class Landscape:
+    """Every configuration of a space.
+
+    Attributes:
+        name, about: What it is; how well a surrogate predicts what it was not fitted to.
+        space: The space.
+        genes: All configurations, (N, genes), sorted within their stages.
+        metric: (N,), on the scale of 0 to 100.
+        cost: (N,), of dense.
+    """
+    name: str
+    about: str
+    space: SparsitySpace
+    genes: np.ndarray
+    metric: np.ndarray
+    cost: np.ndarray
+
+    def __post_init__(self):
+        self.index = {tuple(genes): i for i, genes in enumerate(self.genes.tolist())}
+
+    def row(self, config: SparsityConfig) -> int:
+        return self.index[self.space.encode(config)]
+
+    def best(self, limit: float) -> float:
+        """The highest metric at a cost of at most `limit`, of dense."""
+        return self.metric[self.cost <= limit].max()
+
+
+def recorded(path: Path) -> Landscape:
+    """The surrogate of a recorded search: of the metric a Gaussian process over the ratios of the
+    pairs (Matern 5/2, one length each, and noise), of the cost a linear fit to the MACs.
+
+    Args:
+        path: CSV with the columns sparsity, state, macs and metric, as a search writes it. Metrics
+            up to 1 are taken for shares and scaled to 100.
+
+    Raises:
+        ValueError: Fewer than :data:`FEWEST` evaluated configurations, or a space too large to
+            enumerate.
+    """
+    with path.open(newline='') as file:
+        rows = list(csv.DictReader(file))
+    stages = [ast.literal_eval(row['sparsity']) for row in rows]
+    space = SparsitySpace(tuple(map(len, stages[0])))
+    genes = np.array([space.encode(SparsityConfig(s, space.depths)) for s in stages])
+    seen = np.array([row['state'] in RECORDED for row in rows])
+    if seen.sum() < FEWEST:
+        raise ValueError(f'{path} holds {seen.sum()} evaluated configurations, a surrogate takes '
+                         f'{FEWEST}')
+    metric = np.array([float(row['metric']) for row, s in zip(rows, seen) if s])
+    metric *= 100 if metric.max() <= 1 else 1
+    macs = np.array([float(row['macs'] or 'nan') for row in rows])
+    choices, measured = np.array(space.choices), np.isfinite(macs)
+    ratios = choices[genes]
+
+    every = enumerate_space(space)
+    kernel = (ConstantKernel() * Matern(np.ones(space.num_genes), (.1, 30), nu=2.5)
+              + WhiteKernel(.01))
+    process = GaussianProcessRegressor(kernel, normalize_y=True, n_restarts_optimizer=2,
+                                       random_state=0).fit(ratios[seen], metric)
+    fixed = GaussianProcessRegressor(process.kernel_, optimizer=None, normalize_y=True)
+    left_out = cross_val_predict(fixed, ratios[seen], metric, cv=LeaveOneOut())
+    r2 = 1 - np.mean((left_out - metric)**2) / metric.var()
+    linear = LinearRegression().fit(ratios[measured], macs[measured])
+    about = (f'{seen.sum()} evaluated, {metric.min():.1f} to {metric.max():.1f}; left out in turn: '
+             f'R2 {r2:.2f}, rank correlation {spearmanr(left_out, metric)[0]:.2f}; '
+             f'MACs: R2 {linear.score(ratios[measured], macs[measured]):.3f}')
+    predicted = np.concatenate([process.predict(choices[part])
+                                for part in np.array_split(every, len(every) // 10_000 + 1)])
+    return Landscape(path.stem, about, space, every, predicted,
+                     linear.predict(choices[every]) / linear.intercept_)
+
+
+def synthetic(depths: Sequence[int] = (2, 2, 6, 2), top: float = 42.6,
+              rugged: float = .05) -> Landscape:
+    """Made up, with the published figures of COCO as the scale: 42.6 dense, some 41.3 at the
+    published ratios of 0.64 of the MACs. Early stages and first pairs lose most, little below a
+    knee of their own; windows lost twice in a row lose more; and every configuration is off the
+    smooth surface by a normal deviation of its own, as metrics on a subset are.
+
+    Args:
+        depths: Of the backbone.
+        top: Metric of the dense model.
+        rugged: Standard deviation of what is not smooth.
+    """
+    space, rng = SparsitySpace(tuple(depths)), np.random.default_rng(0)
+    every = enumerate_space(space)
+    ratios = np.array(space.choices)[every]
+    pairs = space.num_genes
+    knee, weight = rng.uniform(.1, .5, pairs), rng.uniform(1, 8, pairs) / np.sqrt(pairs / 6)
+    loss = np.maximum(0, ratios - knee)**1.5 @ weight
+    loss += 3 * np.sum(np.maximum(0, ratios[:, 1:] - .4) * np.maximum(0, ratios[:, :-1] - .4), 1)
+    share = rng.uniform(.7, 1.3, pairs)
+    cost = 1 - .92 * ratios @ (share / share.sum())
+    metric = top - loss + rng.normal(0, rugged, len(every))
+    return Landscape('synthetic', f'made up; rugged by {rugged}', space, every, metric, cost)
+
+
+def enumerate_space(space: SparsitySpace) -> np.ndarray:
+    """All configurations as genes, (N, genes). Raises ValueError if there are too many."""
+    if space.count() > LARGEST:
+        raise ValueError(f'{space.count():,} configurations of depths {space.depths} are too many '
+                         f'to enumerate')
+    choices = range(len(space.choices))
+    stages = [list(itertools.combinations_with_replacement(choices, size)) for size in space.pairs]
+    return np.array([sum(parts, ()) for parts in itertools.product(*stages)])
