@@ -1,7 +1,5 @@
 """Landscapes that a search can be run on in no time: metric and cost of every configuration of a
 space, from a surrogate of what a real search recorded, or made up."""
-import ast
-import csv
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import LeaveOneOut, cross_val_predict
 
+from sparsevit_mm.search.candidates import read_csv
 from sparsevit_mm.sparsity import SparsityConfig, SparsitySpace
 
 LARGEST = 1_000_000  # configurations that are enumerated
@@ -59,21 +58,19 @@ def recorded(path: Path) -> Landscape:
             up to 1 are taken for shares and scaled to 100.
 
     Raises:
-        ValueError: Fewer than :data:`FEWEST` evaluated configurations, or a space too large to
-            enumerate.
+        FileNotFoundError, ValueError: As :func:`~sparsevit_mm.search.candidates.read_csv`; fewer
+            than :data:`FEWEST` evaluated configurations, or a space too large to enumerate.
     """
-    with path.open(newline='') as file:
-        rows = list(csv.DictReader(file))
-    stages = [ast.literal_eval(row['sparsity']) for row in rows]
-    space = SparsitySpace(tuple(map(len, stages[0])))
-    genes = np.array([space.encode(SparsityConfig(s, space.depths)) for s in stages])
-    seen = np.array([row['state'] in RECORDED for row in rows])
+    candidates = read_csv(path)
+    seen = np.array([c.state in RECORDED for c in candidates], bool)
     if seen.sum() < FEWEST:
         raise ValueError(f'{path} holds {seen.sum()} evaluated configurations, a surrogate takes '
                          f'{FEWEST}')
-    metric = np.array([float(row['metric']) for row, s in zip(rows, seen) if s])
+    space = SparsitySpace(candidates[0].config.depths)
+    genes = np.array([space.encode(c.config) for c in candidates])
+    metric = np.array([c.metric for c in candidates if c.state in RECORDED])
     metric *= 100 if metric.max() <= 1 else 1
-    macs = np.array([float(row['macs'] or 'nan') for row in rows])
+    macs = np.array([c.macs or np.nan for c in candidates])
     choices, measured = np.array(space.choices), np.isfinite(macs)
     ratios = choices[genes]
 

@@ -1,4 +1,5 @@
 """What a search knows of each configuration it met, and the CSV that says so."""
+import ast
 import csv
 import math
 import os
@@ -10,6 +11,7 @@ from ..sparsity import Depths, SparsityConfig
 
 EVALUATED, OUTSIDE, FAILED, DUPLICATE = 'evaluated', 'outside', 'failed', 'duplicate'
 REJECTED, SCREENED = 'rejected', 'screened'
+STATES = EVALUATED, OUTSIDE, FAILED, DUPLICATE, REJECTED, SCREENED
 
 
 @dataclass
@@ -73,6 +75,46 @@ def write_csv(path: Path, candidates: Iterable[Candidate]) -> None:
                              _digits(c.latency, 3), c.metric, c.first_look,
                              _digits(c.seconds, 2), *(metrics.get(key) for key in keys)])
     partial.replace(path)
+
+
+def read_csv(path: Path) -> List[Candidate]:
+    """Candidates of a file that :func:`write_csv` wrote: trial, configuration, state, MACs, latency
+    and metric.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: Names the file, the line and what is wrong in it.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f'{path} is not there')
+    with path.open(newline='', encoding='utf-8', errors='replace') as file:
+        reader = csv.DictReader(file)
+        missing = {'trial', 'state', 'sparsity', 'macs', 'latency_ms', 'metric'} - {
+            *(reader.fieldnames or ())}
+        if missing:
+            raise ValueError(f'{path} is no file of candidates: it has no column '
+                             f'{", ".join(sorted(missing))}')
+        try:
+            return [_from_row(row) for row in reader]
+        except (ValueError, TypeError, SyntaxError, csv.Error) as error:
+            raise ValueError(f'{path}, line {reader.line_num}: {error}') from None
+
+
+def _from_row(row: Dict[str, str]) -> Candidate:
+    if None in row.values():
+        raise ValueError('the line is cut short')
+    stages = ast.literal_eval(row['sparsity']) if row['sparsity'] else None
+    if not isinstance(stages, list) or not all(isinstance(stage, list) for stage in stages):
+        raise ValueError(f'sparsity {row["sparsity"]!r} is no list of stages')
+    if row['state'] not in STATES:
+        raise ValueError(f'state {row["state"]!r} is none of {", ".join(STATES)}')
+    return Candidate(int(row['trial']), SparsityConfig(stages, list(map(len, stages))),
+                     row['state'], row['macs'] and int(row['macs']) or None,
+                     _number(row['latency_ms']), _number(row['metric']))
+
+
+def _number(text: str) -> Optional[float]:
+    return float(text) if text else None
 
 
 def pareto_front(candidates: Iterable[Candidate]) -> List[Candidate]:

@@ -9,7 +9,8 @@ import pytest
 from landscape import Landscape, latency_of, macs_of, metric_of
 from optuna.trial import TrialState
 
-from sparsevit_mm.search.candidates import DUPLICATE, EVALUATED, FAILED, OUTSIDE, write_csv
+from sparsevit_mm.search.candidates import (DUPLICATE, EVALUATED, FAILED, OUTSIDE, read_csv,
+                                            write_csv)
 from sparsevit_mm.search.limits import Limits
 from sparsevit_mm.search.sampler import SAMPLERS, to_params
 from sparsevit_mm.sparsity import SparsityConfig
@@ -83,6 +84,28 @@ def test_csv_has_a_line_per_candidate_and_no_metric_for_those_outside(finished, 
         assert (row['metric'] != '') == (row['score'] != '') == (c.state == EVALUATED)
         assert row['metric'] == ('' if c.metric is None else str(c.metric))
     assert os.listdir(tmp_path) == ['candidates.csv']
+
+
+def test_the_csv_is_read_as_it_was_written(finished, tmp_path):
+    write_csv(tmp_path / 'a.csv', finished[0].candidates)
+    for read, c in zip(read_csv(tmp_path / 'a.csv'), finished[0].candidates):
+        assert (read.trial, read.config, read.state, read.macs, read.metric) == (
+            c.trial, c.config, c.state, c.macs, c.metric)
+        assert read.latency == pytest.approx(c.latency, abs=.001)
+
+
+@pytest.mark.parametrize('change, named', [
+    (lambda text: text.replace('sparsity', 'spars'), 'has no column sparsity'),
+    (lambda text: text[:-40], 'line is cut short'), (lambda text: '', 'has no column'),
+    (lambda text: text.replace(',evaluated,', ',evaluted,', 1), "line .*'evaluted'"),
+    (lambda text: text.replace('[[', '[{', 1), 'line '),
+    (lambda text: text.replace('[[0, 0]', '[[0.8, 0]', 1), 'line .*ratios must not fall')])
+def test_a_broken_csv_is_named_with_the_line(finished, tmp_path, change, named):
+    path = tmp_path / 'broken.csv'
+    write_csv(path, finished[0].candidates)
+    path.write_text(change(path.read_text()))
+    with pytest.raises(ValueError, match=f'broken.csv.*({named})'):
+        read_csv(path)
 
 
 def test_winner_is_the_best_within_the_limits_and_beats_random_draws(finished):
