@@ -6,6 +6,7 @@ kill the same command with --resume goes on, and the same command with one --stu
 of machines makes them share the work.
 """
 import argparse
+import os
 from pathlib import Path
 from typing import List, Tuple
 
@@ -186,7 +187,7 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     with clear_errors():
         cfg, request = prepare(args)
-        if is_main_process():
+        if os.environ.get('RANK', '0') == '0':  # the process group is yet to come
             print('building the model, measuring and evaluating it dense ...', flush=True)
         evaluations = Evaluations(cfg, request, build_runner)
         with evaluations.evaluator as evaluator:

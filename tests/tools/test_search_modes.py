@@ -188,4 +188,4 @@ def test_two_ranks_evaluate_each_candidate_together(tiny, tmp_path):
     best = summary_of(tmp_path / 'w').finalists[0]
     alone = metrics_of(winner, '--split', 'val', '--num-samples', 4, '--seed', 1)
     assert alone['coco/bbox_mAP'] == best.candidate.metric
-    assert len(done.stdout.splitlines()) < 40 and done.stdout.count('GMACs') <= 1
+    assert done.stdout.count('building the model') == done.stdout.count('the report:') == 1
