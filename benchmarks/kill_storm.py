@@ -92,12 +92,14 @@ class Outcome:
 
     Attributes:
         kills: Workers killed.
+        crashed: Workers that ended by themselves.
         evaluated: Candidates recorded as evaluated.
         repeated: Evaluations begun again after the worker that was at them was killed.
         lost: Recorded evaluations that are gone or changed.
         doubled: Evaluations begun although their worker lived, or recorded twice.
     """
     kills: int
+    crashed: int
     evaluated: int
     repeated: int
     lost: int
@@ -127,27 +129,31 @@ def storm(storage: str, folder: Path, workers: int, seconds: float, evaluation: 
     rng, worker, killed = random.Random(seed), Worker(storage, folder / 'log', evaluation), set()
     processes = [worker.start() for _ in range(workers)]
     known: Dict[str, float] = {}
+    crashed = 0
     end = time.monotonic() + seconds
     for _ in track(range(int(seconds / between)), 'kills', console=Console(stderr=True)):
         time.sleep(min(rng.expovariate(1 / between), max(0, end - time.monotonic())))
         victim = rng.randrange(workers)
-        _kill(processes[victim], killed)
+        crashed += not _kill(processes[victim], killed)
         processes[victim] = worker.start()
         if rng.random() < .1:
             known.update(_by_config(recorded(storage)))
-    for process in processes:
-        _kill(process, killed)
+    crashed += sum([not _kill(process, killed) for process in processes])
     known.update(_by_config(recorded(storage)))
     calm = fork.Process(target=worker.run, args=(len(known) + CALM, ))
     calm.start()
     calm.join()
-    return _check(worker, known, recorded(storage), killed)
+    return _check(worker, known, recorded(storage), killed, crashed)
 
 
-def _kill(process: multiprocessing.Process, killed: set) -> None:
-    os.kill(process.pid, signal.SIGKILL)
+def _kill(process: multiprocessing.Process, killed: set) -> bool:
+    """Whether it was still there to be killed."""
+    process.kill()
     process.join()
+    if process.exitcode != -signal.SIGKILL:
+        return False
     killed.add(process.pid)
+    return True
 
 
 def _by_config(records: List[Dict]) -> Dict[str, float]:
@@ -155,11 +161,11 @@ def _by_config(records: List[Dict]) -> Dict[str, float]:
 
 
 def _check(worker: Worker, known: Dict[str, float], records: List[Dict],
-           killed: set) -> Outcome:
+           killed: set, crashed: int) -> Outcome:
     final = _by_config(records)
     starts = worker.starts().values()
     return Outcome(
-        kills=len(killed), evaluated=len(final),
+        kills=len(killed), crashed=crashed, evaluated=len(final),
         repeated=sum(len(pids) - 1 for pids in starts),
         lost=sum(final.get(config) != metric for config, metric in known.items()),
         doubled=len(records) - len(final) + sum(pid not in killed for pids in starts

@@ -171,9 +171,7 @@ class SparsitySearch:
         return config in self.memo or str(config) in self._in_flight
 
     def _next(self) -> Candidate:
-        space = self.problem.space
-        trial = self.study.ask(search_space(space))
-        trial.set_user_attr('worker', self.workers.id)
+        space, trial = self.problem.space, self._ask()
         config = self.problem.canonical(space.decode(from_params(trial.params)))
         candidate = Candidate(trial.number, config, DUPLICATE)
         if config not in self.memo and self.workers.claim(str(config)):
@@ -184,6 +182,15 @@ class SparsitySearch:
         self._record(trial, candidate)
         self.workers.release()
         return candidate
+
+    def _ask(self) -> Trial:
+        while True:
+            try:
+                trial = self.study.ask(search_space(self.problem.space))
+                trial.set_user_attr('worker', self.workers.id)
+                return trial
+            except UpdateFinishedTrialError:
+                pass  # it took so long that another worker gave the unsigned trial up
 
     def _record(self, trial: Trial, candidate: Candidate) -> None:
         record = candidate.to_json()
@@ -234,8 +241,10 @@ class SparsitySearch:
 
     def _take_over(self) -> None:
         """Trials of workers that died: told if their record is whole, else tried again."""
+        # The trials before the workers: who joins in between has none of these.
+        trials = self.study.get_trials(states=(TrialState.RUNNING, ))
         alone = not self.workers.others()
-        for trial in self.study.get_trials(states=(TrialState.RUNNING, )):
+        for trial in trials:
             worker = trial.user_attrs.get('worker')
             # A worker signs a trial just after it got it.
             alive = self.workers.is_alive(worker) if worker else not (

@@ -10,7 +10,7 @@ storm = runpy.run_path(str(ROOT / 'benchmarks' / 'kill_storm.py'))['storm']
 
 def check(outcome, kills):
     assert outcome.kills >= kills and outcome.evaluated >= 20
-    assert outcome.lost == outcome.doubled == 0
+    assert outcome.lost == outcome.doubled == outcome.crashed == 0
     return outcome
 
 

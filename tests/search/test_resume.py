@@ -234,6 +234,40 @@ def test_what_a_worker_taken_for_dead_brings_home_is_kept_once(url):
     assert json.dumps(taken[0].to_list()) in recorded(url)
 
 
+def test_a_trial_that_is_given_up_before_it_is_signed_ends_no_one(url):
+    """As when asking takes longer than another worker waits."""
+    search = Landscape().search(url)
+    ask, given_up = search.study.ask, []
+
+    def slow(space):
+        trial = ask(space)
+        if not given_up:
+            given_up.append(trial.number)
+            search.study.tell(trial.number, state=TrialState.FAIL)
+        return trial
+
+    search.study.ask = slow
+    search.run(4)
+    assert search.num_evaluated == 4 and given_up[0] not in {c.trial for c in search.candidates}
+
+
+def test_who_joins_while_another_looks_for_the_dead_is_not_taken_for_one(url):
+    first = Landscape().search(url)
+    read, joined = first.study.get_trials, []
+
+    def meanwhile(**options):
+        """A second worker joins, and has asked for a trial when the first looks."""
+        if options.get('states') and not joined:
+            second = Landscape().search(url, resume=True)
+            joined.append((second, second.study.ask(search_space(second.problem.space))))
+        return read(**options)
+
+    first.study.get_trials = meanwhile
+    first._take_over()
+    trial = joined[0][1]
+    assert first.study._storage.get_trial(trial._trial_id).state == TrialState.RUNNING
+
+
 def test_a_second_search_that_names_no_study_is_refused(url):
     first = Landscape().search(url, study='one')
     first.run(2)
