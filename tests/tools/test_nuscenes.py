@@ -21,7 +21,7 @@ def searched(tiny_3d, tmp_path_factory):
     work_dir = tmp_path_factory.mktemp('searched')
     outcome = run_tool('search_sparsity', tiny_3d.config, tiny_3d.checkpoint, '--work-dir',
                        work_dir, *SAMPLES, '--rounds', 1, '--threads', 1, '--max-latency', 1e6,
-                       '--batch-size', 6, '--trials', 4)
+                       '--batch-size', 6, '--trials', 4, '--finalists', 1)
     assert outcome.code == 0, outcome.error
     return work_dir
 

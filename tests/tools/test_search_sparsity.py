@@ -14,7 +14,8 @@ from sparsevit_mm.cost.macs import backbone_macs
 
 DEPTHS = (2, 2, 2, 2)
 SAMPLES = ['--num-samples', 5, '--seed', 1]
-SEARCH = [*SAMPLES, '--rounds', 1, '--threads', 1, '--max-latency', 1e6, '--max-macs']
+SEARCH = [*SAMPLES, '--finalists', 1, '--rounds', 1, '--threads', 1, '--max-latency', 1e6,
+          '--max-macs']
 
 
 def rows_of(work_dir):
