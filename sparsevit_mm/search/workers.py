@@ -266,4 +266,6 @@ def _started(pid: int) -> Optional[int]:
             os.kill(pid, 0)
         return None
     state, *fields = stat.rpartition(b')')[2].split()
-    return None if state in b'ZXx' else int(fields[18])
+    # The first thread may be gone while others still let go of what the process holds.
+    threads = int(fields[16])
+    return None if state in b'ZXx' and threads <= 1 else int(fields[18])

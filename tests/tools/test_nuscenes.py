@@ -1,5 +1,6 @@
 """The command lines with mmdet3d: BEVDet on generated frames of six cameras."""
 import csv
+import math
 import pickle
 import shutil
 
@@ -47,7 +48,8 @@ def test_the_search_maximises_nds_and_test_of_the_winner_gives_its_figures(tiny_
     assert best['metric'] == best[f'{NUSCENES}/NDS']
     tested = metrics_of(searched / 'winner.py', '--split', 'val', *SAMPLES)
     figures = {key: float(value) for key, value in best.items() if key.startswith('NuScenes')}
-    assert tested == pytest.approx(figures, nan_ok=True) and len(figures) > 50
+    finite = {key: value for key, value in tested.items() if math.isfinite(value)}
+    assert finite == pytest.approx(figures) and len(figures) > 50
 
 
 def test_the_splits_have_frames_of_their_own(tiny_3d):
