@@ -126,7 +126,8 @@ class SparsitySearch:
         fits is found.
 
         Args:
-            num_trials: Evaluations, those before this worker joined included.
+            num_trials: Evaluations, those before this worker joined included. Workers that begin
+                the last one at the same moment make it one more for each.
             report: Called after each candidate of this worker.
 
         Raises:

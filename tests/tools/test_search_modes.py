@@ -170,7 +170,7 @@ def test_two_workers_share_a_study_and_both_write_the_winner(tiny, tmp_path):
     assert [worker.returncode for worker in workers] == [0, 0], outputs
     a, b = (summary_of(tmp_path / name) for name in 'ab')
     configs = [c.config for c in a.candidates if c.state == 'evaluated']
-    assert len(configs) == len(set(configs)) == 12
+    assert len(configs) == len(set(configs)) and 12 <= len(configs) <= 13
     assert a.finalists == b.finalists
     winners = [Config.fromfile(tmp_path / name / 'winner.py') for name in 'ab']
     assert winners[0].model.backbone.sparsity == winners[1].model.backbone.sparsity
