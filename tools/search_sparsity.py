@@ -47,7 +47,7 @@ def parse_args() -> argparse.Namespace:
     goal.add_argument('--pareto', action='store_true',
                       help='search the front of metric against latency')
     goal.add_argument('--points', metavar='P,P,...',
-                      help='with --pareto: latencies that get a config, 30ms,35ms or 80%%,60%% of '
+                      help='with --pareto: latencies that get a config, 30ms,35ms or 80%,60% of '
                       f'dense (default: {",".join(POINTS)})'.replace('%', '%%'))
     goal.add_argument('--calibrate', action='store_true',
                       help='how far from dense does each latency fall without any training? As '
