@@ -30,11 +30,6 @@ def difference(one: Sequence[float], other: Sequence[float]) -> Tuple[float, flo
     return (float((one - other).mean()), *interval(one - other))
 
 
-def noise(resampled: Sequence[float]) -> float:
-    """The figure's standard error: the standard deviation over its resamples."""
-    return float(np.std(resampled, ddof=1))
-
-
 def within_noise(candidates: Sequence[Candidate], best: Candidate) -> List[Candidate]:
     """The candidates that these images do not tell from the best: the 95% interval of the best's
     objective less theirs includes 0, as it does for the best itself.

@@ -206,6 +206,9 @@ class SparsitySearch:
             # Told before a lost connection could say so; or this worker slept so long that
             # another took it for dead, and its result goes into a trial of its own.
             if 'candidate' not in kept.user_attrs and candidate.state == EVALUATED:
+                self.sync()
+                if candidate.config in self.memo:  # that other one has evaluated it meanwhile
+                    return
                 self.study.add_trial(create_trial(
                     values=self._told(candidate)['values'], params=trial.params,
                     distributions=search_space(self.problem.space),

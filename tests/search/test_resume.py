@@ -268,6 +268,29 @@ def test_who_joins_while_another_looks_for_the_dead_is_not_taken_for_one(url):
     assert first.study._storage.get_trial(trial._trial_id).state == TrialState.RUNNING
 
 
+def test_what_was_evaluated_again_meanwhile_is_recorded_once(url):
+    """A worker is taken for dead at its first candidate, and another one evaluates that too before
+    it is done."""
+    landscape, awake = Landscape(), []
+    slept = landscape.search(url)
+
+    def evaluate(config):
+        if not awake:
+            awake.append(config)
+            trial = next(t for t in slept.study.trials if t.state == TrialState.RUNNING)
+            slept.study.tell(trial.number, state=TrialState.FAIL)
+            slept.study.enqueue_trial(trial.params)
+            slept.workers.release()
+            other = Landscape().search(url, resume=True)
+            other.run(9 + 1)  # all that is queued
+        return metric_of(config)
+
+    landscape.metric = evaluate
+    slept.run(12)
+    configs = [c.config for c in slept.candidates if c.state == EVALUATED]
+    assert awake[0] in configs and len(configs) == len(set(configs)) == 12
+
+
 def test_a_second_search_that_names_no_study_is_refused(url):
     first = Landscape().search(url, study='one')
     first.run(2)
