@@ -56,17 +56,19 @@ class Limits:
         """Whether a latency in milliseconds is inside."""
         return self.min_latency <= latency <= self.max_latency
 
-    def check_reachable(self, fastest: float, slowest: float, fewest_macs: int,
+    def check_reachable(self, sparsest: float, dense: float, fewest_macs: int,
                         option: str = '--max-latency') -> None:
         """Raises ValueError if no configuration can fit: names the reachable range, and the nearest
         limit that fits.
 
         Args:
-            fastest, slowest: Milliseconds of the sparsest and of the dense configuration.
+            sparsest, dense: Milliseconds of these two configurations. Of a tiny model, whose
+                selection costs more than it saves, the dense one is the faster.
             fewest_macs: Of the sparsest.
             option: What to call the upper limit.
         """
-        reach = f'reachable here: {fastest:.1f} ms (sparsest) to {slowest:.1f} ms (dense)'
+        fastest, slowest = sorted((sparsest, dense))
+        reach = f'reachable here: {sparsest:.1f} ms (sparsest) to {dense:.1f} ms (dense)'
         if self.max_latency < fastest:
             raise ValueError(f'{option} {self.max_latency:g} ms: nothing is so fast; {reach}. '
                              f'{math.ceil(fastest * 10.5) / 10:g} ms would fit; a smaller input or '

@@ -106,13 +106,13 @@ class SearchPipeline:
 
     def _measure_dense(self, problem: Problem) -> None:
         """Dense latency and metrics, once per study: they are kept in its storage."""
-        workers, sparsest = self.search.workers, self.space.uniform()[-1]
-        dense, fastest = workers.once('reach', lambda: self._reach(sparsest))
+        workers, config = self.search.workers, self.space.uniform()[-1]
+        dense, sparsest = workers.once('reach', lambda: self._reach(config))
         limits = self.request.limits.resolve(dense)
-        limits.check_reachable(fastest, dense, self.macs(sparsest))
+        limits.check_reachable(sparsest, dense, self.macs(config))
         for point in self.request.points if self.request.pareto else ():
             Limits(max_latency=point_latency(point, dense)).check_reachable(
-                fastest, dense, 0, f'--points {point}')
+                sparsest, dense, 0, f'--points {point}')
         record = workers.once('dense', lambda: self._evaluate_dense(problem, dense))
         self.dense = Candidate.from_json(-1, record, self.space.depths)
         self.search.problem = replace(problem, limits=limits)

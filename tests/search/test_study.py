@@ -203,7 +203,7 @@ def test_band_between_reachable_latencies_is_an_error_that_names_them():
     (dict(max_latency=20., max_macs=.1e9), ['0.1 G', '0.2 G'])])
 def test_unreachable_limit_names_what_is_reachable(limits, named):
     with pytest.raises(ValueError) as error:
-        Limits(**limits).check_reachable(fastest=2., slowest=10., fewest_macs=int(.2e9))
+        Limits(**limits).check_reachable(sparsest=2., dense=10., fewest_macs=int(.2e9))
     assert all(text in str(error.value) for text in named)
 
 
@@ -217,7 +217,12 @@ def test_the_limit_that_an_unreachable_one_is_answered_with_fits():
 
 @pytest.mark.parametrize('limits', [Limits(2.), Limits(99., 10.), Limits(99., 0., .2e9)])
 def test_limit_that_something_just_reaches_is_taken(limits):
-    limits.check_reachable(fastest=2., slowest=10., fewest_macs=int(.2e9))
+    limits.check_reachable(sparsest=2., dense=10., fewest_macs=int(.2e9))
+
+
+@pytest.mark.parametrize('limits', [Limits(2.), Limits(99., 10.)])
+def test_where_pruning_makes_it_slower_dense_is_the_fastest(limits):
+    limits.check_reachable(sparsest=10., dense=2., fewest_macs=0)
 
 
 def test_min_above_max_is_refused():
