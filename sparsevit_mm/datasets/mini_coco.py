@@ -33,7 +33,9 @@ METAINFO = dict(
     classes=CLASSES,
     palette=[(220, 20, 60), (0, 125, 92), (60, 100, 216), (250, 170, 30), (160, 60, 200)])
 
-# Shares of the image side.
+# Shorter over longer side of images of mixed shapes.
+ASPECTS = (1 / 2, 2 / 3, 5 / 6)
+# Shares of the longer side.
 RADIUS = (0.07, 0.2)
 CROWD_RADIUS = 0.035
 # Shares of the image area that objects may cover in all.
@@ -41,6 +43,9 @@ MAX_COVER = 0.3
 CROWD_PROBABILITY = 0.12
 # Share of an object that must stay visible, within the image and under later objects.
 MIN_VISIBLE = 0.4
+
+
+Sides = Tuple[int, int]  # width and height of an image, in pixels
 
 
 class Item(NamedTuple):
@@ -51,13 +56,13 @@ class Item(NamedTuple):
     iscrowd: bool = False
 
 
-def _crowd(size: int, category: str, rng: np.random.Generator) -> BaseGeometry:
+def _crowd(sides: Sides, category: str, rng: np.random.Generator) -> BaseGeometry:
     """A dozen small shapes of one class, crammed together: too many to annotate one by one."""
-    radius = CROWD_RADIUS * size
-    middle = rng.uniform(0.2, 0.8, size=2) * size
+    radius = CROWD_RADIUS * max(sides)
+    middle = rng.uniform(0.2, 0.8, size=2) * sides
     centres = middle + rng.normal(scale=2.2 * radius, size=(rng.integers(9, 15), 2))
     members = [
-        place(OUTLINES[category], centre, radius, rng) for centre in np.clip(centres, 0, size)
+        place(OUTLINES[category], centre, radius, rng) for centre in np.clip(centres, 0, sides)
     ]
     return unary_union(members)
 
@@ -75,9 +80,9 @@ def _cover(items: List[Item], item: Item) -> List[Item]:
     return covered + [item]
 
 
-def _acceptable(items: List[Item], size: int) -> bool:
+def _acceptable(items: List[Item], sides: Sides) -> bool:
     """Whether enough of every item shows, and in a form that COCO can store."""
-    if sum(item.visible.area for item in items) > MAX_COVER * size**2:
+    if sum(item.visible.area for item in items) > MAX_COVER * sides[0] * sides[1]:
         return False
     # COCO's polygons cannot hold holes, its RLE can.
     return all(item.visible.area >= MIN_VISIBLE * item.outline.area and (
@@ -85,13 +90,13 @@ def _acceptable(items: List[Item], size: int) -> bool:
                for item in items)
 
 
-def _compose(size: int, rng: np.random.Generator) -> List[Item]:
+def _compose(sides: Sides, rng: np.random.Generator) -> List[Item]:
     """Draw items for one image, in painting order."""
-    frame = box(0, 0, size, size)
+    frame = box(0, 0, *sides)
     items = []
     if rng.random() < CROWD_PROBABILITY:
         category = str(rng.choice(CLASSES))
-        outline = _crowd(size, category, rng)
+        outline = _crowd(sides, category, rng)
         items.append(Item(category, outline, outline.intersection(frame), iscrowd=True))
     wanted = len(items) + rng.integers(5, 13)
     # A placement that hides too much is drawn again elsewhere, within reason.
@@ -99,29 +104,30 @@ def _compose(size: int, rng: np.random.Generator) -> List[Item]:
         if len(items) == wanted:
             break
         category = str(rng.choice(CLASSES))
-        radius = size * np.exp(rng.uniform(*np.log(RADIUS)))
-        outline = place(OUTLINES[category], rng.uniform(0, size, size=2), radius, rng)
+        radius = max(sides) * np.exp(rng.uniform(*np.log(RADIUS)))
+        outline = place(OUTLINES[category], rng.uniform(0, sides), radius, rng)
         more = _cover(items, Item(category, outline, outline.intersection(frame)))
-        if _acceptable(more, size):
+        if _acceptable(more, sides):
             items = more
     return items
 
 
-def draw_image(size: int, rng: np.random.Generator) -> Tuple[np.ndarray, List[Item]]:
+def draw_image(sides: Sides, rng: np.random.Generator) -> Tuple[np.ndarray, List[Item]]:
     """Draw one image.
 
     Args:
-        size (int): Height and width in pixels.
+        sides (tuple[int, int]): Width and height in pixels.
         rng (Generator): Source of all randomness.
 
     Returns:
-        tuple[np.ndarray, list[Item]]: (size, size, 3) uint8 picture, and what is on it.
+        tuple[np.ndarray, list[Item]]: (height, width, 3) uint8 picture, and what is on it.
     """
-    items = _compose(size, rng)
-    picture = ground(size, rng)
+    items = _compose(sides, rng)
+    width, height = sides
+    picture = ground(max(sides), rng)[:height, :width]
     for _ in range(rng.integers(1, 5)):
-        radius = size * np.exp(rng.uniform(*np.log(RADIUS)))
-        clutter = irregular(rng.uniform(0, size, size=2), radius, rng)
+        radius = max(sides) * np.exp(rng.uniform(*np.log(RADIUS)))
+        clutter = irregular(rng.uniform(0, sides), radius, rng)
         paint(picture, clutter, str(rng.choice(list(TEXTURES))), rng)
     for item in items:
         for polygon in _polygons(item.outline):
@@ -137,12 +143,12 @@ def _run_lengths(mask: np.ndarray) -> List[int]:
     return np.diff(edges).tolist()
 
 
-def to_annotation(item: Item, size: int) -> dict:
+def to_annotation(item: Item, sides: Sides) -> dict:
     """Describe the visible part of an item as COCO does, without ids.
 
     Args:
         item (Item): As :func:`draw_image` returns it.
-        size (int): Height and width of the image in pixels.
+        sides (tuple[int, int]): Width and height of the image in pixels.
 
     Returns:
         dict: ``segmentation`` (polygons, or uncompressed RLE of a crowd), ``area`` (square
@@ -152,11 +158,11 @@ def to_annotation(item: Item, size: int) -> dict:
     polygons = _polygons(shape)
     segmentation, area = [_flat(polygon.exterior) for polygon in polygons], shape.area
     if item.iscrowd:
-        mask = _rasterize(segmentation, size)
+        mask = _rasterize(segmentation, sides)
         holes = [_flat(ring) for polygon in polygons for ring in polygon.interiors]
         if holes:
-            mask &= 1 - _rasterize(holes, size)
-        segmentation, area = dict(counts=_run_lengths(mask), size=[size, size]), mask.sum()
+            mask &= 1 - _rasterize(holes, sides)
+        segmentation, area = dict(counts=_run_lengths(mask), size=list(sides[::-1])), mask.sum()
     left, top, right, bottom = shape.bounds
     return dict(
         segmentation=segmentation,
@@ -171,9 +177,16 @@ def _flat(ring) -> List[float]:
     return np.round(ring.coords[:-1], 2).flatten().tolist()
 
 
-def _rasterize(rings: List[List[float]], size: int) -> np.ndarray:
-    """Pixels covered by polygons, (size, size) uint8."""
-    return mask_utils.decode(mask_utils.merge(mask_utils.frPyObjects(rings, size, size)))
+def _rasterize(rings: List[List[float]], sides: Sides) -> np.ndarray:
+    """Pixels covered by polygons, (height, width) uint8."""
+    width, height = sides
+    return mask_utils.decode(mask_utils.merge(mask_utils.frPyObjects(rings, height, width)))
+
+
+def _draw_sides(size: int, rng: np.random.Generator) -> Sides:
+    """A shape of the mixed ones, landscape or portrait."""
+    sides = size, round(size * float(rng.choice(ASPECTS)))
+    return sides if rng.random() < .5 else sides[::-1]
 
 
 def _write_split(root: Path, split: str, count: int, size: int, info: dict) -> None:
@@ -184,7 +197,8 @@ def _write_split(root: Path, split: str, count: int, size: int, info: dict) -> N
     for index in range(count):
         # One stream per image: more images never change the earlier ones.
         rng = np.random.default_rng([info['seed'], SPLITS.index(split), index])
-        picture, items = draw_image(size, rng)
+        sides = _draw_sides(size, rng) if info.get('mixed_shapes') else (size, size)
+        picture, items = draw_image(sides, rng)
         image_id = index + 1
         name = f'{image_id:012d}.jpg'
         if not cv2.imwrite(str(folder / name), picture, [cv2.IMWRITE_JPEG_QUALITY, 92]):
@@ -194,13 +208,13 @@ def _write_split(root: Path, split: str, count: int, size: int, info: dict) -> N
                 license=1,
                 file_name=name,
                 coco_url='',
-                height=size,
-                width=size,
+                height=sides[1],
+                width=sides[0],
                 date_captured='2017-01-01 00:00:00',
                 flickr_url='',
                 id=image_id))
         for item in items:
-            annotation = to_annotation(item, size)
+            annotation = to_annotation(item, sides)
             annotation.update(image_id=image_id, id=len(annotations) + 1)
             annotations.append(annotation)
     content = dict(
@@ -229,7 +243,8 @@ def generate_mini_coco(root,
                        num_images: Optional[Dict[str, int]] = None,
                        image_size: int = 192,
                        seed: int = 0,
-                       overwrite: bool = False) -> Path:
+                       overwrite: bool = False,
+                       mixed_shapes: bool = False) -> Path:
     """Write a miniature COCO, or keep the one that is there.
 
     The folder appears in one step when all of it is written, so an interrupted call leaves no
@@ -239,9 +254,11 @@ def generate_mini_coco(root,
         root (str | Path): Folder to make, with ``annotations/instances_{split}2017.json`` and
             ``{split}2017/*.jpg`` for the splits train, val and test.
         num_images (dict[str, int], optional): Images per split; 1200, 150 and 200 by default.
-        image_size (int): Height and width in pixels.
+        image_size (int): Height and width in pixels; of mixed shapes the longer of the two.
         seed (int): Image i of a split depends on the seed, the split and i alone.
         overwrite (bool): Replace what is at ``root``.
+        mixed_shapes (bool): Landscape and portrait images of 2:1, 3:2 and 6:5 instead of squares,
+            so that batches of them are padded.
 
     Returns:
         Path: ``root``.
@@ -263,6 +280,8 @@ def generate_mini_coco(root,
         num_images=num_images,
         image_size=image_size,
         seed=seed)
+    if mixed_shapes:
+        info['mixed_shapes'] = True
 
     def write(folder: Path) -> None:
         (folder / 'annotations').mkdir()

@@ -15,9 +15,15 @@ COUNTS = dict(train=12, val=8, test=4)
 CONFIG = 'configs/_base_/mini_coco.py'
 
 
+@pytest.fixture(scope='module', params=[False, True], ids=['square', 'mixed'])
+def mixed(request):
+    return request.param
+
+
 @pytest.fixture(scope='module')
-def root(tmp_path_factory):
-    return generate_mini_coco(tmp_path_factory.mktemp('data') / 'mini_coco', COUNTS, SIZE, seed=3)
+def root(tmp_path_factory, mixed):
+    return generate_mini_coco(tmp_path_factory.mktemp('data') / 'mini_coco', COUNTS, SIZE, seed=3,
+                              mixed_shapes=mixed)
 
 
 def annotations_of(root, split):
@@ -36,15 +42,17 @@ def always_crowded(monkeypatch):
     monkeypatch.setattr(mini_coco, 'CROWD_PROBABILITY', 1.)
 
 
-def test_same_seed_same_bytes(root, tmp_path):
-    assert files_of(generate_mini_coco(tmp_path / 'again', COUNTS, SIZE, seed=3)) == files_of(root)
+def test_same_seed_same_bytes(root, mixed, tmp_path):
+    again = generate_mini_coco(tmp_path / 'again', COUNTS, SIZE, seed=3, mixed_shapes=mixed)
+    assert files_of(again) == files_of(root)
     other = generate_mini_coco(tmp_path / 'other', COUNTS, SIZE, seed=4)
     assert annotations_of(other, 'val')['annotations'] != annotations_of(
         root, 'val')['annotations']
 
 
-def test_more_images_leave_the_earlier_ones(root, tmp_path):
-    more = generate_mini_coco(tmp_path / 'more', dict(COUNTS, val=10), SIZE, seed=3)
+def test_more_images_leave_the_earlier_ones(root, mixed, tmp_path):
+    more = generate_mini_coco(tmp_path / 'more', dict(COUNTS, val=10), SIZE, seed=3,
+                              mixed_shapes=mixed)
     few, many = annotations_of(root, 'val'), annotations_of(more, 'val')
     for key in ('images', 'annotations'):
         assert many[key][:len(few[key])] == few[key]
@@ -66,7 +74,8 @@ def test_layout_is_that_of_coco(root):
                 ] == [f'{index:012d}.jpg' for index in range(1, count + 1)]
         for image in content['images']:
             picture = cv2.imread(str(root / f'{split}2017' / image['file_name']))
-            assert picture.shape == (image['height'], image['width'], 3) == (SIZE, SIZE, 3)
+            assert picture.shape == (image['height'], image['width'], 3)
+            assert max(picture.shape) == SIZE
         assert [category['name'] for category in content['categories']] == list(CLASSES)
         assert {annotation['image_id'] for annotation in content['annotations']
                 } <= {image['id'] for image in content['images']}
@@ -172,21 +181,30 @@ def test_ground_truth_scores_one(root, always_crowded, tmp_path):
             objects = [a for a in coco.imgToAnns[image] if not a['iscrowd']]
             boxes = torch.tensor([annotation['bbox'] for annotation in objects])
             boxes[:, 2:] += boxes[:, :2]
+            shape = coco.imgs[image]['height'], coco.imgs[image]['width']
             predictions = dict(
                 bboxes=boxes,
                 scores=torch.ones(len(objects)),
                 labels=torch.tensor([annotation['category_id'] - 1 for annotation in objects]),
                 masks=[coco.annToRLE(annotation) for annotation in objects])
             metric.process({}, [
-                dict(img_id=image, ori_shape=(SIZE, SIZE), pred_instances=predictions)
+                dict(img_id=image, ori_shape=shape, pred_instances=predictions)
             ])
         scores = metric.evaluate(size=len(coco.imgs))
         assert scores['coco/bbox_mAP'] == scores['coco/segm_mAP'] == 1
 
 
-def test_existing_data_set_is_reused(root):
+def test_shapes_are_square_or_mixed(root, mixed):
+    shapes = {(image['height'], image['width']) for split in COUNTS
+              for image in annotations_of(root, split)['images']}
+    long, short = SIZE, {SIZE // 2, 2 * SIZE // 3, 5 * SIZE // 6}
+    assert shapes == ({(long, s) for s in short} | {(s, long) for s in short} if mixed
+                      else {(SIZE, SIZE)})
+
+
+def test_existing_data_set_is_reused(root, mixed):
     stamps = {path: path.stat().st_mtime_ns for path in root.rglob('*')}
-    assert generate_mini_coco(root, COUNTS, SIZE, seed=3) == root
+    assert generate_mini_coco(root, COUNTS, SIZE, seed=3, mixed_shapes=mixed) == root
     assert {path: path.stat().st_mtime_ns for path in root.rglob('*')} == stamps
 
 
@@ -194,7 +212,8 @@ def test_other_parameters_are_refused(tmp_path):
     counts = dict(train=1, val=1, test=1)
     root = generate_mini_coco(tmp_path / 'data', counts, SIZE)
     before = files_of(root)
-    for other in (dict(seed=1), dict(image_size=64), dict(num_images=dict(counts, val=2))):
+    for other in (dict(seed=1), dict(image_size=64), dict(num_images=dict(counts, val=2)),
+                  dict(mixed_shapes=True)):
         parameters = dict(dict(num_images=counts, image_size=SIZE), **other)
         with pytest.raises(FileExistsError, match='overwrite=True'):
             generate_mini_coco(root, **parameters)
