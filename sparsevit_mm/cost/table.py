@@ -210,7 +210,7 @@ def backbone_identity(backbone: SparseSwinTransformer) -> Dict:
                     if stage.downsample is not None],
         'in channels': backbone.in_channels,
         'outputs': list(backbone.out_indices),
-        'importance': backbone.stages[0].token_score.__name__,
+        'importance': backbone.selection.importance,
         'activation': type(first[0].ffn.layers[0][1]).__name__,
         'triton': first[0].attn.w_msa.triton,
         'parameters': sum(p.numel() for p in backbone.parameters()),  # biases, norms, positions

@@ -11,6 +11,7 @@ from torch.utils.benchmark.utils.timer import timer
 
 from ..cost.latency import Latency, LatencySetting, summarise
 from ..models import SparseSwinTransformer
+from ..models.importance import TOKEN_SCORES
 from ..models.selection import score_windows
 from ..models.stage import SwinBlock, SwinStage
 from .export import INPUT, PathLike, frozen, need, need_torch, output_names, random_image
@@ -102,16 +103,17 @@ def open_session(path: PathLike, num_threads: int = 1):
 
 def closest_call(backbone: SparseSwinTransformer, image: Tensor) -> float:
     """The smallest gap between the scores of the last window kept and the first left out, over
-    blocks and images, as a share of the former; infinite if no window is left out."""
+    blocks and images (or groups of images that share a budget), as a share of the former; infinite if no window is left out."""
     model, gaps, token_scores = frozen(backbone), [float('inf')], {}
 
     def watch(stage: SwinStage, block: SwinBlock, args: tuple) -> None:
         if len(args) < 3:
             return
-        x, windows, selected = args
+        x, windows, selected, group = args
         if stage not in token_scores:  # this is the first pruned block: all go by its input
-            token_scores[stage] = stage.token_score(x)
-        scores = score_windows(token_scores[stage], windows).sort(descending=True).values
+            token_scores[stage] = TOKEN_SCORES[model.selection.importance](x, None)
+        scores = score_windows(token_scores[stage], windows)
+        scores = scores.reshape(len(selected), -1).sort(descending=True).values
         last, k = scores[:, selected.shape[1] - 1], selected.shape[1]
         gaps.append(((last - scores[:, k]) / last).min().item())
 

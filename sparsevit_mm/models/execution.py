@@ -10,7 +10,7 @@ import types
 import warnings
 from collections import OrderedDict
 from itertools import chain
-from typing import Callable, Dict, Hashable, Optional, Tuple
+from typing import Callable, Dict, Hashable, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from .tracing import is_tracing
 from .windows import hold_partitions
 
-Forward = Callable[[Tensor], Tuple[Tensor, ...]]
+Inputs = Tuple[Optional[Tensor], ...]
+Forward = Callable[..., Tuple[Tensor, ...]]  # of the inputs
 
 # Beyond these, shapes run eagerly: a data set of images of any shape would never stop capturing.
 MAX_SHAPES = 8
@@ -66,17 +67,19 @@ class Executor:
         return type(self), ()
 
     def __call__(self, module: nn.Module, forward: Forward, config: Hashable,
-                 x: Tensor) -> Tuple[Tensor, ...]:
-        """``forward(x)``.
+                 inputs: Inputs) -> Tuple[Tensor, ...]:
+        """``forward(*inputs)``.
 
         Args:
             module: Owner of the weights.
             forward: What is recorded.
             config: What else it depends on.
-            x: (B, C, H, W).
+            inputs: The image, (B, C, H, W), then what goes along with it: tensors whose shapes
+                follow from the image's, or None.
         """
+        x = inputs[0]
         if module.training or torch.is_grad_enabled() or is_tracing() or not self.serves(x):
-            return forward(x)
+            return forward(*inputs)
         if self._weights is None or self._weights.moved():
             self._recordings.clear()
             self._shapes.clear()
@@ -84,22 +87,23 @@ class Executor:
         shape = (tuple(x.shape), x.dtype, x.device)
         if shape not in self._shapes and len(self._shapes) >= MAX_SHAPES:
             self._warn(f'more than {MAX_SHAPES} input shapes: further ones run eagerly')
-            return forward(x)
+            return forward(*inputs)
         self._shapes[shape] = None
-        key = (shape, config, _autocast(x.device.type), torch.is_inference_mode_enabled())
+        key = (shape, tuple(i is None for i in inputs), config, _autocast(x.device.type),
+               torch.is_inference_mode_enabled())
         if key not in self._recordings:
-            self._recordings[key] = self.record(forward, x)
+            self._recordings[key] = self.record(forward, inputs)
             if len(self._recordings) > MAX_KEPT:
                 self._recordings.popitem(last=False)
         self._recordings.move_to_end(key)
-        return self._recordings[key](x)
+        return self._recordings[key](*inputs)
 
     def serves(self, x: Tensor) -> bool:
         """Whether inputs like this can be recorded."""
         raise NotImplementedError
 
-    def record(self, forward: Forward, x: Tensor) -> Forward:
-        """What computes ``forward`` for inputs of the shape, dtype and device of `x`."""
+    def record(self, forward: Forward, inputs: Inputs) -> Forward:
+        """What computes ``forward`` for inputs of the shapes, dtypes and device of these."""
         raise NotImplementedError
 
     def _warn(self, message: str) -> None:
@@ -114,10 +118,10 @@ class Compiled(Executor):
     def serves(self, x: Tensor) -> bool:
         return True
 
-    def record(self, forward: Forward, x: Tensor) -> Forward:
+    def record(self, forward: Forward, inputs: Inputs) -> Forward:
 
-        def entry(x):
-            return forward(x)
+        def entry(*inputs):
+            return forward(*inputs)
 
         # The number of recompilations is limited for each code object: a copy starts afresh.
         code = entry.__code__.replace(co_name=f'entry_{id(entry)}')
@@ -138,35 +142,39 @@ class Captured(Executor):
         self._warn(f'input on {x.device.type}, CUDA graphs need CUDA: runs eagerly')
         return False
 
-    def record(self, forward: Forward, x: Tensor) -> Forward:
+    def record(self, forward: Forward, inputs: Inputs) -> Forward:
+        device = inputs[0].device
         # Buffers made in inference mode could not be written to outside of it.
-        with torch.inference_mode(False), torch.no_grad(), _without_autocast_cache(x.device.type):
-            static_x = x.detach().clone(memory_format=torch.contiguous_format)
+        with torch.inference_mode(False), torch.no_grad(), _without_autocast_cache(device.type):
+            static = [i if i is None else i.detach().clone(memory_format=torch.contiguous_format)
+                      for i in inputs]
             with hold_partitions() as held:
-                graph, outs = self._capture(forward, static_x)
+                graph, outs = self._capture(forward, static)
 
-        def replay(x: Tensor, held=held) -> Tuple[Tensor, ...]:
+        def replay(*inputs: Optional[Tensor], held=held) -> Tuple[Tensor, ...]:
             with torch.inference_mode(False), torch.no_grad():
-                static_x.copy_(x)
+                for buffer, value in zip(static, inputs):
+                    if buffer is not None:
+                        buffer.copy_(value)
             graph.replay()
             return tuple(out.clone() for out in outs)  # the next replay writes to `outs`
 
         return replay
 
-    def _capture(self, forward: Forward, x: Tensor):
-        """A graph that computes ``forward(x)`` from what `x` holds, and its outputs."""
+    def _capture(self, forward: Forward, inputs: Sequence[Optional[Tensor]]):
+        """A graph that computes ``forward`` from what the inputs hold, and its outputs."""
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
-        with torch.cuda.device(x.device):
+        with torch.cuda.device(inputs[0].device):
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):  # libraries initialise themselves outside the capture
                 for _ in range(3):
-                    forward(x)
+                    forward(*inputs)
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=self._pool):
-                outs = forward(x)
+                outs = forward(*inputs)
         return graph, outs
 
 

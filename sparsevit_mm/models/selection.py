@@ -1,37 +1,109 @@
-"""Score -> rank -> select: which windows run (SparseViT, section 3.1). Pure tensor functions."""
-from typing import Callable, Dict
+"""Score -> rank -> select: which windows run (SparseViT, section 3.1), and who competes with whom.
+
+Windows compete within a group of images: an image by itself, as published, or several that share
+one budget of windows. A group of n images has n * nW windows, image by image, and one ranking, of
+which each block takes the first n * k. Shapes depend on n and k alone.
+"""
+from dataclasses import dataclass
+from typing import NamedTuple, Optional, Union
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .chunks import map_rows
+from .importance import TOKEN_SCORES
 from .windows import WindowPartition
 
-# A token score maps features (B, L, C) of any dtype to fp32 (B, L), at least 0. The score of a
-# window is the L2 norm of its tokens' scores.
-TokenScore = Callable[[Tensor], Tensor]
+SCOPES = ('image', 'area', 'group')
+BATCH = 'batch'
 
 
-def mean_magnitude(x: Tensor) -> Tensor:
-    """Mean absolute activation over channels: what the published code ranks by."""
-    return map_rows(lambda rows: rows.float().abs().mean(-1), x, x.shape[-1])
+@dataclass(frozen=True)
+class Selection:
+    """How windows are chosen. Raises ValueError on a bad value.
+
+    Attributes:
+        importance: Key of :data:`~.importance.TOKEN_SCORES`.
+        scope: 'image': k windows of each image, as published. 'group': the best windows of a
+            group, wherever they are. 'area': each image's share of the group's windows follows
+            its valid area, as far as metadata tell it.
+        group_size: Images of a group, consecutive in the batch, or 'batch' for all of it. None
+            takes what the detector tells, the views of a frame; scope 'area' then takes the
+            batch. Of no effect with scope 'image'.
+        min_windows: How many windows an image has at least where images share a budget, as far
+            as k and its valid area allow.
+        padding_last: Whether windows that lie wholly in padding rank behind all others.
+    """
+    importance: str = 'magnitude'
+    scope: str = 'image'
+    group_size: Optional[Union[int, str]] = None
+    min_windows: int = 0
+    padding_last: bool = True
+
+    def __post_init__(self):
+        if self.importance not in TOKEN_SCORES:
+            raise ValueError(f'importance {self.importance!r} is none of {sorted(TOKEN_SCORES)}')
+        if self.scope not in SCOPES:
+            raise ValueError(f'scope {self.scope!r} is none of {", ".join(SCOPES)}')
+        size = self.group_size
+        if size not in (None, BATCH) and not (_is_int(size) and size > 0):
+            raise ValueError(f'group_size {size!r} is neither a positive number of images nor '
+                             f'{BATCH!r}')
+        if not _is_int(self.min_windows) or self.min_windows < 0:
+            raise ValueError(f'min_windows {self.min_windows!r} is not 0 or more windows')
+        if self.scope == 'area' and not self.padding_last:
+            raise ValueError("scope 'area' goes by what is padding: it needs padding_last")
+
+    def group_of(self, batch_size: int, told: Optional[int] = None) -> int:
+        """Images that share a budget.
+
+        Args:
+            batch_size: Images of the batch.
+            told: Views of a frame, by the detector; None if it tells none.
+
+        Raises:
+            ValueError: Nobody gives a group size, or the batch is no multiple of it.
+        """
+        if self.scope == 'image':
+            return 1
+        size = self.group_size
+        if size is None:
+            size = BATCH if self.scope == 'area' else told
+        if size is None:
+            raise ValueError(f"scope 'group' has no group size for a batch of {batch_size} images: "
+                             f'the detector gives none, so the config needs group_size (a number '
+                             f'of images, or {BATCH!r})')
+        size = batch_size if size == BATCH else size
+        if batch_size % size:
+            raise ValueError(f'a batch of {batch_size} images is no multiple of the group size, '
+                             f'{size}')
+        return size
 
 
-def l2(x: Tensor) -> Tensor:
-    """L2 norm over channels, so that a window's score is the norm of all its values."""
-    return map_rows(lambda rows: torch.linalg.vector_norm(rows.float(), dim=-1), x, x.shape[-1])
+def _is_int(value) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
-def uniform_noise(x: Tensor) -> Tensor:
-    """Scores that ignore the features: the ablation in which windows are kept at random."""
-    return torch.rand(x.shape[:-1], dtype=torch.float32, device=x.device)
+class Batch(NamedTuple):
+    """What a stage's selection heeds beside its features.
 
+    Attributes:
+        group: Images that share a budget; B is a multiple of it.
+        sizes: (B, 2) int64, height and width in tokens of what is no padding; None if nothing is.
+        prior: (B, H, W) fp32 in [0, 1], see :mod:`.importance`; None without.
+    """
+    group: int = 1
+    sizes: Optional[Tensor] = None
+    prior: Optional[Tensor] = None
 
-TOKEN_SCORES: Dict[str, TokenScore] = {
-    'magnitude': mean_magnitude,
-    'l2': l2,
-    'random': uniform_noise,
-}
+    def merged(self, stride: int) -> 'Batch':
+        """The same for the map after patch merging."""
+        sizes, prior = self.sizes, self.prior
+        if sizes is not None:
+            sizes = (sizes + stride - 1) // stride
+        if prior is not None:
+            prior = F.max_pool2d(prior[:, None], stride, ceil_mode=True)[:, 0]
+        return Batch(self.group, sizes, prior)
 
 
 @torch.no_grad()
@@ -45,18 +117,52 @@ def score_windows(token_scores: Tensor, windows: WindowPartition) -> Tensor:
     Returns:
         (B, nW) fp32.
     """
-    energy = torch.nn.functional.pad(token_scores.square(), (0, 1))  # entry L is padding
+    energy = F.pad(token_scores.square(), (0, 1))  # entry L is padding
     return energy[:, windows.table].sum(-1).sqrt()
 
 
-def rank_windows(scores: Tensor) -> Tensor:
-    """Window indices from the most to the least important, (B, nW) -> (B, nW) int64.
+def valid_windows(windows: WindowPartition, sizes: Tensor) -> Tensor:
+    """(B, 2) valid height and width in tokens -> (B, nW) bool: which windows hold a valid one."""
+    return (windows.first < sizes[:, None]).all(-1)
 
-    Ties go to the lower index, so that the ranking of an image depends on that image alone.
+
+def rank_windows(scores: Tensor, valid: Optional[Tensor] = None, scope: str = 'image',
+                 group: int = 1, min_windows: int = 0) -> Tensor:
+    """Windows of each group from the first to be run to the last.
+
+    Ties go to the lower index, so that the ranking of a group depends on that group alone.
+
+    Args:
+        scores: (B, nW) fp32, at least 0.
+        valid: (B, nW) bool: the others are padding, and rank behind all of these. None: all are.
+        scope, min_windows: See :class:`Selection`.
+        group: n images that share a budget.
+
+    Returns:
+        (B / n, n * nW) int64: window w of the group's image i is i * nW + w.
     """
-    return scores.argsort(dim=1, descending=True, stable=True)
+    if valid is not None:
+        scores = torch.where(valid, scores, -1.)
+    order = scores.argsort(dim=1, descending=True, stable=True)
+    if group == 1:
+        return order
+    num_windows = scores.shape[1]
+    place = torch.empty_like(order).scatter(
+        1, order, torch.arange(num_windows, device=order.device).expand_as(order))
+    if scope == 'area':
+        # The midpoints of Sainte-Laguë's method: any prefix of the ranking is proportional.
+        number = num_windows if valid is None else valid.sum(1, keepdim=True)
+        scores = -(place + .5) / number
+    ranking = scores.reshape(-1, group * num_windows).argsort(dim=1, descending=True, stable=True)
+    if min_windows:
+        turn = place.clamp(max=min_windows)
+        if valid is not None:
+            turn = torch.where(valid, turn, min_windows)
+        turn = turn.reshape(ranking.shape).gather(1, ranking)
+        ranking = ranking.gather(1, turn.argsort(dim=1, stable=True))
+    return ranking
 
 
 def select_windows(ranking: Tensor, num_kept: int) -> Tensor:
-    """The first `num_kept` windows of each image, (B, nW) -> (B, num_kept) int64."""
+    """The first `num_kept` windows of each group, (G, M) -> (G, num_kept) int64."""
     return ranking[:, :num_kept]

@@ -1,5 +1,6 @@
 """SparseSwinTransformer: Swin that runs only the windows that matter (SparseViT, CVPR 2023)."""
 import warnings
+from functools import partial
 from typing import Optional, Sequence, Tuple, Union
 
 import torch
@@ -15,9 +16,12 @@ from torch import Tensor, nn
 
 from ..sparsity import Sparsity, SparsityConfig
 from .execution import EXECUTIONS
+from .frame_memory import FrameMemory
+from .importance import BY_PRIOR
+from .metadata import ToldBatch, listen_to_models
 from .patches import embed_patches, merge_patches, to_features
 from .pretrained import load_pretrained
-from .selection import TOKEN_SCORES
+from .selection import Batch, Selection
 from .stage import SwinStage
 
 
@@ -27,7 +31,9 @@ class SparseSwinTransformer(BaseModule):
 
     Takes their arguments, loads their checkpoints, and at zero sparsity equals them. At sparsity
     r a block runs the ``floor(nW * (1 - r))`` windows of highest importance of each image; the
-    other windows leave it unchanged (SparseViT, section 3).
+    other windows leave it unchanged (SparseViT, section 3). Within a detector or segmentor of the
+    toolkits it knows from the data samples what of each image is padding, and leaves that for
+    last.
 
     Args:
         pretrain_img_size: Image size of the pretraining, in pixels: the size of the absolute
@@ -55,7 +61,12 @@ class SparseSwinTransformer(BaseModule):
         init_cfg: None, or ``dict(type='Pretrained', checkpoint=FILE_OR_URL)``.
         sparsity: Anything that :class:`~sparsevit_mm.sparsity.SparsityConfig` takes. The
             attribute of this name may be set at any time, on a loaded model too.
-        importance: How windows are ranked: 'magnitude' (as published), 'l2' or 'random'.
+        importance: How windows are ranked: 'magnitude' (as published), 'l2', 'random', or
+            'boxes', which adds where boxes were predicted in the frame before, for frames in
+            their order, one a batch.
+        scope, group_size, min_windows, padding_last: Who competes for the windows that run, see
+            :class:`~.selection.Selection`. All five are one attribute, `selection`, which may be
+            set at any time.
         execution: How inference runs: 'eager', 'compiled' or 'captured', see :mod:`.execution`.
             May be set at any time too. Hooks on parts of the backbone need 'eager'.
         triton: Whether inference on CUDA uses a Triton kernel for attention, where Triton is
@@ -92,6 +103,10 @@ class SparseSwinTransformer(BaseModule):
                  init_cfg: Optional[dict] = None,
                  sparsity: Sparsity = None,
                  importance: str = 'magnitude',
+                 scope: str = 'image',
+                 group_size: Optional[Union[int, str]] = None,
+                 min_windows: int = 0,
+                 padding_last: bool = True,
                  execution: str = 'eager',
                  triton: bool = False):
         if pretrained is not None:
@@ -103,9 +118,11 @@ class SparseSwinTransformer(BaseModule):
         if strides[0] != patch_size:
             raise ValueError(f'strides[0] is {strides[0]}, patch_size {patch_size}: they must '
                              f'be equal')
-        if importance not in TOKEN_SCORES:
-            raise ValueError(f'importance {importance!r} is none of {sorted(TOKEN_SCORES)}')
+        selection = Selection(importance, scope, group_size, min_windows, padding_last)
         super().__init__(init_cfg=init_cfg)
+        listen_to_models()
+        self.told: Optional[ToldBatch] = None  # set by the model for the time of its forward
+        self.memory = FrameMemory()
         self.in_channels = in_channels
         self.patch_size = patch_size
         self.window_size = window_size
@@ -116,6 +133,7 @@ class SparseSwinTransformer(BaseModule):
         self.frozen_stages = frozen_stages
         self.num_features = [embed_dims * 2**i for i in range(len(depths))]
         self.sparsity = sparsity
+        self.selection = selection
         self.execution = execution
 
         self.patch_embed = PatchEmbed(
@@ -148,7 +166,6 @@ class SparseSwinTransformer(BaseModule):
                     depth=depth,
                     drop_path_rates=drop_path_rates[sum(depths[:i]):sum(depths[:i + 1])],
                     downsample=downsample,
-                    token_score=TOKEN_SCORES[importance],
                     window_size=window_size,
                     embed_dims=channels,
                     num_heads=num_heads[i],
@@ -173,6 +190,17 @@ class SparseSwinTransformer(BaseModule):
     @sparsity.setter
     def sparsity(self, value: Sparsity) -> None:
         self._sparsity = SparsityConfig(value, self.depths)
+        self.memory.forget()  # what is evaluated next begins as if nothing had been seen
+
+    @property
+    def selection(self) -> Selection:
+        """Which windows run, as `sparsity` says how many."""
+        return self._selection
+
+    @selection.setter
+    def selection(self, value: Selection) -> None:
+        self._selection = value
+        self.memory.forget()
 
     @property
     def execution(self) -> str:
@@ -194,12 +222,38 @@ class SparseSwinTransformer(BaseModule):
 
         Returns:
             One (B, C_i, H_i, W_i) tensor for each of `out_indices`.
-        """
-        if self._executor is None:
-            return self._forward(x)
-        return self._executor(self, self._forward, self.sparsity, x)
 
-    def _forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+        Raises:
+            ValueError: Images share a budget, and the batch is no multiple of the group size, or
+                nobody gives one; it prunes, and the data samples contradict the tensor.
+        """
+        group, *tensors = self._batch(x)
+        if self._executor is None:
+            return self._forward(group, x, *tensors)
+        config = self.sparsity, self.selection, group
+        return self._executor(self, partial(self._forward, group), config, (x, *tensors))
+
+    def _batch(self, x: Tensor) -> Batch:
+        """What selection heeds of a batch, in tokens of the first map."""
+        told = self.told if self.told is not None and self.told.is_of(x) else None
+        group = self.selection.group_of(x.shape[0], told and told.views)
+        sizes = prior = None
+        if told is not None and not self.sparsity.is_dense:
+            sizes = told.sizes()
+            if self.selection.importance in BY_PRIOR and not self.training:
+                grid = tuple(-(-side // self.patch_size) for side in x.shape[2:])
+                prior = self.memory.prior(told.shape, told.samples[0], grid, self.patch_size,
+                                          x.device)
+        if sizes is not None:
+            sizes = -(-torch.tensor(sizes) // self.patch_size)
+            sizes = sizes.to(x.device, non_blocking=True)
+        elif self.selection.scope == 'area':
+            group = 1  # every image has the same share
+        return Batch(group, sizes, prior)
+
+    def _forward(self, group: int, x: Tensor, sizes: Optional[Tensor] = None,
+                 prior: Optional[Tensor] = None) -> Tuple[Tensor, ...]:
+        batch = Batch(group, sizes, prior)
         x, hw_shape = embed_patches(self.patch_embed, x)
         if self.use_abs_pos_embed:
             x = x + self._position_embedding(hw_shape)
@@ -207,11 +261,12 @@ class SparseSwinTransformer(BaseModule):
 
         outs = []
         for i, (stage, ratios) in enumerate(zip(self.stages, self.sparsity.ratios)):
-            x = stage(x, hw_shape, ratios)
+            x = stage(x, hw_shape, ratios, self.selection, batch)
             if i in self.out_indices:
                 outs.append(to_features(getattr(self, f'norm{i}'), x, hw_shape))
             if stage.downsample is not None:
                 x, hw_shape = merge_patches(stage.downsample, x, hw_shape)
+                batch = batch.merged(stage.downsample.sampler.stride[0])
         return tuple(outs)
 
     def _position_embedding(self, hw_shape: Tuple[int, int]) -> Tensor:

@@ -1,5 +1,5 @@
 """One Swin block and one stage: score once, rank once, then run the windows each block keeps."""
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, Optional, Sequence, Tuple
 
 from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks.transformer import FFN, PatchMerging
@@ -10,8 +10,11 @@ from ..sparsity import kept_windows
 from .attention import ShiftWindowMSA
 from .kernels import run_block
 from .rows import own, release
-from .selection import TokenScore, rank_windows, score_windows, select_windows
+from .importance import TOKEN_SCORES
+from .selection import (Batch, Selection, rank_windows, score_windows, select_windows,
+                        valid_windows)
 from .windows import WindowPartition, num_windows, partition
+
 
 class SwinBlock(BaseModule):
     """Window attention and FFN, each with LayerNorm before and a residual around it.
@@ -69,10 +72,10 @@ class SwinBlock(BaseModule):
             dropout_layer=dict(type='DropPath', drop_prob=drop_path_rate),
             act_cfg=act_cfg)
 
-    def forward(self, x: Tensor, windows: WindowPartition,
-                selected: Optional[Tensor] = None) -> Tensor:
+    def forward(self, x: Tensor, windows: WindowPartition, selected: Optional[Tensor] = None,
+                group: int = 1) -> Tensor:
         """(B, L, C) residual stream -> the same, see :func:`~.kernels.run_block`."""
-        return run_block(self, x, windows, selected)
+        return run_block(self, x, windows, selected, group)
 
 
 class SwinStage(BaseModule):
@@ -82,16 +85,13 @@ class SwinStage(BaseModule):
         depth: Number of blocks; every second one is shifted.
         drop_path_rates: Stochastic depth of each block.
         downsample: Patch merging, or None in the last stage.
-        token_score: See :mod:`.selection`.
         **kwargs: See :class:`SwinBlock`.
     """
 
     def __init__(self, depth: int, drop_path_rates: Sequence[float],
-                 downsample: Optional[PatchMerging], token_score: TokenScore, window_size: int,
-                 **kwargs):
+                 downsample: Optional[PatchMerging], window_size: int, **kwargs):
         super().__init__()
         self.window_size = window_size
-        self.token_score = token_score
         self.blocks = ModuleList([
             SwinBlock(
                 shift=i % 2 == 1,
@@ -101,13 +101,16 @@ class SwinStage(BaseModule):
         ])
         self.downsample = downsample
 
-    def forward(self, x: Tensor, hw_shape: Tuple[int, int], ratios: Sequence[float]) -> Tensor:
+    def forward(self, x: Tensor, hw_shape: Tuple[int, int], ratios: Sequence[float],
+                selection: Selection = Selection(), batch: Batch = Batch()) -> Tensor:
         """Runs the blocks, not the patch merging.
 
         Args:
             x: (B, H * W, C). At inference it may be written to.
             hw_shape: (H, W).
             ratios: Sparsity of each block, never falling.
+            selection: How windows are chosen.
+            batch: What that heeds beside the features.
 
         Returns:
             (B, H * W, C).
@@ -124,16 +127,26 @@ class SwinStage(BaseModule):
             x = block(x, partitions[block.shift])
         if num_dense == len(self.blocks):
             return x
-        return self._forward_pruned(x, self.blocks[num_dense:], kept[num_dense:], partitions)
-
-    def _forward_pruned(self, x: Tensor, blocks: List[SwinBlock], kept: List[int],
-                        partitions: Dict[int, WindowPartition]) -> Tensor:
-        token_scores = self.token_score(x.detach())
-        rankings = {
-            shift: rank_windows(score_windows(token_scores, partitions[shift]))
-            for shift in {block.shift for block in blocks}
-        }
+        pruned = self.blocks[num_dense:]
+        rankings = _rank(x.detach(), {b.shift: partitions[b.shift] for b in pruned}, selection,
+                         batch)
         x = own(x, self.training)
-        for block, k in zip(blocks, kept):
-            x = block(x, partitions[block.shift], select_windows(rankings[block.shift], k))
+        for block, k in zip(pruned, kept[num_dense:]):
+            selected = select_windows(rankings[block.shift], k * batch.group)
+            x = block(x, partitions[block.shift], selected, batch.group)
         return release(x)
+
+
+def _rank(x: Tensor, partitions: Dict[int, WindowPartition], selection: Selection,
+          batch: Batch) -> Dict[int, Tensor]:
+    """The ranking of each partition, by one score of the tokens (B, L, C)."""
+    prior = None if batch.prior is None else batch.prior.flatten(1)
+    token_scores = TOKEN_SCORES[selection.importance](x, prior)
+    rankings = {}
+    for shift, windows in partitions.items():
+        valid = None
+        if batch.sizes is not None and selection.padding_last:
+            valid = valid_windows(windows, batch.sizes)
+        rankings[shift] = rank_windows(score_windows(token_scores, windows), valid,
+                                       selection.scope, batch.group, selection.min_windows)
+    return rankings

@@ -33,6 +33,7 @@ class WindowPartition:
         interior: Indices, ascending, of the windows that hold neither padding nor tokens from
             two sides of the map: they need no mask.
         edge: The other windows.
+        first: (nW, 2) int64, the lowest row and the lowest column of the tokens of each window.
         token_bounds: nW + 1 ints: the most tokens, padding left out, that k windows can hold.
     """
     height: int
@@ -46,6 +47,7 @@ class WindowPartition:
     mask_index: Optional[Tensor]
     interior: Tensor
     edge: Tensor
+    first: Tensor
     token_bounds: Tuple[int, ...]
 
     @property
@@ -96,8 +98,10 @@ def _cached_partition(height: int, width: int, window_size: int, shift: int,
         if mask_index is not None:
             at_edge |= mask_index > 0
         bounds = real.sort(descending=True).values.cumsum(0)
+        places = torch.stack([table // width, table % width], -1)
+        first = torch.where(table[..., None] < height * width, places, height * width).amin(1)
         tensors = (table, inverse, padded, masks, mask_index, (~at_edge).nonzero().flatten(),
-                   at_edge.nonzero().flatten())
+                   at_edge.nonzero().flatten(), first)
         return WindowPartition(
             height, width, window_size, shift,
             *(t if t is None else t.to(device) for t in tensors),

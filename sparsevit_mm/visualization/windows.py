@@ -32,14 +32,13 @@ def record_windows(backbone: SparseSwinTransformer) -> Iterator[List[List[Tensor
             handle.remove()
 
 
-def _ran(x: Tensor, windows: WindowPartition, selected: Optional[Tensor] = None) -> Tensor:
-    size = (len(x), windows.height * windows.width + 1)  # the last entry takes the padding
-    if selected is None:
-        ran = x.new_ones(size, dtype=torch.bool)
-    else:
-        ran = x.new_zeros(size, dtype=torch.bool)
-        ran.scatter_(1, windows.table[selected].flatten(1), True)
-    return ran[:, :-1].reshape(-1, windows.height, windows.width).cpu()
+def _ran(x: Tensor, windows: WindowPartition, selected: Optional[Tensor] = None,
+         group: int = 1) -> Tensor:
+    ran = x.new_full((len(x), windows.num_windows), selected is None, dtype=torch.bool)
+    if selected is not None:
+        ran.reshape(-1, group * windows.num_windows).scatter_(1, selected, True)
+    tokens = ran.repeat_interleave(windows.table.shape[1], dim=1).index_select(1, windows.inverse)
+    return tokens.reshape(-1, windows.height, windows.width).cpu()
 
 
 class Placement(NamedTuple):

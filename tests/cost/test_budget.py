@@ -63,12 +63,13 @@ def capture_on_the_cpu(monkeypatch):
         def serves(self, x):
             return True
 
-        def record(self, forward, x):
-            made.append(sparsity := forward.__self__.sparsity)
+        def record(self, forward, inputs):
+            backbone = forward.func.__self__
+            made.append(sparsity := backbone.sparsity)
 
-            def replay(x):
-                assert forward.__self__.sparsity == sparsity
-                return forward(x)
+            def replay(*inputs):
+                assert backbone.sparsity == sparsity
+                return forward(*inputs)
 
             return replay
 

@@ -19,15 +19,15 @@ class FakeCaptured(Captured):
     def serves(self, x):
         return True
 
-    def _capture(self, forward, x):
-        outs = forward(x)
-        captures.append(tuple(x.shape))
+    def _capture(self, forward, inputs):
+        outs = forward(*inputs)
+        captures.append(tuple(inputs[0].shape))
 
         class Graph:
 
             def replay(self):
                 with torch.inference_mode(False), torch.no_grad():
-                    for out, new in zip(outs, forward(x)):
+                    for out, new in zip(outs, forward(*inputs)):
                         out.copy_(new)
 
         return Graph(), outs
@@ -153,7 +153,7 @@ def test_captures_outlive_the_cache_of_partitions(captured, monkeypatch):
     image = torch.randn(1, 3, 50, 61)
     same(model, eager, image)
     recording, = model._executor._recordings.values()
-    held, = recording.__defaults__
+    held = recording.__kwdefaults__['held']
     made = [windows.partition(13, 16, 4, shift, torch.device('cpu')) for shift in (0, 2)]
     assert all(any(h is m for h in held) for m in made) and not windows._holders
 

@@ -58,8 +58,8 @@ def test_chunks_equal_the_reference(make_swin, small_chunks, height, width, batc
 def test_chunks_in_low_precision_equal_the_reference(make_swin, small_chunks, monkeypatch, dtype,
                                                      sparsity, size):
     """With the same windows: rounding may turn a near-tie of the ranking."""
-    monkeypatch.setattr('sparsevit_mm.models.stage.rank_windows', lambda scores: torch.arange(
-        scores.shape[1]).expand_as(scores))
+    monkeypatch.setattr('sparsevit_mm.models.stage.rank_windows', lambda scores, *_: (
+        torch.arange(scores.shape[1]).expand_as(scores)))
     model = make_swin(sparsity=sparsity).to(dtype)
     image = torch.randn(2, 3, *size).to(dtype)
     expected = forward(model, image, chunked=False)

@@ -3,8 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsevit_mm.models.selection import (TOKEN_SCORES, rank_windows, score_windows,
-                                           select_windows)
+from sparsevit_mm.models.importance import TOKEN_SCORES
+from sparsevit_mm.models.selection import rank_windows, score_windows, select_windows
 from sparsevit_mm.models.windows import partition
 
 CPU = torch.device('cpu')

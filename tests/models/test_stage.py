@@ -7,7 +7,8 @@ from torch.utils.checkpoint import checkpoint
 
 from sparsevit_mm.models import rows
 from sparsevit_mm.models import stage as stage_module
-from sparsevit_mm.models.selection import TOKEN_SCORES, rank_windows, score_windows
+from sparsevit_mm.models.importance import TOKEN_SCORES
+from sparsevit_mm.models.selection import Selection, rank_windows, score_windows
 from sparsevit_mm.models.stage import SwinStage
 from sparsevit_mm.models.windows import num_windows, partition
 from sparsevit_mm.sparsity import kept_windows
@@ -22,10 +23,10 @@ def make_stage(randomise):
     """Equal arguments give equal weights; the first blocks of a deeper stage have those of a
     shallower one."""
 
-    def make(depth, drop_path=0., importance='magnitude'):
+    def make(depth, drop_path=0.):
         stage = SwinStage(
             depth=depth, drop_path_rates=[drop_path] * depth, downsample=None,
-            token_score=TOKEN_SCORES[importance], window_size=WINDOW, embed_dims=8, num_heads=2,
+            window_size=WINDOW, embed_dims=8, num_heads=2,
             feedforward_channels=16, qkv_bias=True, qk_scale=None, drop_rate=0.,
             attn_drop_rate=0., act_cfg=dict(type='GELU'), norm_cfg=dict(type='LN'), with_cp=False)
         return randomise(stage).eval()
@@ -59,9 +60,9 @@ def test_a_block_changes_k_windows_and_no_bit_elsewhere(make_stage, importance, 
     """The plain block first, then the shifted one, whose input is the plain block's output."""
     x, outputs = features(size), []
     for depth in (1, 2):
-        stage = make_stage(depth, 0., importance)
+        stage = make_stage(depth)
         torch.manual_seed(7)
-        outputs.append(stage(x.clone(), size, [ratio] * depth))
+        outputs.append(stage(x.clone(), size, [ratio] * depth, Selection(importance)))
     k = kept_windows(num_windows(*size, WINDOW), ratio)
     torch.manual_seed(7)
     token_scores = TOKEN_SCORES[importance](x)
@@ -99,7 +100,7 @@ def selections(monkeypatch):
 
 
 def test_later_blocks_run_a_prefix_of_one_ranking(make_stage, selections):
-    make_stage(5, importance='random')(features((14, 17)), (14, 17), [0, .2, .2, .5, .8])
+    make_stage(5)(features((14, 17)), (14, 17), [0, .2, .2, .5, .8], Selection('random'))
     assert [s.shape[1] for _, s in selections] == [16, 16, 10, 4]
     for earlier, later in ((0, 2), (1, 3)):  # the shifted blocks, the plain ones
         assert selections[earlier][0] is selections[later][0]
@@ -109,8 +110,8 @@ def test_later_blocks_run_a_prefix_of_one_ranking(make_stage, selections):
 
 def test_scores_come_from_the_first_block_that_prunes(make_stage, monkeypatch):
     stage, seen = make_stage(4), []
-    score = stage.token_score
-    stage.token_score = lambda x: seen.append(x) or score(x)
+    score = TOKEN_SCORES['magnitude']
+    monkeypatch.setitem(TOKEN_SCORES, 'magnitude', lambda x, prior: seen.append(x) or score(x))
     x = features((9, 13))
     stage(x, (9, 13), [0, 0, .3, .6])
     expected = x
@@ -119,9 +120,9 @@ def test_scores_come_from_the_first_block_that_prunes(make_stage, monkeypatch):
     assert len(seen) == 1 and torch.equal(seen[0], expected)
 
 
-def test_a_dense_stage_neither_scores_nor_selects(make_stage, selections):
+def test_a_dense_stage_neither_scores_nor_selects(make_stage, selections, monkeypatch):
     stage = make_stage(2)
-    stage.token_score = None  # calling it fails
+    monkeypatch.setitem(TOKEN_SCORES, 'magnitude', None)  # calling it fails
     stage(features((9, 13)), (9, 13), [0, 0])
     assert not selections
 

@@ -145,7 +145,7 @@ def test_a_test_run_is_drawn_as_a_validation_is(tmp_path, drawn):
 def test_training_goes_on_where_nothing_can_be_drawn(tmp_path, drawn, samples):
     runner, _ = train_toy(tmp_path, **settings(tmp_path, **samples))
     assert drawn == [] and runner.iter == 6
-    assert not any(module._forward_pre_hooks for module in runner.model.modules())
+    assert not any(module._forward_pre_hooks for module in runner.model.backbone.modules())
     assert list(tmp_path.glob('*/vis_data/vis_image')) == []
 
 

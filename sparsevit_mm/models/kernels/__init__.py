@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def run_block(block: 'SwinBlock', x: Tensor, windows: WindowPartition,
-              selected: Optional[Tensor] = None) -> Tensor:
+              selected: Optional[Tensor] = None, group: int = 1) -> Tensor:
     """One Swin block on the windows selected.
 
     Picks the fastest implementation that is right here; all equal :mod:`.reference`.
@@ -22,14 +22,16 @@ def run_block(block: 'SwinBlock', x: Tensor, windows: WindowPartition,
         x: (B, L, C) residual stream, contiguous, from :func:`~sparsevit_mm.models.rows.own`. May
             be written to.
         windows: The partition of this block.
-        selected: (B, K) int64, the windows to run in each image; None for all.
+        selected: (G, K) int64, the windows to run in each group of images, see
+            :func:`~sparsevit_mm.models.selection.rank_windows`; None for all of each image.
+        group: Images of a group.
 
     Returns:
         (B, L, C), the stream after the block.
     """
     if _runs_in_chunks(block, x):
-        return cpu.run_block(block, x, windows, selected)
-    return reference.run_block(block, x, windows, selected)
+        return cpu.run_block(block, x, windows, selected, group)
+    return reference.run_block(block, x, windows, selected, group)
 
 
 def _runs_in_chunks(block: 'SwinBlock', x: Tensor) -> bool:

@@ -19,11 +19,11 @@ MIN_TOKENS = 1024
 
 
 def run_block(block: 'SwinBlock', x: Tensor, windows: WindowPartition,
-              selected: Optional[Tensor]) -> Tensor:
+              selected: Optional[Tensor], group: int) -> Tensor:
     """See :func:`~sparsevit_mm.models.kernels.run_block`."""
     stream = x.flatten(0, 1)
     size = max(CHUNK_BYTES // (block.ffn.feedforward_channels * x.element_size()), MIN_TOKENS)
-    for part in split(windows, selected, x.shape[0], size):
+    for part in split(windows, selected, x.shape[0], size, group):
         bias = block.attn.w_msa.bias(part.masks)
         for chunk in part.chunks(size):
             _run_chunk(block, stream, chunk, bias)

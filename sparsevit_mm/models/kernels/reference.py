@@ -3,7 +3,7 @@ from typing import TYPE_CHECKING, Optional, Union
 
 import torch
 import torch.utils.checkpoint as cp
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..attention import WindowMSA
 from ..layout import AllWindows, KeptWindows
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 
 def run_block(block: 'SwinBlock', x: Tensor, windows: WindowPartition,
-              selected: Optional[Tensor]) -> Tensor:
+              selected: Optional[Tensor], group: int) -> Tensor:
     """See :func:`~sparsevit_mm.models.kernels.run_block`."""
-    layout = AllWindows(windows) if selected is None else KeptWindows(windows, selected)
+    layout = (AllWindows(windows) if selected is None
+              else KeptWindows(windows, selected, group))
     tokens, rest = layout.take(x)
     if block.with_cp and tokens.requires_grad:
         tokens = cp.checkpoint(_run_tokens, block, tokens, layout, use_reentrant=False)
@@ -28,7 +29,7 @@ def run_block(block: 'SwinBlock', x: Tensor, windows: WindowPartition,
 
 
 def _attend(msa: WindowMSA, qkv: Tensor, layout: Union[AllWindows, KeptWindows]) -> Tensor:
-    """(B, K, N, 3C) -> (B, K, N, C)."""
+    """(G, K, N, 3C) -> (G, K, N, C)."""
     head_dim = qkv.shape[3] // (3 * msa.num_heads)
     if (msa.triton and not torch.is_grad_enabled() and not is_tracing()
             and not (msa.attn_drop.training and msa.attn_drop.p)
@@ -42,7 +43,7 @@ def _attend(msa: WindowMSA, qkv: Tensor, layout: Union[AllWindows, KeptWindows])
 
 def _run_tokens(block: 'SwinBlock', tokens: Tensor,
                 layout: Union[AllWindows, KeptWindows]) -> Tensor:
-    """(B, T, C) -> the same."""
+    """(G, T, C) -> the same."""
     msa = block.attn.w_msa
     qkv = layout.to_windows(msa.qkv(layout.pad(block.norm1(tokens))))
     out = _attend(msa, qkv, layout)
@@ -51,5 +52,18 @@ def _run_tokens(block: 'SwinBlock', tokens: Tensor,
         out = layout.to_tokens(msa.proj_drop(msa.proj(out)))
     else:
         out = msa.proj(layout.to_tokens(out))
-    tokens = tokens + block.attn.drop(out)
-    return block.ffn(block.norm2(tokens), identity=tokens)
+    ffn = block.ffn
+    if layout.images is None:
+        tokens = tokens + block.attn.drop(out)
+        return ffn(block.norm2(tokens), identity=tokens)
+    tokens = tokens + _drop_images(block.attn.drop, out, layout)
+    out = ffn.gamma2(ffn.layers(block.norm2(tokens)))
+    return tokens + _drop_images(ffn.dropout_layer, out, layout)
+
+
+def _drop_images(drop: nn.Module, tokens: Tensor, layout: KeptWindows) -> Tensor:
+    """DropPath, which is drawn for each image, on the tokens of groups (G, T, C)."""
+    if not drop.training:
+        return tokens
+    factors = drop(tokens.new_ones(len(tokens), layout.group, 1).flatten(0, 1))
+    return tokens * factors.reshape(len(tokens), -1).gather(1, layout.images)[..., None]
