@@ -4,7 +4,7 @@ import io
 from contextlib import redirect_stdout
 from functools import cached_property
 from logging import FileHandler
-from typing import Callable, Dict, List
+from typing import Callable, Dict, List, Optional
 
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
@@ -16,6 +16,7 @@ from mmengine.runner import BaseLoop
 from ..checkpoints import check_fits
 from ..config import is_type
 from ..models import get_sparse_backbone
+from ..models.selection import Selection
 from ..sparsity import Sparsity, SparsityConfig
 from .nuscenes_eval import accept_any_predictions
 from .ranks import InStep
@@ -40,6 +41,7 @@ class Evaluator:
     Attributes:
         runner: Between evaluations its val loop is that of `cfg`, whatever was evaluated last.
         backbone: The sparse backbone.
+        selection: Its own, by the config.
 
     Raises:
         FileNotFoundError, ValueError: The checkpoint is not there, is refused or does not fit
@@ -56,6 +58,7 @@ class Evaluator:
         model = model.module if is_model_wrapper(model) else model
         check_fits(model, checkpoint)
         self.backbone = get_sparse_backbone(model)
+        self.selection = self.backbone.selection
         self._loaded = False
         self._in_step = InStep(self._run)
         self._data: List[Evaluation] = []
@@ -66,10 +69,16 @@ class Evaluator:
         """The first metric of the config's val evaluator."""
         return self._main.metric
 
-    def evaluate(self, sparsity: Sparsity) -> Dict[str, float]:
+    def evaluate(self, sparsity: Sparsity,
+                 selection: Optional[Selection] = None) -> Dict[str, float]:
         """Metrics at a configuration; empty where CocoMetric or NuScenesMetric found no
-        detection."""
-        return self._main(sparsity)
+        detection.
+
+        Args:
+            sparsity: How many windows run.
+            selection: Which; as the config says if None.
+        """
+        return self._main(sparsity, selection)
 
     def on(self, cfg: Config) -> 'Evaluation':
         """The same as :meth:`evaluate` on other data: of fewer images, or at another size.
@@ -107,15 +116,16 @@ class Evaluator:
         index = len(self._data)
         self._data.append(Evaluation(
             evaluator.metrics[0], build_loop,
-            lambda sparsity: self._in_step(
-                index, SparsityConfig(sparsity, self.backbone.depths))))
+            lambda sparsity, selection: self._in_step(
+                index, SparsityConfig(sparsity, self.backbone.depths),
+                selection or self.selection)))
         return self._data[index]
 
-    def _run(self, index: int, config: SparsityConfig) -> Dict[str, float]:
+    def _run(self, index: int, config: SparsityConfig, selection: Selection) -> Dict[str, float]:
         runner, main = self.runner, self.runner.val_loop
         with _quiet():
             loop = self._data[index].loop
-        self.backbone.sparsity = config
+        self.backbone.sparsity, self.backbone.selection = config, selection
         runner._val_loop = loop  # hooks ask the runner for its loop and data
         try:
             with _quiet():
@@ -137,8 +147,9 @@ class Evaluation:
     def __init__(self, metric: BaseMetric, build_loop: Callable, evaluate: Callable):
         self.metric, self._build_loop, self._evaluate = metric, build_loop, evaluate
 
-    def __call__(self, sparsity: Sparsity) -> Dict[str, float]:
-        return self._evaluate(sparsity)
+    def __call__(self, sparsity: Sparsity,
+                 selection: Optional[Selection] = None) -> Dict[str, float]:
+        return self._evaluate(sparsity, selection)
 
     @cached_property
     def loop(self) -> BaseLoop:

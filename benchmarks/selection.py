@@ -1,0 +1,239 @@
+"""Who should compete for the windows, and by which score? Metric at equal sparsity, and latency, of
+each way to select, on the miniature COCO with images of mixed shapes (padded batches) or on the
+miniature nuScenes (six cameras).
+
+For each seed one dense model is trained and adapted; every selection is evaluated with it on the
+test split. Those that share a budget, or know padding, are evaluated once more with a model that
+was adapted under them. What is done is kept, so a killed run goes on where it stopped.
+"""
+import argparse
+import json
+from pathlib import Path
+from typing import Dict, Iterator, List, NamedTuple, Sequence, Tuple
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from torch.utils.benchmark.utils.timer import timer
+
+from sparsevit_mm.cli import build_backbone, build_runner, clear_errors
+from sparsevit_mm.config import load_config, without_adaptation
+from sparsevit_mm.datasets import generate_mini_coco, generate_mini_nuscenes
+from sparsevit_mm.models.metadata import ToldBatch
+from sparsevit_mm.models.selection import Selection
+from sparsevit_mm.search.bootstrap import make_resampler
+from sparsevit_mm.search.evaluator import Evaluator
+from sparsevit_mm.search.noise import interval
+from sparsevit_mm.search.objective import default_metric
+from sparsevit_mm.steps import Steps
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / 'configs' / 'demo'
+SPARSITIES = .3, .5, .7
+RESAMPLES = 300
+MIXED = 'data/mini_coco_mixed'
+BASE = 'image'  # what the others are compared with: the default
+
+# Name -> what differs from the default.
+ALONE = {BASE: {}, 'image, l2': dict(importance='l2'), 'image, random': dict(importance='random')}
+UNAWARE = {'image, padding competes': dict(padding_last=False)}
+SHARED = {'group': dict(scope='group')}
+
+
+class Task(NamedTuple):
+    """What differs between the data sets.
+
+    Attributes:
+        dense, adapt: Configs.
+        options: Settings of both, ``__`` for the dot.
+        backbone: Where the backbone stands.
+        variants: Evaluated with the model that was adapted under the default.
+        own: Of these, the ones that a model is adapted under.
+        shape: Of the input in the timing, (B, 3, H, W) or (B, V, 3, H, W).
+        sizes: Valid height and width in it, of one image after another.
+    """
+    dense: str
+    adapt: str
+    options: Dict
+    backbone: str
+    variants: Dict[str, Dict]
+    own: Sequence[str]
+    shape: Tuple[int, ...]
+    sizes: Sequence[Tuple[int, int]]
+
+
+TASKS = {
+    'coco': Task(
+        'mask_rcnn_swin-narrow_mini_coco.py', 'mask_rcnn_sparsevit-narrow_mini_coco.py',
+        {**{f'{split}_dataloader__dataset__data_root': f'{MIXED}/'
+            for split in ('train', 'val', 'test')},
+         **{f'{split}_evaluator__ann_file': f'{MIXED}/annotations/instances_{split}2017.json'
+            for split in ('val', 'test')}},
+        'model__backbone',
+        {**UNAWARE, **ALONE, 'area': dict(scope='area'),
+         'group': dict(scope='group', group_size='batch')},
+        ['image, padding competes', 'area', 'group'],
+        (8, 3, 192, 192), [(192, 96), (128, 192), (192, 160), (96, 192)] * 2),
+    'nuscenes': Task(
+        'bevdet_swin-narrow_mini_nuscenes.py', 'bevdet_sparsevit-narrow_mini_nuscenes.py',
+        dict(test_dataloader__batch_size=1),  # the score that looks back takes frames one by one
+        'model__img_backbone',
+        {**ALONE, 'image, boxes': dict(importance='boxes'), **SHARED,
+         'group, at least 2': dict(scope='group', min_windows=2),
+         'group, boxes': dict(scope='group', importance='boxes')},
+        ['group'],
+        (1, 6, 3, 64, 176), [(64, 176)] * 6),
+}
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('task', choices=TASKS)
+    parser.add_argument('--work-dir', type=Path, help='(default: work_dirs/selection/TASK)')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--rounds', type=int, default=15, help='of the timing')
+    return parser.parse_args()
+
+
+def adapted_models(task: Task, seed: int, folder: Path) -> Iterator[Tuple[str, Path]]:
+    """Trains; gives what each model was adapted under, and its checkpoint."""
+    steps = Steps(ROOT / 'tools', seed)
+    dense = steps.train('dense training', CONFIGS / task.dense, folder / 'dense', **task.options)
+    for name in (BASE, *task.own):
+        options = {f'{task.backbone}__{key}': value
+                   for key, value in task.variants[name].items()}
+        under = name.replace(', ', '_').replace(' ', '_')
+        yield name, steps.train(f'adaptation, {name}', CONFIGS / task.adapt,
+                                folder / f'adapted_{under}', dense, **task.options, **options)
+
+
+def evaluate(task: Task, checkpoint: Path, names: Sequence[str], work_dir: Path, seed: int,
+             record: Dict, save) -> None:
+    """Evaluates selections on the test split, each at all sparsities, unless it is recorded."""
+    todo = [(name, sparsity) for name in names for sparsity in SPARSITIES
+            if f'{name} at {sparsity}' not in record]
+    if 'dense' not in record and BASE in names:
+        todo.insert(0, (BASE, 0))
+    if not todo:
+        return
+    cfg = test_as_val(task)
+    cfg.work_dir = str(work_dir)
+    evaluator = Evaluator(cfg, str(checkpoint), build_runner)
+    objective = default_metric(cfg)
+    resample = make_resampler(evaluator.metric, objective)
+    for name, sparsity in todo:
+        torch.manual_seed(seed)  # of random selection
+        metrics = evaluator.evaluate(sparsity, Selection(**task.variants[name]))
+        key = f'{name} at {sparsity}' if sparsity else 'dense'
+        record[key] = dict(metric=metrics.get(objective, 0.),
+                           resampled=resample(RESAMPLES).round(6).tolist())
+        print(f'{key}: {record[key]["metric"]:.4f}', flush=True)
+        save()
+
+
+def test_as_val(task: Task) -> Config:
+    options = {key.replace('__', '.'): value for key, value in task.options.items()}
+    cfg = load_config(str(CONFIGS / task.adapt), options)
+    cfg.custom_hooks = without_adaptation(cfg.get('custom_hooks'))
+    cfg.val_dataloader, cfg.val_evaluator = cfg.test_dataloader, cfg.test_evaluator
+    return cfg
+
+
+def latencies(task: Task, rounds: int) -> Dict[str, np.ndarray]:
+    """Milliseconds of the backbone, told its metadata, (rounds, sparsities) for each variant and
+    'dense'; all of them in turn, after a round of warm-up."""
+    backbone = build_backbone(test_as_val(task)).eval()
+    images = torch.randn(task.shape, generator=torch.Generator().manual_seed(0))
+    views = task.shape[1] if len(task.shape) == 5 else 1
+    samples = [_Sample(list(task.sizes[i:i + views]) if views > 1 else task.sizes[i])
+               for i in range(0, len(task.sizes), views)]
+    told, images = ToldBatch(task.shape, samples), images.flatten(0, -4)
+    cases = [('dense', 0, Selection())] + [
+        (name, s, Selection(**changes)) for name, changes in task.variants.items()
+        for s in SPARSITIES]
+    times: Dict[str, List[List[float]]] = {name: [] for name, *_ in cases}
+    with torch.inference_mode():
+        for _ in range(rounds + 1):
+            for name in times:
+                times[name].append([])
+            for name, sparsity, selection in cases:
+                backbone.sparsity, backbone.selection, backbone.told = sparsity, selection, told
+                start = timer()
+                backbone(images)
+                times[name][-1].append((timer() - start) * 1e3)
+    return {name: np.array(t[1:]) for name, t in times.items()}
+
+
+class _Sample:
+    """As little of a data sample as the backbone looks at."""
+
+    def __init__(self, img_shape):
+        self.metainfo = dict(img_shape=img_shape)
+
+
+def report(task: Task, records: Dict[str, Dict], times: Dict[str, np.ndarray]) -> None:
+    """Prints the tables of docs/results.md."""
+    dense = np.mean([record[BASE]['dense']['metric'] for record in records.values()])
+    print(f'\nDense: {dense:.3f}. Seeds {", ".join(records)}; less `{BASE}`: mean over seeds, 95% '
+          f'interval over images, and from the lowest to the highest seed.\n')
+    for sparsity in SPARSITIES:
+        print(f'| at {sparsity:.0%} | adapted under | metric | less `{BASE}` | 95% interval | '
+              f'seeds | latency, of dense |\n|---|---|---|---|---|---|---|')
+        for under, name in rows(task):
+            cells = [f'| {name} | {under} ']
+            key = f'{name} at {sparsity}'
+            own, base = (np.array([r[a][k]['resampled'] for r in records.values()])
+                         for a, k in ((under, key), (BASE, f'{BASE} at {sparsity}')))
+            points, bases = (np.array([r[a][k]['metric'] for r in records.values()])
+                             for a, k in ((under, key), (BASE, f'{BASE} at {sparsity}')))
+            cells.append(f'{points.mean():.3f}')
+            if (under, name) == (BASE, BASE):
+                cells += [''] * 3
+            else:
+                low, high = interval((own - base).mean(0))
+                less = points - bases
+                cells += [f'{less.mean():+.3f}', f'{low:+.3f} to {high:+.3f}',
+                          f'{less.min():+.3f} to {less.max():+.3f}']
+            ratio = times[name][:, SPARSITIES.index(sparsity)] / times['dense'][:, 0]
+            low, middle, high = np.percentile(ratio, (25, 50, 75))
+            cells.append(f'{middle:.2f} ({low:.2f} to {high:.2f})')
+            print(' | '.join(cells) + ' |')
+        print()
+
+
+def rows(task: Task) -> Iterator[Tuple[str, str]]:
+    """What a model was adapted under, and what it is evaluated under."""
+    yield from ((BASE, name) for name in task.variants)
+    yield from ((name, name) for name in task.own)
+
+
+def main() -> None:
+    args = parse_args()
+    task = TASKS[args.task]
+    work_dir = args.work_dir or Path('work_dirs/selection') / args.task
+    with clear_errors():
+        if args.task == 'coco':
+            generate_mini_coco(MIXED, mixed_shapes=True)
+        else:
+            generate_mini_nuscenes()
+    records: Dict[str, Dict] = {}
+    for seed in args.seeds:
+        folder = work_dir / f'seed{seed}'
+        path = folder / 'results.json'
+        records[str(seed)] = record = json.loads(path.read_text()) if path.exists() else {}
+
+        def save() -> None:
+            partial = path.with_suffix('.partial')
+            partial.write_text(json.dumps(record))
+            partial.replace(path)
+
+        for under, checkpoint in adapted_models(task, seed, folder):
+            names = list(task.variants) if under == BASE else [under]
+            evaluate(task, checkpoint, names, folder / 'test', seed,
+                     record.setdefault(under, {}), save)
+    report(task, records, latencies(task, args.rounds))
+
+
+if __name__ == '__main__':
+    main()
