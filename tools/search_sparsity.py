@@ -20,6 +20,7 @@ from rich.table import Table
 
 from sparsevit_mm.cli import (add_latency_arguments, add_runner_arguments, build_runner,
                               clear_errors, config_from, latency_setting)
+from sparsevit_mm.models.selection import SCOPES
 from sparsevit_mm.search.evaluations import Evaluations
 from sparsevit_mm.search.limits import Limits
 from sparsevit_mm.search.noise import difference
@@ -66,6 +67,9 @@ def parse_args() -> argparse.Namespace:
                         'better ones')
     effort.add_argument('--finalists', type=int, default=3, metavar='N',
                         help='how many of the best are judged again at the end (default: 3)')
+    effort.add_argument('--scopes', nargs='+', choices=SCOPES, default=[], metavar='SCOPE',
+                        help='judge them in these scopes too (image, area, group: who competes for '
+                        'the windows), and write the best')
     effort.add_argument('--references', action='store_true',
                         help='at the end evaluate uniform sparsity, each stage alone, and dense on '
                         'smaller images, for the report')
@@ -127,7 +131,8 @@ def prepare(args: argparse.Namespace) -> Tuple[Config, SearchRequest]:
         pareto=args.pareto,
         points=args.points.split(',') if args.points else list(POINTS),
         finalists=args.finalists,
-        references=args.references)
+        references=args.references,
+        scopes=args.scopes)
     return cfg, request
 
 
@@ -168,7 +173,7 @@ def show(pipeline: SearchPipeline) -> None:
         candidate = finalist.candidate
         table.add_row(name, f'{candidate.metric:.4f}', *_loss(candidate, dense),
                       f'{finalist.measured:.1f} ms', f'{finalist.measured / dense.latency:.2f}',
-                      on_all(finalist.full), candidate.config.label)
+                      on_all(finalist.full), finalist.label)
     Console(width=140).print(table)
     if pipeline.searching:
         print(f'{pipeline.evaluating / pipeline.searching:.1%} of the {pipeline.searching:.0f} s '

@@ -119,7 +119,7 @@ class LatencyMeter:
         rounds: How often each configuration is run.
 
     Raises:
-        ValueError: No rounds.
+        ValueError: No rounds, or a batch that is no multiple of the group size.
     """
 
     def __init__(self,
@@ -133,6 +133,8 @@ class LatencyMeter:
         dtype = DTYPES[setting.dtype]
         self.backbone = deepcopy(backbone).to(setting.device, dtype).eval()
         self.backbone.execution = setting.execution
+        self.backbone.selection = backbone.selection.alone()
+        self.backbone.selection.group_of(setting.batch_size)  # raises
         self.image = torch.randn(
             setting.batch_size,
             backbone.in_channels,

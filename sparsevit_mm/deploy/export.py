@@ -143,6 +143,7 @@ def frozen(backbone: SparseSwinTransformer) -> SparseSwinTransformer:
     """A copy on the CPU, in fp32 and eval mode, that runs eagerly."""
     model = deepcopy(backbone).cpu().float().eval()
     model.execution = 'eager'
+    model.selection = backbone.selection.alone()
     return model
 
 

@@ -4,7 +4,7 @@ Windows compete within a group of images: an image by itself, as published, or s
 one budget of windows. A group of n images has n * nW windows, image by image, and one ranking, of
 which each block takes the first n * k. Shapes depend on n and k alone.
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Optional, Union
 
 import torch
@@ -53,6 +53,13 @@ class Selection:
             raise ValueError(f'min_windows {self.min_windows!r} is not 0 or more windows')
         if self.scope == 'area' and not self.padding_last:
             raise ValueError("scope 'area' goes by what is padding: it needs padding_last")
+
+    def alone(self) -> 'Selection':
+        """The same for a backbone outside its detector: where nobody gives a group size, the batch
+        is the group."""
+        if self.scope == 'group' and self.group_size is None:
+            return replace(self, group_size=BATCH)
+        return self
 
     def group_of(self, batch_size: int, told: Optional[int] = None) -> int:
         """Images that share a budget.

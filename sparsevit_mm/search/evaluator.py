@@ -6,6 +6,7 @@ from functools import cached_property
 from logging import FileHandler
 from typing import Callable, Dict, List, Optional
 
+import torch
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
@@ -79,6 +80,24 @@ class Evaluator:
             selection: Which; as the config says if None.
         """
         return self._main(sparsity, selection)
+
+    def try_out(self, selection: Selection) -> None:
+        """Runs the first batch of val, on this rank alone, to see whether the model can select so.
+
+        Raises:
+            ValueError: What the backbone says of a batch that it can't group.
+        """
+        model, loader = self.runner.model, self.runner.val_dataloader
+        if isinstance(loader, dict):
+            loader = self.runner.build_dataloader(dict(loader, persistent_workers=False))
+        model = model.module if is_model_wrapper(model) else model
+        self.backbone.selection = selection
+        try:
+            with torch.no_grad():
+                model.eval()
+                model.val_step(next(iter(loader)))
+        finally:
+            self.backbone.selection = self.selection
 
     def on(self, cfg: Config) -> 'Evaluation':
         """The same as :meth:`evaluate` on other data: of fewer images, or at another size.

@@ -7,7 +7,7 @@ from ..sparsity import SparsityConfig
 from .candidates import REJECTED, Candidate
 from .problem import Metrics
 from .study import REJECTIONS, SparsitySearch
-from .summary import Finalist
+from .summary import Finalist, figure_key
 
 # In the study, beside study.REJECTIONS:
 AGAIN, FINALISTS, DENSE = 'judged again', 'finalists', 'dense full'
@@ -18,13 +18,19 @@ class Finals:
 
     Args:
         search: The search.
-        measure: Configuration -> milliseconds, more carefully than in the search.
-        full: Configuration -> metrics on all of val; None if the search had all of it.
+        measure: Configuration and scope -> milliseconds, more carefully than in the search. A
+            scope is one of Selection's, or None for the one that was searched.
+        full: Likewise -> metrics on all of val.
+        had_all: Whether the search itself evaluated on all of val.
+        scopes: Judged beside the one that was searched; a finalist stands there in its best.
     """
 
-    def __init__(self, search: SparsitySearch, measure: Callable[[SparsityConfig], float],
-                 full: Optional[Callable[[SparsityConfig], Metrics]] = None):
+    def __init__(self, search: SparsitySearch,
+                 measure: Callable[[SparsityConfig, Optional[str]], float],
+                 full: Optional[Callable[[SparsityConfig, Optional[str]], Metrics]] = None,
+                 had_all: bool = True, scopes: Sequence[str] = ()):
         self.search, self.measure, self.full = search, measure, full
+        self.had_all, self.scopes = had_all, scopes
 
     def best(self, count: int) -> List[Finalist]:
         """The best candidates that prove inside the limits, the winner first; those outside are
@@ -38,7 +44,7 @@ class Finals:
             if len(finalists) == count:
                 break
             if limits.admit(self._measured(candidate)):
-                finalists.append(self._finalist(candidate))
+                finalists.append(self._finalist(candidate, limits.admit))
             else:
                 candidate.state = REJECTED
         self.search.study.set_user_attr(REJECTIONS, [
@@ -64,7 +70,7 @@ class Finals:
             fitting = [c for c in self._evaluated() if c.latency <= point]
             for candidate in sorted(fitting, key=lambda c: (-c.metric, c.latency)):
                 if self._measured(candidate) <= point:
-                    finalists.append(self._finalist(candidate, point))
+                    finalists.append(self._finalist(candidate, point.__ge__, point))
                     break
             else:
                 fastest = min(self._evaluated(), key=lambda c: c.latency)
@@ -76,13 +82,23 @@ class Finals:
     def _evaluated(self) -> List[Candidate]:
         return [c for c in self.search.candidates if c.metric is not None]
 
-    def _finalist(self, candidate: Candidate, point: Optional[float] = None) -> Finalist:
-        full = self.full and self._once(
-            candidate, 'full', lambda: _plain(self.full(candidate.config)))
-        return Finalist(candidate, self._measured(candidate), full or None, point)
+    def _finalist(self, candidate: Candidate, admit: Callable[[float], bool],
+                  point: Optional[float] = None) -> Finalist:
+        """The candidate in the scope that serves it best, of those inside the limits."""
+        own = Finalist(candidate, self._measured(candidate), self._full(candidate), point)
+        others = (Finalist(candidate, self._measured(candidate, scope),
+                           self._full(candidate, scope), point, scope) for scope in self.scopes)
+        return max([own, *(f for f in others if admit(f.measured))], key=self._objective)
 
-    def _measured(self, candidate: Candidate) -> float:
-        return self._once(candidate, 'measured', lambda: self.measure(candidate.config))
+    def _full(self, candidate: Candidate, scope: Optional[str] = None) -> Optional[Metrics]:
+        if scope is None and self.had_all:
+            return None
+        return self._once(candidate, figure_key('full', scope),
+                          lambda: _plain(self.full(candidate.config, scope)))
+
+    def _measured(self, candidate: Candidate, scope: Optional[str] = None) -> float:
+        return self._once(candidate, figure_key('measured', scope),
+                          lambda: self.measure(candidate.config, scope))
 
     def _objective(self, finalist: Finalist) -> float:
         if finalist.full is None:
@@ -100,11 +116,12 @@ class Finals:
 
     def _keep(self, finalists: List[Finalist]) -> None:
         study = self.search.study
-        if self.full is not None and DENSE not in study.user_attrs:
+        if not self.had_all and DENSE not in study.user_attrs:
             dense = SparsityConfig(0., self.search.problem.space.depths)
-            study.set_user_attr(DENSE, _plain(self.full(dense)))
+            study.set_user_attr(DENSE, _plain(self.full(dense, None)))
         study.set_user_attr(
-            FINALISTS, [{'trial': f.candidate.trial, 'point': f.point} for f in finalists])
+            FINALISTS, [{'trial': f.candidate.trial, 'point': f.point, 'scope': f.scope}
+                        for f in finalists])
 
 
 def _plain(metrics: Metrics) -> Metrics:

@@ -10,6 +10,7 @@ from mmengine.logging import print_log
 from ..cost.latency import LatencyMeter
 from ..cost.macs import backbone_macs
 from ..cost.table import LatencyTable
+from ..models.selection import Selection
 from ..sparsity import SparsityConfig, SparsitySpace
 from .bootstrap import make_resampler
 from .candidates import Candidate, write_csv
@@ -74,6 +75,10 @@ class SearchPipeline:
             problem, request.storage, request.study, request.resume, request.seed, request.sampler,
             population_size=max(4, min(50, request.num_trials // 4)))
         try:
+            for scope in request.scopes:
+                selection = self._selection(scope)
+                selection.alone().group_of(request.setting.batch_size)  # raises
+                evaluator.try_out(selection)
             self._measure_dense(problem)
         except BaseException:  # then the corrected command must not find a search begun
             self.search.discard_if_empty()
@@ -93,10 +98,16 @@ class SearchPipeline:
         """Milliseconds: the table's, or measured."""
         return self.table.predict(config) if self.table else self.measure(config)
 
-    def measure(self, config: SparsityConfig) -> float:
+    def measure(self, config: SparsityConfig, scope: Optional[str] = None) -> float:
         """Milliseconds, as ratio to the dense model measured beside it: a machine that is busier
         now than at the start of the search changes both."""
+        self.meter.backbone.selection = self._selection(scope).alone()
         return self.meter.measure([self.densest, config])[1].ratio * self.dense.latency
+
+    def _selection(self, scope: Optional[str]) -> Selection:
+        """The config's own, in another scope if one is named."""
+        own = self.evaluations.evaluator.selection
+        return replace(own, scope=scope) if scope else own
 
     def _evaluate(self, config: SparsityConfig) -> Metrics:
         start = time.monotonic()
@@ -181,12 +192,17 @@ class SearchPipeline:
         """A search that goes on, or is asked for something else, ends again."""
         request = self.request
         chosen = ', '.join(request.points) if request.pareto else f'best {request.finalists}'
+        if request.scopes:
+            chosen += f' in scopes {", ".join(request.scopes)}'
         return f'end after {request.num_trials}, {chosen}' + ', references' * request.references
 
     def _end(self) -> bool:
         request, problem = self.request, self.search.problem
         self.meter = LatencyMeter(self.backbone, request.setting, 3 * request.rounds)
-        finals = Finals(self.search, self.measure, self.evaluations.full)
+        full = self.evaluations.full or self.evaluations.evaluator.evaluate
+        finals = Finals(
+            self.search, self.measure, lambda config, scope: full(config, self._selection(scope)),
+            self.evaluations.full is None, request.scopes)
         if request.pareto:
             finals.points([point_latency(p, self.dense.latency) for p in request.points])
         else:

@@ -36,6 +36,7 @@ class SearchRequest:
         points: Latencies that get a config of the front, in ms ('30ms') or of dense ('70%').
         finalists: How many are judged again for the winner.
         references: Whether to evaluate points to compare with.
+        scopes: Of Selection, in which the finalists are judged beside the config's own.
     """
     config: str
     checkpoint: str
@@ -59,6 +60,7 @@ class SearchRequest:
     points: List[str] = field(default_factory=lambda: list(POINTS))
     finalists: int = 3
     references: bool = False
+    scopes: List[str] = field(default_factory=list)
 
     def __post_init__(self):
         for option, value in (('--trials', self.num_trials), ('--finalists', self.finalists)):
@@ -71,6 +73,9 @@ class SearchRequest:
                 raise ValueError(f'--first-look {self.first_look} images are no fewer than the '
                                  f'{self.num_samples} of --num-samples')
         if self.pareto:
+            if self.scopes:
+                raise ValueError('--scopes compares for one winner: a front holds configurations '
+                                 'of one scope')
             if self.sampler == 'published':
                 raise ValueError('--sampler published has one objective; --pareto goes with the '
                                  'others')

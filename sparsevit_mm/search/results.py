@@ -54,7 +54,8 @@ def write_winners(cfg: Config, request: SearchRequest, search: SparsitySearch,
     """A config for the winner, or for each point of a Pareto search."""
     for (name, path), finalist in zip(request.winners().items(), finalists):
         export_config(cfg, request.config, request.options, finalist.candidate.config,
-                      request.checkpoint, path, provenance(request, search, finalist))
+                      request.checkpoint, path, provenance(request, search, finalist),
+                      finalist.scope)
 
 
 def provenance(request: SearchRequest, search: SparsitySearch, finalist: Finalist) -> List[str]:
@@ -79,6 +80,8 @@ def provenance(request: SearchRequest, search: SparsitySearch, finalist: Finalis
     if finalist.full is not None:
         value, of_dense = map(search.problem.objective, (finalist.full, summary.dense_full))
         lines.insert(2, f'{metric} {value:.4g} on all of val, dense {of_dense:.4g}')
+    if finalist.scope is not None:
+        lines.insert(2, f'in scope {finalist.scope!r}, better than in the one that was searched')
     if finalist.point is not None:
         lines.insert(1, f'the best that takes {finalist.point:.2f} ms at most')
     return lines

@@ -36,11 +36,23 @@ class Finalist:
         measured: Milliseconds, measured again with more rounds.
         full: All metrics on all of val; None where the search itself evaluated on all of it.
         point: The latency in ms that a Pareto search chose it for; None of other searches.
+        scope: In which its figures were taken; None is the one that was searched.
     """
     candidate: Candidate
     measured: float
     full: Optional[Dict[str, float]] = None
     point: Optional[float] = None
+    scope: Optional[str] = None
+
+    @property
+    def label(self) -> str:
+        """Short text for tables."""
+        return self.candidate.config.label + (f', scope {self.scope}' if self.scope else '')
+
+
+def figure_key(figure: str, scope: Optional[str]) -> str:
+    """Under which a candidate's figure is kept in the study."""
+    return f'{figure}, scope {scope}' if scope else figure
 
 
 @dataclass
@@ -97,9 +109,10 @@ def summarise(study: optuna.Study) -> Summary:
     by_trial, again = {c.trial: c for c in candidates}, attrs.get('judged again', {})
     finalists = []
     for chosen in attrs.get('finalists', []):
-        figures = again[str(chosen['trial'])]
-        finalists.append(Finalist(by_trial[chosen['trial']], figures['measured'],
-                                  figures.get('full'), chosen['point']))
+        figures, scope = again[str(chosen['trial'])], chosen.get('scope')
+        finalists.append(Finalist(
+            by_trial[chosen['trial']], figures[figure_key('measured', scope)],
+            figures.get(figure_key('full', scope)), chosen['point'], scope))
     return Summary(study.study_name, identity['metric'], identity,
                    Candidate.from_json(-1, attrs['dense'], depths), candidates, finalists,
                    [Reference(**r) for r in attrs.get('references', {}).values()],

@@ -126,7 +126,7 @@ def _finalists(record: SearchRecord, alike: Sequence[Candidate], folder: Path) -
             f'{finalist.point:.2f} ms' if record.pareto else place, c.trial, f'{c.metric:.4f}',
             _loss(c, dense), on_all(full), f'{c.latency:.2f}',
             f'{finalist.measured:.2f}', f'{finalist.measured / dense.latency:.1%}',
-            ('yes' if c.trial in noisy else 'no') if alike else None, c.config.label])
+            ('yes' if c.trial in noisy else 'no') if alike else None, finalist.label])
     rows.append(['dense', None, f'{dense.metric:.4f}', None, on_all(summary.dense_full), None,
                  f'{dense.latency:.2f}', '100.0%', None, None])
     labels = [f'\N{LESS-THAN OR EQUAL TO} {f.point:.1f} ms' if record.pareto

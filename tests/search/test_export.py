@@ -31,9 +31,9 @@ def other(tmp_path):
     return str(path)
 
 
-def exported(config, out, options=None, checkpoint='/data/adapted.pth', comments=()):
+def exported(config, out, options=None, checkpoint='/data/adapted.pth', comments=(), scope=None):
     cfg = load_config(config, options)
-    export_config(cfg, config, options, SPARSITY, checkpoint, out, comments)
+    export_config(cfg, config, options, SPARSITY, checkpoint, out, comments, scope)
     return Config.fromfile(out)
 
 
@@ -53,6 +53,11 @@ def test_child_differs_in_sparsity_checkpoint_schedule_and_hook_alone(other, tmp
     assert child.custom_hooks == [base.custom_hooks[0], base.custom_hooks[2]]
     assert differences(child.to_dict(), base.to_dict()) == {
         'model.backbone.sparsity', 'load_from', 'optim_wrapper.optimizer.lr', 'custom_hooks'}
+
+
+def test_a_scope_goes_along_with_the_ratios(tmp_path):
+    child = exported(COCO, tmp_path / 'winner.py', scope='group')
+    assert child.model.backbone.scope == 'group' and child.model.backbone.sparsity == RATIOS
 
 
 def test_coco_gets_the_published_schedule(tmp_path):

@@ -23,13 +23,41 @@ def search():
     return prepared(search)
 
 
-def never(config):
+def never(config, scope):
     raise AssertionError('it is known already')
+
+
+def measured(config, scope=None):
+    return latency_of(config)
+
+
+def test_a_finalist_stands_in_the_scope_that_serves_it_best(search):
+    """Of those inside the limits; what another scope gives is kept in the study."""
+    top = sorted((c for c in search.candidates if c.state == EVALUATED),
+                 key=lambda c: -c.metric)[:2]
+    gains = {(top[0].config, 'group'): -1, (top[1].config, 'group'): 5,
+             (top[0].config, 'area'): 9, (top[1].config, 'area'): 1}
+
+    def measure(config, scope):  # 'area' is too slow for the best
+        return 8.5 if (config, scope) == (top[0].config, 'area') else latency_of(config)
+
+    def full(config, scope):
+        assert scope is not None  # the search had all of val in its own
+        return {'score': metric_of(config) + gains.get((config, scope), 0)}
+
+    finals = Finals(search, measure, full, scopes=['group', 'area'])
+    first, second = finals.best(2)
+    assert (first.candidate, first.scope) == (top[1], 'group')
+    assert (second.candidate, second.scope, second.full) == (top[0], None, None)
+    assert first.full == {'score': top[1].metric + 5}
+    assert first.label == f'{top[1].config.label}, scope group'
+    assert Finals(search, never, never, scopes=['group', 'area']).best(2) == [first, second]
+    assert summarise(search.study).finalists == [first, second]
 
 
 def test_a_best_that_proves_outside_the_limits_gives_way_to_the_next(search):
     lucky, evaluated = search.best, search.num_evaluated
-    finalists = Finals(search, lambda c: 8.5 if c == lucky.config else latency_of(c)).best(2)
+    finalists = Finals(search, lambda c, _: 8.5 if c == lucky.config else latency_of(c)).best(2)
     assert lucky.state == REJECTED and search.num_evaluated == evaluated
     assert lucky not in [f.candidate for f in finalists] and len(finalists) == 2
     assert finalists[0].candidate is search.best and search.best.metric <= lucky.metric
@@ -43,7 +71,7 @@ def test_the_winner_is_the_best_on_all_images_not_on_the_few(search):
     top = sorted((c for c in search.candidates if c.state == EVALUATED),
                  key=lambda c: -c.metric)[:3]
     full = {top[0].config: .1, top[1].config: .2, top[2].config: .9}
-    finals = Finals(search, latency_of, lambda config: {'score': full.get(config, .7)})
+    finals = Finals(search, measured, lambda config, _: {'score': full.get(config, .7)}, had_all=False)
     assert [f.candidate for f in finals.best(3)] == top[::-1]
     summary = summarise(search.study)
     assert summary.dense_full == {'score': .7}
@@ -54,7 +82,7 @@ def test_the_winner_is_the_best_on_all_images_not_on_the_few(search):
 def test_what_a_killed_end_had_judged_is_not_judged_again(search):
     asked = []
 
-    def killed(config):
+    def killed(config, scope):
         asked.append(config)
         if len(asked) == 2:
             raise KeyboardInterrupt
@@ -63,13 +91,13 @@ def test_what_a_killed_end_had_judged_is_not_judged_again(search):
     with pytest.raises(KeyboardInterrupt):
         Finals(search, killed).best(3)
     again = []
-    Finals(search, lambda c: again.append(c) or latency_of(c)).best(3)
+    Finals(search, lambda c, _: again.append(c) or latency_of(c)).best(3)
     assert asked[0] not in again and asked[1] in again
 
 
 def test_a_band_within_the_noise_is_an_error(search):
     with pytest.raises(ValueError, match='none of 15 evaluated .* try more --rounds'):
-        Finals(search, lambda config: 9.).best(3)
+        Finals(search, lambda *_: 9.).best(3)
 
 
 def test_each_point_gets_the_best_that_proves_no_slower():
@@ -78,7 +106,7 @@ def test_each_point_gets_the_best_that_proves_no_slower():
     prepared(search)
     slower = {search.front[len(search.front) // 2].config}
 
-    def measure(config):
+    def measure(config, scope=None):
         return latency_of(config) * (1.2 if config in slower else 1)
 
     finalists = Finals(search, measure).points([9., 4., 6.5])
@@ -95,4 +123,4 @@ def test_a_point_that_nothing_reaches_is_named():
     search = Landscape().search(problem=dict(pareto=True))
     search.run(12)
     with pytest.raises(ValueError, match=r'no candidate takes 1\.0 ms.*fastest takes 2\.0 ms'):
-        Finals(search, latency_of).points([1.])
+        Finals(search, measured).points([1.])

@@ -27,11 +27,15 @@ def search(tiny, work_dir, *arguments, **options):
                     *FEW, *arguments, **options)
 
 
-def summary_of(work_dir):
+def optuna_study(work_dir):
     import optuna
     manifest = json.loads((work_dir / 'search.json').read_text())
-    return summarise(optuna.load_study(study_name=manifest['study'],
-                                       storage=open_storage(manifest['storage'])))
+    return optuna.load_study(study_name=manifest['study'],
+                             storage=open_storage(manifest['storage']))
+
+
+def summary_of(work_dir):
+    return summarise(optuna_study(work_dir))
 
 
 @pytest.fixture(scope='module')
@@ -103,6 +107,36 @@ def test_a_point_below_the_reachable_latencies_is_named(tiny, tmp_path):
     message = refused('search_sparsity', tiny.config, tiny.checkpoint, '--work-dir', tmp_path,
                       *FEW, '--pareto', '--points', '100%,0.001ms')
     assert '--points 0.001ms' in message and 'reachable here' in message
+
+
+def test_finalists_are_judged_in_other_scopes_too(tiny, tmp_path):
+    outcome = search(tiny, tmp_path, '--max-latency', '500%', '--trials', 6, '--finalists', 2,
+                     '--scopes', 'group', 'area', '--batch-size', 2,
+                     model__backbone__group_size=2)
+    assert outcome.code == 0, outcome.error
+    best = summary_of(tmp_path).finalists[0]
+    winner = Config.fromfile(tmp_path / 'winner.py')
+    assert winner.model.backbone.get('scope') == best.scope
+    assert winner.model.backbone.group_size == 2
+    again = metrics_of(tmp_path / 'winner.py', '--split', 'val')
+    assert again['coco/bbox_mAP'] == best.full['coco/bbox_mAP']
+    study = optuna_study(tmp_path)
+    for figures in study.user_attrs['judged again'].values():
+        assert {'full', 'full, scope group', 'full, scope area', 'measured',
+                'measured, scope group', 'measured, scope area'} <= set(figures)
+
+
+def test_a_scope_that_the_model_can_not_select_by_is_refused_at_once(tiny, tmp_path):
+    message = refused('search_sparsity', tiny.config, tiny.checkpoint, '--work-dir', tmp_path,
+                      *FEW, '--max-latency', '500%', '--scopes', 'group')
+    assert "scope 'group' has no group size for a batch of" in message
+    message = refused('search_sparsity', tiny.config, tiny.checkpoint, '--work-dir', tmp_path,
+                      *FEW, '--max-latency', '500%', '--scopes', 'group',
+                      model__backbone__group_size=2)
+    assert 'a batch of 1 images is no multiple of the group size, 2' in message
+    message = refused('search_sparsity', tiny.config, tiny.checkpoint, '--work-dir', tmp_path,
+                      *FEW, '--pareto', '--scopes', 'group')
+    assert '--scopes compares for one winner' in message
 
 
 def test_calibration_of_a_stock_config_needs_no_sparse_backbone(tiny, tmp_path):
