@@ -136,6 +136,19 @@ def test_program_equals_pytorch(sparse, tmp_path, shape, dynamic_batch):
     assert check_program(path, sparse) < 1e-4
 
 
+@pytest.mark.parametrize('selection, how', [
+    (dict(scope='group', group_size=3), dict(dynamic_batch=True)),
+    (dict(scope='group', group_size=2, min_windows=1), dict(batch_size=4)),
+    (dict(scope='group'), dict(batch_size=2)), (dict(scope='area'), dict(dynamic_batch=True))])
+@pytest.mark.parametrize('shape', [PADDED, WHOLE])
+def test_images_of_a_file_share_a_budget(randomise, tmp_path, selection, how, shape):
+    model = randomise(backbone(sparsity=.5, **selection, **ONE_STAGE)).eval()
+    export_onnx(model, tmp_path / 'm.onnx', shape, **how)
+    assert check_onnx(tmp_path / 'm.onnx', model) < 1e-4
+    export_program(model, tmp_path / 'm.pt2', shape, **how)
+    assert check_program(tmp_path / 'm.pt2', model) < 1e-4
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('sparsity', [0., .5, [[.3, .3], [.5, .5]]])
 @pytest.mark.parametrize('shape, how', [
@@ -154,7 +167,10 @@ def test_two_stages_equal_pytorch(randomise, tmp_path, sparsity, shape, how):
     (dict(batch_size=0), {}, 'batch size 0'),
     (dict(opset=17), {}, 'opset 17 is not from 18'),
     (dict(name='m.pb'), {}, 'does not end in .onnx'),
-    ({}, dict(importance='random', sparsity=.5), 'random')])
+    ({}, dict(importance='random', sparsity=.5), 'random'),
+    ({}, dict(importance='boxes', sparsity=.5), 'does not remember the frame before'),
+    (dict(dynamic_batch=True), dict(scope='group', sparsity=.5), 'a batch of fixed size'),
+    (dict(batch_size=4), dict(scope='group', group_size=3, sparsity=.5), 'no multiple')])
 def test_what_can_not_be_exported_is_refused_by_name(tmp_path, arguments, settings, named):
     arguments = dict(dict(shape=WHOLE, name='m.onnx'), **arguments)
     path = tmp_path / arguments.pop('name')

@@ -14,7 +14,8 @@ from ..models import SparseSwinTransformer
 from ..models.importance import TOKEN_SCORES
 from ..models.selection import score_windows
 from ..models.stage import SwinBlock, SwinStage
-from .export import INPUT, PathLike, frozen, need, need_torch, output_names, random_image
+from .export import (INPUT, PathLike, batch_group, frozen, need, need_torch, output_names,
+                     random_image)
 
 TOLERANCE = 1e-4
 # Relative gaps between scores below this are what fp32 leaves of ties.
@@ -29,7 +30,8 @@ def check_onnx(path: PathLike, backbone: SparseSwinTransformer,
     Args:
         path: The file.
         backbone: At the sparsity of the file.
-        batch_sizes: Default: the file's own; 1, 2 and 3 if that is dynamic.
+        batch_sizes: Default: the file's own; 1, 2 and 3 groups if that is dynamic, where a group
+            is an image unless images share a budget.
         seeds: One random input for each seed and batch size.
         tolerance: Largest absolute difference allowed.
 
@@ -46,20 +48,25 @@ def check_onnx(path: PathLike, backbone: SparseSwinTransformer,
     def run(image: Tensor) -> List[Tensor]:
         return [torch.from_numpy(out) for out in session.run(None, {INPUT: image.numpy()})]
 
-    return _worst_difference(run, backbone, shape, _batches(batch, batch_sizes), seeds, tolerance)
+    return _worst_difference(run, backbone, shape, _batches(batch, batch_sizes, backbone), seeds,
+                             tolerance)
 
 
 def check_program(path: PathLike, backbone: SparseSwinTransformer,
                   batch_sizes: Optional[Sequence[int]] = None, seeds: Sequence[int] = range(3),
                   tolerance: float = TOLERANCE) -> float:
-    """As :func:`check_onnx`, for a file of :func:`export_program`."""
+    """As :func:`check_onnx`, for a file of :func:`export_program`. Where images share a budget, a
+    program of any batch takes two groups or more."""
     need_torch()
     program = torch.export.load(path)
     name, = program.graph_signature.user_inputs
     node = next(n for n in program.graph.nodes if n.name == name)
     batch, _, *shape = node.meta['val'].shape
-    return _worst_difference(program.module(), backbone, shape, _batches(batch, batch_sizes),
-                             seeds, tolerance)
+    group = batch_group(frozen(backbone)) if not isinstance(batch, int) else 1
+    if group > 1 and batch_sizes is None:
+        batch_sizes = [2 * group, 3 * group]
+    return _worst_difference(program.module(), backbone, shape,
+                             _batches(batch, batch_sizes, backbone), seeds, tolerance)
 
 
 def measure_onnx(paths: Sequence[PathLike], backbones: Sequence[SparseSwinTransformer],
@@ -103,7 +110,8 @@ def open_session(path: PathLike, num_threads: int = 1):
 
 def closest_call(backbone: SparseSwinTransformer, image: Tensor) -> float:
     """The smallest gap between the scores of the last window kept and the first left out, over
-    blocks and images (or groups of images that share a budget), as a share of the former; infinite if no window is left out."""
+    blocks and images (or groups that share a budget), as a share of the former; infinite if no
+    window is left out."""
     model, gaps, token_scores = frozen(backbone), [float('inf')], {}
 
     def watch(stage: SwinStage, block: SwinBlock, args: tuple) -> None:
@@ -152,9 +160,11 @@ def _worst_difference(run: Callable[[Tensor], Sequence[Tensor]], backbone: Spars
     return worst
 
 
-def _batches(own, wanted: Optional[Sequence[int]]) -> Sequence[int]:
+def _batches(own, wanted: Optional[Sequence[int]],
+             backbone: SparseSwinTransformer) -> Sequence[int]:
     if isinstance(own, int):
         if wanted is not None and set(wanted) != {own}:
             raise ValueError(f'the file takes batches of {own} only, not {list(wanted)}')
         return [own]
-    return [1, 2, 3] if wanted is None else wanted
+    group = batch_group(frozen(backbone))
+    return [group, 2 * group, 3 * group] if wanted is None else wanted

@@ -17,6 +17,7 @@ from mmengine.utils import digit_version
 from torch import Tensor
 
 from ..models import SparseSwinTransformer
+from ..models.selection import BATCH
 
 PathLike = Union[str, os.PathLike]
 INPUT = 'image'
@@ -62,7 +63,9 @@ def export_onnx(backbone: SparseSwinTransformer, path: PathLike, shape: Sequence
             _fix_layouts(_trace(backbone, shape, batch_size, dynamic_batch)),
             dynamo=True,
             opset_version=opset,
-            dynamic_shapes=({0: 'batch'}, ) if dynamic_batch else None,  # for the name
+            # For the name; a multiple of a group has one of its own.
+            dynamic_shapes=({0: 'batch'}, ) if dynamic_batch and batch_group(
+                frozen(backbone)) == 1 else None,
             input_names=[INPUT],
             output_names=output_names(backbone),
             custom_translation_table={torch.ops.aten.sort.stable: _stable_sort},
@@ -76,7 +79,8 @@ def export_onnx(backbone: SparseSwinTransformer, path: PathLike, shape: Sequence
 def export_program(backbone: SparseSwinTransformer, path: PathLike, shape: Sequence[int],
                    batch_size: int = 1, dynamic_batch: bool = False) -> None:
     """Writes the backbone to FILE.pt2, for ``torch.export.load``. Arguments and errors are those
-    of :func:`export_onnx`, but no package beside torch is needed."""
+    of :func:`export_onnx`, but no package beside torch is needed. Where images share a budget,
+    a program of any batch takes two groups or more: torch.export makes a constant of one."""
     with _replacing(path, '.pt2') as temporary, _quiet():
         torch.export.save(_trace(backbone, shape, batch_size, dynamic_batch), temporary)
 
@@ -109,12 +113,34 @@ def _trace(backbone: SparseSwinTransformer, shape: Sequence[int], batch_size: in
         raise ValueError(f'importance {model.selection.importance!r} can not be exported: '
                          f'{NOT_IN_A_GRAPH[model.selection.importance]}; build the backbone with '
                          f'\'magnitude\' or \'l2\'')
-    # An example batch of 1 would become a constant of the graph.
-    image = random_image(model, shape, max(batch_size, 2) if dynamic_batch else batch_size)
+    batch = None
+    if dynamic_batch:
+        group = batch_group(model)
+        # An example of one group would become a constant of the graph.
+        batch_size = max(batch_size, 2 * group)
+        batch = torch.export.Dim('batch') if group == 1 else group * torch.export.Dim('groups')
+    image = random_image(model, shape, batch_size)
     with torch.no_grad():
         model(image)  # fills the cache of windows, which the graph then takes as constants
-        batch = ({0: torch.export.Dim('batch')}, ) if dynamic_batch else None
-        return torch.export.export(model, (image, ), dynamic_shapes=batch, strict=False)
+        return torch.export.export(model, (image, ), dynamic_shapes=batch and ({0: batch}, ),
+                                   strict=False)
+
+
+def batch_group(model: SparseSwinTransformer) -> int:
+    """Of how many images a batch of any size must be a multiple.
+
+    Raises:
+        ValueError: Images share the budget of the whole batch.
+    """
+    selection = model.selection
+    if selection.scope != 'group':  # nobody tells a graph what is padding, so shares are equal
+        return 1
+    if selection.group_size == BATCH:
+        raise ValueError("scope 'group' over the whole batch needs a batch of fixed size: set "
+                         'group_size to a number of images, or leave the dynamic batch')
+    return selection.group_size
+
+
 
 
 def _fix_layouts(program: 'torch.export.ExportedProgram') -> 'torch.export.ExportedProgram':

@@ -113,8 +113,8 @@ def boxes_in_images(sample, views: int) -> List[Tensor]:
         return [boxes * boxes.new_tensor([across, down, across, down])]
     missing = [key for key in CAMERA_KEYS if key not in meta]
     if missing:
-        raise ValueError(f"importance 'boxes' projects boxes into the images: the packing step must "
-                         f'keep {", ".join(missing)} in its meta_keys')
+        raise ValueError(f"importance 'boxes' projects boxes into the images: the packing step "
+                         f'must keep {", ".join(missing)} in its meta_keys')
     corners = found.bboxes_3d[found.scores_3d >= MIN_SCORE].corners.detach().double().cpu()
     matrices = zip(*(torch.as_tensor(_stacked(meta[key])).double() for key in CAMERA_KEYS))
     return [_bounds(corners, augment @ intrinsics @ extrinsics[:3])

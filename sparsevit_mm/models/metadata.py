@@ -1,9 +1,9 @@
 """What the toolkits' metadata say of a batch: where images end and padding begins, how many views a
 frame has, where boxes were in the frame before.
 
-Detectors and segmentors of all three toolkits give their backbone a tensor and keep the data samples
-for themselves. They are mmengine models whose forward takes both, so a forward hook on the model
-reads the samples for its sparse backbone: no model's code changes.
+Detectors and segmentors of all three toolkits give their backbone a tensor and keep the data
+samples for themselves. They are mmengine models whose forward takes both, so a forward hook on the
+model reads the samples for its sparse backbone: no model's code changes.
 """
 from dataclasses import dataclass
 from itertools import chain

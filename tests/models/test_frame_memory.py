@@ -6,7 +6,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.model import BaseModel
-from torch import nn
 
 from sparsevit_mm.models import execution
 from sparsevit_mm.models.frame_memory import boxes_in_images, cover

@@ -58,7 +58,8 @@ def test_views_have_one_size_or_each_its_own(shape, expected):
     ((2, 3, 32, 48), [sample((32, 48)), sample((33, 48))],
      'image 1 is 33x48 in the metadata, the batch holds images of 32x48'),
     ((1, 3, 32, 48), [sample((32, 0))], '32x0'),
-    ((1, 6, 3, 32, 48), [sample([(32, 48)] * 5)], 'of 5 images in the metadata, the batch holds 6')])
+    ((1, 6, 3, 32, 48), [sample([(32, 48)] * 5)],
+     'of 5 images in the metadata, the batch holds 6')])
 def test_metadata_that_contradict_the_tensor_are_refused(shape, samples, named):
     with pytest.raises(ValueError, match=named):
         ToldBatch(shape, samples).sizes()
@@ -182,31 +183,28 @@ def test_at_zero_sparsity_metadata_change_nothing(make_swin, padded):
         model(images, [sample((999, 999))] * 3)
 
 
-@pytest.mark.parametrize('scope, dense', [('image', .5), ('area', .5)])
+@pytest.mark.parametrize('scope, sparsity', [('image', .75), ('area', [.625, .5])])
 @torch.no_grad()
-def test_an_image_in_a_padded_batch_is_what_it_is_alone(make_swin, scope, dense):
+def test_an_image_in_a_padded_batch_is_what_it_is_alone(make_swin, scope, sparsity):
     """Plain windows only, since a shifted one at the border of the image sees what lies beyond. Of
-    two images one of half the height is padded; the rest is seen where it ran as many windows."""
+    two images one has half the height: 8 and 2 of the 16 and 4 windows of the stages. By itself
+    each is pruned so that as many windows run as in the batch."""
     depths = dict(depths=(1, 1), num_heads=(2, 4))
-    model = Model(make_swin(scope=scope, **depths))
+    model = Model(make_swin(scope=scope, sparsity=sparsity, **depths))
     tall, flat = torch.randn(2, 3, 64, 64)
     flat = flat[:, :32]
     batch = torch.stack([tall, torch.cat([flat, torch.full_like(flat, 7.)], 1)])
     samples = [sample((64, 64)), sample((32, 64))]
-    # 16 and 4 windows, of which the flat image has 8 and 2. 'image': 4 and 1 for each; 'area': of
-    # 12 and 3 together a third, 4 and 1.
-    model.backbone.sparsity = .75 if scope == 'image' else [1 - 6 / 16, 1 - 1.5 / 4]
-    if scope == 'area':
-        model.backbone.sparsity = [.625, .5]
-    run = [[int(tokens.sum()) // 16 for tokens in blocks[0]] for blocks in ran(model, batch, samples)]
+    run = [[int(tokens.sum()) // 16 for tokens in blocks[0]]
+           for blocks in ran(model, batch, samples)]
+    assert run == ([[4, 4], [1, 1]] if scope == 'image' else [[8, 4], [3, 1]])
     together = model(batch, samples)
-    for index, image in enumerate((tall, flat)):
+    for index, (image, windows) in enumerate(((tall, (16, 4)), (flat, (8, 2)))):
         alone = make_swin(**depths, sparsity=[
-            1 - stage[index] / number for stage, number in zip(run, ((16, 8)[index], (4, 2)[index]))])
+            1 - stage[index] / number for stage, number in zip(run, windows)])
         for feature, expected in zip(together, alone(image[None])):
             height = expected.shape[2]
             torch.testing.assert_close(feature[index:index + 1, :, :height], expected)
-    assert run[0][1] == 4
 
 
 def build(config):

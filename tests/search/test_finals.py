@@ -71,7 +71,8 @@ def test_the_winner_is_the_best_on_all_images_not_on_the_few(search):
     top = sorted((c for c in search.candidates if c.state == EVALUATED),
                  key=lambda c: -c.metric)[:3]
     full = {top[0].config: .1, top[1].config: .2, top[2].config: .9}
-    finals = Finals(search, measured, lambda config, _: {'score': full.get(config, .7)}, had_all=False)
+    finals = Finals(search, measured, lambda config, _: {'score': full.get(config, .7)},
+                    had_all=False)
     assert [f.candidate for f in finals.best(3)] == top[::-1]
     summary = summarise(search.study)
     assert summary.dense_full == {'score': .7}
