@@ -8,6 +8,7 @@ from mmengine.config import Config, DictAction
 
 from sparsevit_mm.cli import clear_errors
 from sparsevit_mm.config import load_config, set_sparsity
+from sparsevit_mm.visualization.camera_budget import budget_of, correlation, draw_budgets
 from sparsevit_mm.visualization.camera_panel import GROUND_TRUTH, draw_frame
 from sparsevit_mm.visualization.frames import (FrameInferencer, find_frames, loads_cameras,
                                                open_test_split)
@@ -28,6 +29,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--out', type=Path, default=Path('work_dirs/windows'), metavar='DIR',
                         help='gets NAME_windows.png and NAME_panel.png of an image, '
                         'TOKEN_windows.png of a sample (default: work_dirs/windows)')
+    parser.add_argument('--budget', action='store_true',
+                        help='of samples in their order, also draw how the windows that run move '
+                        'between the cameras: budget.png')
     parser.add_argument('--sparsity', help='as in test.py (default: the config\'s)')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
@@ -44,6 +48,8 @@ def main() -> None:
             set_sparsity(cfg, args.sparsity)
         if loads_cameras(cfg):
             draw_frames(cfg, args)
+        elif args.budget:
+            raise ValueError('--budget is for frames of several cameras')
         else:
             draw_images(cfg, args)
 
@@ -71,14 +77,22 @@ def draw_frames(cfg: Config, args: argparse.Namespace) -> None:
     places = find_frames(dataset, args.inputs)
     infer = FrameInferencer(cfg, args.checkpoint, dataset, args.device)
     args.out.mkdir(parents=True, exist_ok=True)
+    budgets, sparsity = [], infer.backbone.sparsity.label
     for token, place in places.items():
         frame = infer(place)
+        budgets.append(budget_of(frame.views, frame.boxes))
         path = args.out / f'{token}_windows.png'
-        title = f'sample {token}, sparsity {infer.backbone.sparsity.label}'
+        title = f'sample {token}, sparsity {sparsity}'
         write_png(path, draw_frame(*frame, title))
         print(f'{token}: {path}', flush=True)
         if GROUND_TRUTH not in frame.boxes:
             print(f'{token}: no ground truth in the test split')
+    if args.budget:
+        path = args.out / 'budget.png'
+        title = f'sparsity {sparsity}, scope {infer.backbone.selection.scope}'
+        write_png(path, draw_budgets(budgets, title))
+        print(f'{path}; share of the windows and objects in view correlate by '
+              f'{correlation(budgets):.2f}')
 
 
 if __name__ == '__main__':

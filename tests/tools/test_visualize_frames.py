@@ -1,5 +1,6 @@
 """Frames of six cameras: the windows of each view, boxes, what is refused."""
 import pickle
+import re
 
 import mmcv
 import numpy as np
@@ -13,9 +14,12 @@ from mmengine.registry import init_default_scope
 from sparsevit_mm.config import load_config, set_sparsity
 from sparsevit_mm.datasets import generate_mini_nuscenes
 from sparsevit_mm.sparsity import kept_windows
-from sparsevit_mm.visualization.camera_panel import GROUND_TRUTH, PREDICTION
+from sparsevit_mm.visualization.camera_budget import (Budget, budget_of, correlation,
+                                                      draw_budgets)
+from sparsevit_mm.visualization.camera_panel import GROUND_TRUTH, PREDICTION, View
 from sparsevit_mm.visualization.frames import (SCORE, FrameInferencer, find_frames,
                                                open_test_split)
+from sparsevit_mm.visualization.overlay import Counts
 from sparsevit_mm.visualization.windows import Placement, count_blocks, record_windows
 
 SIZE = 64, 192  # no stage pads its windows
@@ -150,3 +154,47 @@ def test_bad_input_is_named_before_anything_is_drawn(files, tmp_path):
         config, checkpoint, token, test_dataloader__dataset__pipeline__2__meta_keys=(
             '[token,img_shape,box_type_3d,cam2img,lidar2cam,img_aug_matrix]'))
     assert not list(tmp_path.glob('out/*'))
+
+
+def test_a_shared_budget_is_drawn_over_the_frames(files, tmp_path):
+    config, checkpoint, tokens = files
+    done = run_tool('visualize_windows', config, checkpoint, 0, 1, '--out', tmp_path, '--sparsity',
+                    .6, '--device', 'cpu', '--budget', model__img_backbone__scope='group')
+    assert done.code == 0, done.error
+    assert re.search(r'budget.png; .* correlate by -?(0\.\d\d|nan)', done.output)
+    assert mmcv.imread(tmp_path / 'budget.png').shape == (600, 1000, 3)
+
+
+def test_equal_budgets_are_equal_shares_and_objects_are_counted_where_they_are_seen(infer):
+    frames = [infer(i) for i in range(2)]
+    for frame in frames:
+        budget = budget_of(frame.views, frame.boxes)
+        assert list(budget.shares.values()) == pytest.approx([1 / 6] * 6)
+        assert list(budget.shares) == [view.camera for view in frame.views]
+        middles = frame.boxes[GROUND_TRUTH].mean(1)
+        for view in frame.views:
+            number = 0
+            for point in middles:
+                u, v, depth = view.lidar2img @ [*point, 1]
+                number += (depth > .1 and 0 <= u / depth <= SIZE[1]
+                           and 0 <= v / depth <= SIZE[0])
+            assert budget.objects[view.camera] == number
+    assert np.isnan(correlation([budget_of(f.views, f.boxes) for f in frames]))
+
+
+def test_shares_follow_what_ran_and_correlate_with_the_objects():
+    def view(camera, run):
+        stages = [Counts(f'stage {i}', np.full((4, 4), r), 2) for i, r in enumerate(run)]
+        return View(camera, np.zeros((4, 4, 3), np.uint8), stages, np.zeros((3, 4)))
+
+    budget = budget_of([view('a', (2, 1)), view('b', (0, 1))], {})
+    assert budget.shares == {'a': .75, 'b': .25} and not budget.objects
+    budgets = [Budget(dict(a=.7, b=.3), dict(a=5, b=1)), Budget(dict(a=.2, b=.8), dict(a=0, b=6))]
+    assert correlation(budgets) > .99
+    assert draw_budgets(budgets, 'title').shape == (600, 1000, 3)
+
+
+def test_budgets_of_single_images_are_refused(tmp_path):
+    message = refused('visualize_windows', 'configs/demo/mask_rcnn_sparsevit-narrow_mini_coco.py',
+                      'none.pth', 'a.jpg', '--budget', '--out', tmp_path)
+    assert '--budget is for frames of several cameras' in message
