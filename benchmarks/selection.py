@@ -40,6 +40,31 @@ UNAWARE = {'image, padding competes': dict(padding_last=False)}
 SHARED = {'group': dict(scope='group')}
 
 
+class Input(NamedTuple):
+    """What a backbone is timed on.
+
+    Attributes:
+        shape: (B, 3, H, W), or (B, V, 3, H, W) of frames of V views.
+        sizes: Valid height and width of one image after another.
+    """
+    shape: Tuple[int, ...]
+    sizes: Sequence[Tuple[int, int]]
+
+    def told(self) -> ToldBatch:
+        """As the model would tell it."""
+        views = self.shape[1] if len(self.shape) == 5 else 1
+        samples = [_Sample(list(self.sizes[i:i + views]) if views > 1 else self.sizes[i])
+                   for i in range(0, len(self.sizes), views)]
+        return ToldBatch(self.shape, samples)
+
+
+class _Sample:
+    """As little of a data sample as the backbone looks at."""
+
+    def __init__(self, img_shape):
+        self.metainfo = dict(img_shape=img_shape)
+
+
 class Task(NamedTuple):
     """What differs between the data sets.
 
@@ -49,8 +74,8 @@ class Task(NamedTuple):
         backbone: Where the backbone stands.
         variants: Evaluated with the model that was adapted under the default.
         own: Of these, the ones that a model is adapted under.
-        shape: Of the input in the timing, (B, 3, H, W) or (B, V, 3, H, W).
-        sizes: Valid height and width in it, of one image after another.
+        narrow: The input in the timing of this backbone.
+        full: A config at full size, and its input.
     """
     dense: str
     adapt: str
@@ -58,8 +83,8 @@ class Task(NamedTuple):
     backbone: str
     variants: Dict[str, Dict]
     own: Sequence[str]
-    shape: Tuple[int, ...]
-    sizes: Sequence[Tuple[int, int]]
+    narrow: 'Input'
+    full: Tuple[str, 'Input']
 
 
 TASKS = {
@@ -73,7 +98,8 @@ TASKS = {
         {**UNAWARE, **ALONE, 'area': dict(scope='area'),
          'group': dict(scope='group', group_size='batch')},
         ['image, padding competes', 'area', 'group'],
-        (8, 3, 192, 192), [(192, 96), (128, 192), (192, 160), (96, 192)] * 2),
+        Input((8, 3, 192, 192), [(192, 96), (128, 192), (192, 160), (96, 192)] * 2),
+        ('mask_rcnn_sparsevit.py', Input((2, 3, 672, 672), [(672, 504), (448, 672)]))),
     'nuscenes': Task(
         'bevdet_swin-narrow_mini_nuscenes.py', 'bevdet_sparsevit-narrow_mini_nuscenes.py',
         dict(test_dataloader__batch_size=1),  # the score that looks back takes frames one by one
@@ -82,7 +108,8 @@ TASKS = {
          'group, at least 2': dict(scope='group', min_windows=2),
          'group, boxes': dict(scope='group', importance='boxes')},
         ['group'],
-        (1, 6, 3, 64, 176), [(64, 176)] * 6),
+        Input((1, 6, 3, 64, 176), [(64, 176)] * 6),
+        ('bevdet_sparsevit_nuscenes.py', Input((1, 6, 3, 256, 704), [(256, 704)] * 6))),
 }
 
 
@@ -140,36 +167,26 @@ def test_as_val(task: Task) -> Config:
     return cfg
 
 
-def latencies(task: Task, rounds: int) -> Dict[str, np.ndarray]:
+def latencies(cfg: Config, variants: Dict[str, Dict], given: Input,
+              rounds: int) -> Dict[str, np.ndarray]:
     """Milliseconds of the backbone, told its metadata, (rounds, sparsities) for each variant and
     'dense'; all of them in turn, after a round of warm-up."""
-    backbone = build_backbone(test_as_val(task)).eval()
-    images = torch.randn(task.shape, generator=torch.Generator().manual_seed(0))
-    views = task.shape[1] if len(task.shape) == 5 else 1
-    samples = [_Sample(list(task.sizes[i:i + views]) if views > 1 else task.sizes[i])
-               for i in range(0, len(task.sizes), views)]
-    told, images = ToldBatch(task.shape, samples), images.flatten(0, -4)
+    backbone = build_backbone(cfg).eval()
+    images = torch.randn(given.shape, generator=torch.Generator().manual_seed(0)).flatten(0, -4)
     cases = [('dense', 0, Selection())] + [
-        (name, s, Selection(**changes)) for name, changes in task.variants.items()
-        for s in SPARSITIES]
+        (name, s, Selection(**changes)) for name, changes in variants.items() for s in SPARSITIES]
     times: Dict[str, List[List[float]]] = {name: [] for name, *_ in cases}
     with torch.inference_mode():
         for _ in range(rounds + 1):
             for name in times:
                 times[name].append([])
             for name, sparsity, selection in cases:
-                backbone.sparsity, backbone.selection, backbone.told = sparsity, selection, told
+                backbone.sparsity, backbone.selection = sparsity, selection
+                backbone.told = given.told()
                 start = timer()
                 backbone(images)
                 times[name][-1].append((timer() - start) * 1e3)
     return {name: np.array(t[1:]) for name, t in times.items()}
-
-
-class _Sample:
-    """As little of a data sample as the backbone looks at."""
-
-    def __init__(self, img_shape):
-        self.metainfo = dict(img_shape=img_shape)
 
 
 def report(task: Task, records: Dict[str, Dict], times: Dict[str, np.ndarray]) -> None:
@@ -195,11 +212,28 @@ def report(task: Task, records: Dict[str, Dict], times: Dict[str, np.ndarray]) -
                 less = points - bases
                 cells += [f'{less.mean():+.3f}', f'{low:+.3f} to {high:+.3f}',
                           f'{less.min():+.3f} to {less.max():+.3f}']
-            ratio = times[name][:, SPARSITIES.index(sparsity)] / times['dense'][:, 0]
-            low, middle, high = np.percentile(ratio, (25, 50, 75))
-            cells.append(f'{middle:.2f} ({low:.2f} to {high:.2f})')
+            cells.append(of_dense(times, name, sparsity))
             print(' | '.join(cells) + ' |')
         print()
+
+
+def report_full(config: str, given: Input, times: Dict[str, np.ndarray]) -> None:
+    """Prints latencies at full size."""
+    shape = 'x'.join(map(str, given.shape))
+    print(f'{config}, {shape}, dense {np.median(times["dense"]):.0f} ms; latency of dense:\n')
+    print(f'| | {" | ".join(f"{s:.0%}" for s in SPARSITIES)} |')
+    print('|---' * (len(SPARSITIES) + 1) + '|')
+    for name in times:
+        if name != 'dense':
+            cells = (of_dense(times, name, sparsity) for sparsity in SPARSITIES)
+            print(f'| {name} | {" | ".join(cells)} |')
+
+
+def of_dense(times: Dict[str, np.ndarray], name: str, sparsity: float) -> str:
+    """Median and quartiles of the ratio within each round."""
+    ratio = times[name][:, SPARSITIES.index(sparsity)] / times['dense'][:, 0]
+    low, middle, high = np.percentile(ratio, (25, 50, 75))
+    return f'{middle:.2f} ({low:.2f} to {high:.2f})'
 
 
 def rows(task: Task) -> Iterator[Tuple[str, str]]:
@@ -232,7 +266,10 @@ def main() -> None:
             names = list(task.variants) if under == BASE else [under]
             evaluate(task, checkpoint, names, folder / 'test', seed,
                      record.setdefault(under, {}), save)
-    report(task, records, latencies(task, args.rounds))
+    report(task, records, latencies(test_as_val(task), task.variants, task.narrow, args.rounds))
+    name, given = task.full
+    report_full(name, given, latencies(load_config(str(ROOT / 'configs' / name)), task.variants,
+                                       given, args.rounds))
 
 
 if __name__ == '__main__':
