@@ -35,14 +35,18 @@ def add_runner_arguments(parser: argparse.ArgumentParser, launcher: bool = True)
     """The options of mmdet's train.py and test.py that mean the same here."""
     parser.add_argument('--work-dir', help='where logs, checkpoints and results go '
                         '(default: work_dirs/NAME_OF_CONFIG)')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='settings merged into the config, model.backbone.with_cp=True say')
+    add_config_options(parser)
     if not launcher:
         return
     parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none',
                         help='job launcher of a distributed run')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0,
                         help=argparse.SUPPRESS)  # torch.distributed.launch passes it
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+                        help='settings merged into the config, model.backbone.scope=group say')
 
 
 def add_latency_arguments(parser: argparse.ArgumentParser) -> None:

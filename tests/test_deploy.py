@@ -243,7 +243,8 @@ def test_closest_call_is_the_gap_between_kept_and_left_out(sparse):
 
 def test_tool_exports_checks_and_times_a_dense_backbone(config, tmp_path):
     outcome = run_tool('export_onnx', config(0.), '--out', tmp_path / 'm.onnx', '--shape', 16, 16,
-                       '--rounds', 1, '--threads', 1, '--batch-size', 2)
+                       '--rounds', 1, '--threads', 1, '--batch-size', 2,
+                       model__backbone__out_indices='(1,)')
     assert outcome.code == 0, outcome.error
     for line in ('weights are random', 'image: 2 x 3 x 16 x 16', 'stage1: 2 x 16 x 4 x 4',
                  'from PyTorch at most, on 3 random inputs', 'batch 2 of 16x16, fp32'):

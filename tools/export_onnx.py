@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from sparsevit_mm.cli import build_backbone, clear_errors, test_shape
+from sparsevit_mm.cli import add_config_options, build_backbone, clear_errors, test_shape
 from sparsevit_mm.config import load_config
 from sparsevit_mm.cost.latency import LatencySetting
 from sparsevit_mm.deploy import (check_onnx, check_program, export_onnx, export_program,
@@ -33,6 +33,7 @@ def parse_args() -> argparse.Namespace:
                         help='write a torch.export program too')
     parser.add_argument('--threads', type=int, default=0, help='CPU threads (default: torch\'s)')
     parser.add_argument('--rounds', type=int, default=15, help='how often each model is timed')
+    add_config_options(parser)
     return parser.parse_args()
 
 
@@ -48,7 +49,7 @@ def describe(path: Path) -> str:
 def main() -> None:
     args = parse_args()
     with clear_errors():
-        cfg = load_config(args.config)
+        cfg = load_config(args.config, args.cfg_options)
         backbone = build_backbone(cfg, args.checkpoint)
         if not args.checkpoint:
             print('no checkpoint: the weights are random')

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from sparsevit_mm.cli import (add_latency_arguments, build_backbone, clear_errors,
-                              latency_setting)
+from sparsevit_mm.cli import (add_config_options, add_latency_arguments, build_backbone,
+                              clear_errors, latency_setting)
 from sparsevit_mm.config import load_config
 from sparsevit_mm.cost.latency import LatencyMeter
 from sparsevit_mm.cost.macs import backbone_macs
@@ -32,6 +32,7 @@ def parse_args() -> argparse.Namespace:
                        help='time to measure the table in (default: 120)')
     group.add_argument('--seed', type=int, default=0, help='of the configurations measured for it')
     group.add_argument('--overwrite', action='store_true', help='replace FILE if it exists')
+    add_config_options(parser)
     add_latency_arguments(parser)
     return parser.parse_args()
 
@@ -39,7 +40,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     with clear_errors():
-        cfg = load_config(args.config)
+        cfg = load_config(args.config, args.cfg_options)
         if args.table is None:
             compare(args, cfg)
         else:

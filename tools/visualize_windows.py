@@ -4,9 +4,9 @@ import argparse
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
-from sparsevit_mm.cli import clear_errors
+from sparsevit_mm.cli import add_config_options, clear_errors
 from sparsevit_mm.config import load_config, set_sparsity
 from sparsevit_mm.visualization.camera_budget import budget_of, correlation, draw_budgets
 from sparsevit_mm.visualization.camera_panel import GROUND_TRUTH, draw_frame
@@ -34,8 +34,7 @@ def parse_args() -> argparse.Namespace:
                         'between the cameras: budget.png')
     parser.add_argument('--sparsity', help='as in test.py (default: the config\'s)')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='settings merged into the config')
+    add_config_options(parser)
     return parser.parse_args()
 
 

@@ -43,6 +43,17 @@ def test_macs_are_those_of_the_shape_batch_and_convention(flags, counted):
     assert macs[0] != backbone_macs(backbone, (420, 300), 2, 0, not counted)
 
 
+def test_images_that_share_a_budget_are_measured_by_the_batch():
+    """A bare backbone is told no group size: the batch is the group, unless the config names one."""
+    given = ['--shape', 64, 64, '--sparsity', '0.6', '--batch-size', 3]
+    _, alone = table_of(*given)
+    _, table = table_of(*given, model__backbone__scope='group')
+    assert [row[0] for row in table.values()] == [row[0] for row in alone.values()]
+    message = refused('measure_latency', CONFIG, *QUICK, *given, model__backbone__scope='group',
+                      model__backbone__group_size=2)
+    assert 'a batch of 3 images is no multiple of the group size, 2' in message
+
+
 def test_setting_is_in_the_title_and_the_shape_is_the_test_pipelines():
     text, _ = table_of('--sparsity', '0.5', '--dtype', 'bf16')
     assert 'batch 1 of 192x192, bf16' in ' '.join(text.split())
