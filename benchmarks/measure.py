@@ -83,8 +83,9 @@ def overlap(model: str, state: Dict[str, Tensor], image: Tensor, sparsity: float
     return shares
 
 
-def _as_mask(x: Tensor, windows: WindowPartition, selected: Optional[Tensor] = None) -> Tensor:
-    """The arguments of a block -> (B, nW) bool, the windows it runs."""
+def _as_mask(x: Tensor, windows: WindowPartition, selected: Optional[Tensor] = None,
+             group: int = 1) -> Tensor:
+    """The arguments of a block whose images share no budget -> (B, nW) bool, what it runs."""
     every = torch.ones(len(x), windows.num_windows, dtype=torch.bool, device=x.device)
     return every if selected is None else torch.zeros_like(every).scatter_(1, selected, True)
 

@@ -19,6 +19,7 @@ from torch.utils.benchmark.utils.timer import timer
 from sparsevit_mm.cli import build_backbone, build_runner, clear_errors
 from sparsevit_mm.config import load_config, without_adaptation
 from sparsevit_mm.datasets import generate_mini_coco, generate_mini_nuscenes
+from sparsevit_mm.files import replacing
 from sparsevit_mm.models.metadata import ToldBatch
 from sparsevit_mm.models.selection import Selection
 from sparsevit_mm.search.bootstrap import make_resampler
@@ -258,9 +259,8 @@ def main() -> None:
         records[str(seed)] = record = json.loads(path.read_text()) if path.exists() else {}
 
         def save() -> None:
-            partial = path.with_suffix('.partial')
-            partial.write_text(json.dumps(record))
-            partial.replace(path)
+            with replacing(path) as partial:
+                partial.write_text(json.dumps(record))
 
         for under, checkpoint in adapted_models(task, seed, folder):
             names = list(task.variants) if under == BASE else [under]

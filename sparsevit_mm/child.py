@@ -8,6 +8,7 @@ from typing import Callable, Dict, Iterable, Optional, Sequence, Tuple
 from mmengine.config import Config
 
 from .config import load_config, nested
+from .files import replacing
 
 Keys = Tuple[str, ...]
 
@@ -87,12 +88,7 @@ def write_config(text: str, out: Path, check: Optional[Callable[[Config], None]]
     """Writes a config file. `check` gets it as it is read back, and may raise: then, as with any
     error, what was at `out` stays."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f'.{out.stem}.{os.getpid()}.partial.py')
-    try:
+    with replacing(out) as partial:
         partial.write_text(text, encoding='utf-8')
         if check is not None:
             check(load_config(str(partial)))
-        partial.replace(out)
-    finally:
-        if partial.exists():
-            partial.unlink()

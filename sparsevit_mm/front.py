@@ -2,11 +2,11 @@
 the file that holds them."""
 import json
 import math
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence, Union
 
+from .files import replacing
 from .sparsity import Depths, SparsityConfig
 
 
@@ -95,12 +95,8 @@ class Front:
                                    metric=float(p.metric)) for p in self.points])
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
-        try:
+        with replacing(path) as partial:
             partial.write_text(json.dumps(record, indent=1) + '\n', encoding='utf-8')
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Union[str, Path]) -> 'Front':

@@ -12,12 +12,13 @@ PACKAGE = Path(sparsevit_mm.__file__).parent
 TOOLKITS = {'mmdet', 'mmseg', 'mmdet3d'}
 
 # Each line may import from the lines above it only; what is not named stands on top of all.
-LAYERS = [{'version', 'sparsity', 'checkpoints', 'config', 'datasets'},
+LAYERS = [{'version', 'sparsity', 'checkpoints', 'config', 'datasets', 'files'},
           {'models', 'child', 'data', 'front'},
           {'hooks', 'cost', 'arguments', 'labels'}, {'search', 'swap'}, {'visualization'}]
-MODEL_LAYERS = [{'tracing'}, {'windows', 'attention', 'pretrained', 'chunks', 'rows'},
-                {'selection', 'layout', 'patches'}, {'kernels', 'execution'}, {'stage'},
-                {'sparse_swin'}]
+MODEL_LAYERS = [{'tracing'},
+                {'windows', 'attention', 'pretrained', 'chunks', 'rows', 'frame_memory'},
+                {'importance', 'layout', 'patches'},
+                {'selection', 'metadata', 'kernels', 'execution'}, {'stage'}, {'sparse_swin'}]
 
 WITHOUT_TOOLKITS = '''
 import sys

@@ -1,13 +1,13 @@
 """A table that predicts the latency of every configuration, measured on the user's own device."""
 import json
 import math
-import os
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
+from ..files import replacing
 from ..models import SparseSwinTransformer
 from ..models.windows import num_windows
 from ..sparsity import Sparsity, SparsityConfig, SparsitySpace
@@ -142,14 +142,9 @@ class LatencyTable:
 
     def save(self, path: Union[str, Path]) -> None:
         """Writes JSON, whole or not at all."""
-        path = Path(path)
-        partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
-        try:
+        with replacing(path) as partial:
             partial.write_text(json.dumps({'version': VERSION, **asdict(self)}, indent=1,
                                           allow_nan=False), encoding='utf-8')
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Union[str, Path]) -> 'LatencyTable':

@@ -16,6 +16,7 @@ import torch
 from mmengine.utils import digit_version
 from torch import Tensor
 
+from ..files import replacing
 from ..models import SparseSwinTransformer
 from ..models.selection import BATCH
 
@@ -181,13 +182,8 @@ def _replacing(path: PathLike, suffix: str) -> Iterator[Path]:
         raise ValueError(f'{path} does not end in {suffix}')
     if not path.parent.is_dir():
         raise FileNotFoundError(f'folder {path.parent} of {path.name} is not there')
-    temporary = path.with_name(f'.{path.stem}.{os.getpid()}{suffix}')
-    try:
+    with replacing(path) as temporary:
         yield temporary
-        os.replace(temporary, path)
-    finally:
-        if temporary.exists():
-            temporary.unlink()
 
 
 @contextmanager

@@ -2,11 +2,11 @@
 import ast
 import csv
 import math
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Dict, Iterable, List, Optional
 
+from ..files import replacing
 from ..sparsity import Depths, SparsityConfig
 
 EVALUATED, OUTSIDE, FAILED, DUPLICATE = 'evaluated', 'outside', 'failed', 'duplicate'
@@ -64,8 +64,7 @@ def write_csv(path: Path, candidates: Iterable[Candidate]) -> None:
     """One line per candidate, in the order of trials; empty cells where nothing was measured."""
     candidates = sorted(candidates, key=lambda c: c.trial)
     keys = sorted({key for c in candidates for key in c.metrics or {}})
-    partial = path.with_suffix(f'.{os.getpid()}.partial')  # workers may share a folder
-    with partial.open('w', newline='') as file:
+    with replacing(path) as partial, partial.open('w', newline='') as file:
         writer = csv.writer(file)
         writer.writerow(['trial', 'state', 'sparsity', 'mean_sparsity', 'macs', 'latency_ms',
                          'metric', 'first_look', 'seconds', *keys])
@@ -74,7 +73,6 @@ def write_csv(path: Path, candidates: Iterable[Candidate]) -> None:
             writer.writerow([c.trial, c.state, c.config, f'{c.config.mean:.4f}', c.macs,
                              _digits(c.latency, 3), c.metric, c.first_look,
                              _digits(c.seconds, 2), *(metrics.get(key) for key in keys)])
-    partial.replace(path)
 
 
 def read_csv(path: Path) -> List[Candidate]:

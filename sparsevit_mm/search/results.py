@@ -10,6 +10,7 @@ import mmengine
 import torch
 from mmengine.config import Config
 
+from ..files import replacing
 from ..front import Front, FrontPoint
 from ..version import __version__
 from .export import export_config
@@ -34,9 +35,8 @@ def write_manifest(work_dir: Path, request: SearchRequest, study: str) -> None:
                     for name, path in request.winners().items()},
         'table': request.table and os.path.abspath(request.table),
     }, indent=2)
-    partial = work_dir / f'.search.{os.getpid()}.partial'
-    partial.write_text(text + '\n', encoding='utf-8')
-    partial.replace(work_dir / MANIFEST)
+    with replacing(work_dir / MANIFEST) as partial:
+        partial.write_text(text + '\n', encoding='utf-8')
 
 
 def write_front(work_dir: Path, search: SparsitySearch, setting: Dict) -> None:

@@ -10,14 +10,14 @@ matplotlib.use('Agg')  # noqa: E402 - no screen is needed
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
+from ..files import replacing
 from .breakdown import Breakdown
 
 
 def write_breakdown(path: Path, breakdown: Breakdown) -> None:
     """One line per row; empty cells where there is no figure, or no area to run."""
     quantities = [*breakdown.metrics, 'share run']
-    partial = path.with_suffix('.partial')
-    with partial.open('w', newline='') as file:
+    with replacing(path) as partial, partial.open('w', newline='') as file:
         writer = csv.writer(file)
         writer.writerow(['group', 'name', 'count', 'unit', *(
             f'{name}, {label}' for name in quantities for label in breakdown.labels)])
@@ -25,7 +25,6 @@ def write_breakdown(path: Path, breakdown: Breakdown) -> None:
             values = [*(row.figures[name] for name in breakdown.metrics), row.shares]
             writer.writerow([row.group, row.name, row.count, row.unit, *(
                 _text(value) for group in values for value in group)])
-    partial.replace(path)
 
 
 def _text(value: Optional[float]) -> str:
@@ -75,10 +74,9 @@ def draw_breakdown(path: Path, breakdown: Breakdown, title: str) -> None:
     figure.legend(*panels[0].get_legend_handles_labels(), loc='upper right', frameon=False,
                   ncol=num_bars, fontsize=8)
     figure.suptitle(title, fontsize=10, x=.01, ha='left')
-    partial = path.with_name(f'.{path.stem}.partial.png')
-    figure.savefig(partial, dpi=130)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=130)
     plt.close(figure)
-    partial.replace(path)
 
 
 def _grid(axes: Axes, borders) -> None:

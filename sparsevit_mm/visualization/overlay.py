@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from matplotlib.ticker import MaxNLocator
 
+from ..files import replacing
+
 COLORS = 'viridis'
 OPACITY = .5  # of the colour: the image stays visible beneath
 DPI = 100
@@ -94,9 +96,8 @@ def check_folder(path: Path) -> None:
 
 def write_png(path: Path, picture: np.ndarray) -> None:
     """Writes an RGB picture; a failure leaves what stood at `path` before."""
-    partial = path.with_name(f'.{path.name}.partial')
-    imsave(partial, picture, format='png')
-    partial.replace(path)
+    with replacing(path) as partial:
+        imsave(partial, picture, format='png')
 
 
 class _Cells(NamedTuple):

@@ -4,6 +4,7 @@ from typing import Dict, List, Optional, Sequence
 
 import optuna
 
+from ..files import replacing
 from ..search.candidates import EVALUATED, Candidate
 from ..search.limits import Limits
 from ..search.noise import difference, interval, within_noise
@@ -48,9 +49,8 @@ def write_report(record: SearchRecord, images: int = 2, device: str = 'cpu') -> 
     title = f'Sparsity search: {summary.study}'
     text = page(title, _head(record, alike), sections)
     path = record.work_dir / REPORT
-    partial = path.with_name(f'.{REPORT}.partial')
-    partial.write_text(text, encoding='utf-8')
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(text, encoding='utf-8')
     return path
 
 

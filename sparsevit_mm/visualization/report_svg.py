@@ -8,6 +8,8 @@ import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from ..files import replacing
+
 # Okabe and Ito's colours, which the colour-blind tell apart; the page has others of these names
 # for dark screens.
 INK, MUTED, FAINT, PAPER = '#1b1f24', '#646d7a', '#d5d9e0', '#ffffff'
@@ -38,7 +40,6 @@ def render(draw: Draw, name: str, folder: Path) -> Tuple[str, str]:
         name: Of the figure, one for each of a page.
         folder: Gets ``NAME.png``; a failure leaves what stood there before.
     """
-    partial = folder / f'.{name}.partial.png'
     svgs = []
     for width in (WIDE, NARROW):
         salt = f'{name} {width}'  # ids of one page must differ
@@ -46,8 +47,8 @@ def render(draw: Draw, name: str, folder: Path) -> Tuple[str, str]:
             figure = draw(width)
             svgs.append(_to_svg(figure))
             if width == WIDE:
-                figure.savefig(partial, format='png', dpi=150, facecolor=PAPER)
-    partial.replace(folder / f'{name}.png')
+                with replacing(folder / f'{name}.png') as partial:
+                    figure.savefig(partial, format='png', dpi=150, facecolor=PAPER)
     return svgs[0], svgs[1]
 
 

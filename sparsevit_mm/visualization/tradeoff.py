@@ -8,6 +8,7 @@ import matplotlib
 matplotlib.use('Agg')  # noqa: E402 - no screen is needed
 import matplotlib.pyplot as plt
 
+from ..files import replacing
 from ..search.candidates import EVALUATED, OUTSIDE
 from ..search.pipeline import SearchPipeline
 
@@ -49,10 +50,9 @@ def draw_tradeoff(path: Path,
     axes.set_ylabel(metric)
     axes.grid(alpha=.3)
     axes.legend(frameon=False)
-    partial = path.with_name(f'.{path.stem}.partial.png')
-    figure.savefig(partial, dpi=150)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=150)
     plt.close(figure)
-    partial.replace(path)
 
 
 def draw_search(path: Path, pipeline: SearchPipeline) -> None:

@@ -44,7 +44,7 @@ def test_macs_are_those_of_the_shape_batch_and_convention(flags, counted):
 
 
 def test_images_that_share_a_budget_are_measured_by_the_batch():
-    """A bare backbone is told no group size: the batch is the group, unless the config names one."""
+    """A bare backbone is told no group size: the batch is the group unless the config names one."""
     given = ['--shape', 64, 64, '--sparsity', '0.6', '--batch-size', 3]
     _, alone = table_of(*given)
     _, table = table_of(*given, model__backbone__scope='group')
