@@ -18,7 +18,7 @@ LAYERS = [{'version', 'sparsity', 'checkpoints', 'config', 'datasets', 'files'},
 MODEL_LAYERS = [{'tracing'},
                 {'windows', 'attention', 'pretrained', 'chunks', 'rows', 'frame_memory'},
                 {'importance', 'layout', 'patches'},
-                {'selection', 'metadata', 'kernels', 'execution'}, {'stage'}, {'sparse_swin'}]
+                {'selection', 'kernels', 'execution'}, {'stage', 'metadata'}, {'sparse_swin'}]
 
 WITHOUT_TOOLKITS = '''
 import sys

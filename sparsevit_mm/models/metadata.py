@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Iterator, List, Optional, Sequence, Set, Tuple
 
+import torch
 from mmengine.model import BaseModel
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from .frame_memory import FrameMemory
 from .importance import BY_PRIOR
+from .selection import Batch
 
 Size = Tuple[int, int]
 
@@ -77,6 +79,30 @@ class ToldBatch:
 
 def _is_nested(shape: Sequence) -> bool:
     return hasattr(shape[0], '__len__')
+
+
+def read_batch(backbone: nn.Module, x: Tensor) -> Batch:
+    """What a sparse backbone's selection heeds of its input (B, C, H, W), in tokens of the first
+    map.
+
+    Raises:
+        ValueError: See ``group_of`` of :class:`~.selection.Selection`; where the backbone prunes,
+            see :meth:`ToldBatch.sizes` and :class:`~.frame_memory.FrameMemory`.
+    """
+    selection, side = backbone.selection, backbone.patch_size
+    told = backbone.told if backbone.told is not None and backbone.told.is_of(x) else None
+    group = selection.group_of(x.shape[0], told and told.views)
+    sizes = prior = None
+    if told is not None and not backbone.sparsity.is_dense:
+        sizes = told.sizes()
+        if selection.importance in BY_PRIOR and not backbone.training:
+            grid = tuple(-(-pixels // side) for pixels in x.shape[2:])
+            prior = backbone.memory.prior(told.shape, told.samples[0], grid, side, x.device)
+    if sizes is not None:
+        sizes = (-(-torch.tensor(sizes) // side)).to(x.device, non_blocking=True)
+    elif selection.scope == 'area':
+        group = 1  # every image has the same share
+    return Batch(group, sizes, prior)
 
 
 def listen_to_models() -> None:

@@ -1,9 +1,11 @@
-"""Loads a pretrained Swin: names of any origin, tables and embeddings of any size."""
+"""Where weights come from: a pretrained Swin with names of any origin, tables and embeddings of any
+size, or chance."""
 import re
 from typing import Dict
 
 import torch.nn.functional as F
 from mmengine.logging import print_log
+from mmengine.model.weight_init import constant_init, trunc_normal_, trunc_normal_init
 from torch import Tensor, nn
 
 from ..checkpoints import read_checkpoint
@@ -116,3 +118,16 @@ def _unfold_order(value: Tensor) -> Tensor:
     ``nn.Unfold`` lists channels outermost, then the patches row by row. (..., 4C) -> (..., 4C)"""
     patches = value.unflatten(-1, (4, -1))[..., [0, 2, 1, 3], :]
     return patches.transpose(-1, -2).flatten(-2).contiguous()
+
+
+def init_from_scratch(backbone: nn.Module) -> None:
+    """Random weights as mmdet's ``SwinTransformer`` draws them."""
+    if backbone.use_abs_pos_embed:
+        trunc_normal_(backbone.absolute_pos_embed, std=.02)
+    for module in backbone.modules():
+        if isinstance(module, nn.Linear):
+            trunc_normal_init(module, std=.02, bias=0.)
+        elif isinstance(module, nn.LayerNorm):
+            constant_init(module, 1.)
+        elif hasattr(module, 'relative_position_bias_table'):
+            trunc_normal_(module.relative_position_bias_table, std=.02)

@@ -9,7 +9,6 @@ from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks.transformer import PatchEmbed, PatchMerging
 from mmengine.logging import print_log
 from mmengine.model import BaseModule, ModuleList
-from mmengine.model.weight_init import constant_init, trunc_normal_, trunc_normal_init
 from mmengine.registry import MODELS
 from mmengine.utils import to_2tuple
 from torch import Tensor, nn
@@ -17,10 +16,9 @@ from torch import Tensor, nn
 from ..sparsity import Sparsity, SparsityConfig
 from .execution import EXECUTIONS
 from .frame_memory import FrameMemory
-from .importance import BY_PRIOR
-from .metadata import ToldBatch, listen_to_models
+from .metadata import ToldBatch, listen_to_models, read_batch
 from .patches import embed_patches, merge_patches, to_features
-from .pretrained import load_pretrained
+from .pretrained import init_from_scratch, load_pretrained
 from .selection import Batch, Selection
 from .stage import SwinStage
 
@@ -227,29 +225,11 @@ class SparseSwinTransformer(BaseModule):
             ValueError: Images share a budget, and the batch is no multiple of the group size, or
                 nobody gives one; it prunes, and the data samples contradict the tensor.
         """
-        group, *tensors = self._batch(x)
+        group, *tensors = read_batch(self, x)
         if self._executor is None:
             return self._forward(group, x, *tensors)
         config = self.sparsity, self.selection, group
         return self._executor(self, partial(self._forward, group), config, (x, *tensors))
-
-    def _batch(self, x: Tensor) -> Batch:
-        """What selection heeds of a batch, in tokens of the first map."""
-        told = self.told if self.told is not None and self.told.is_of(x) else None
-        group = self.selection.group_of(x.shape[0], told and told.views)
-        sizes = prior = None
-        if told is not None and not self.sparsity.is_dense:
-            sizes = told.sizes()
-            if self.selection.importance in BY_PRIOR and not self.training:
-                grid = tuple(-(-side // self.patch_size) for side in x.shape[2:])
-                prior = self.memory.prior(told.shape, told.samples[0], grid, self.patch_size,
-                                          x.device)
-        if sizes is not None:
-            sizes = -(-torch.tensor(sizes) // self.patch_size)
-            sizes = sizes.to(x.device, non_blocking=True)
-        elif self.selection.scope == 'area':
-            group = 1  # every image has the same share
-        return Batch(group, sizes, prior)
 
     def _forward(self, group: int, x: Tensor, sizes: Optional[Tensor] = None,
                  prior: Optional[Tensor] = None) -> Tuple[Tensor, ...]:
@@ -283,15 +263,7 @@ class SparseSwinTransformer(BaseModule):
             load_pretrained(self, self.init_cfg['checkpoint'], self.convert_weights)
             return
         print_log(f'{type(self).__name__} starts from scratch: no init_cfg', 'current')
-        if self.use_abs_pos_embed:
-            trunc_normal_(self.absolute_pos_embed, std=.02)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                trunc_normal_init(module, std=.02, bias=0.)
-            elif isinstance(module, nn.LayerNorm):
-                constant_init(module, 1.)
-            elif hasattr(module, 'relative_position_bias_table'):
-                trunc_normal_(module.relative_position_bias_table, std=.02)
+        init_from_scratch(self)
 
     def train(self, mode: bool = True) -> 'SparseSwinTransformer':
         """Sets the mode; frozen stages stay in eval mode."""
