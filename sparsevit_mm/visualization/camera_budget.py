@@ -67,8 +67,10 @@ def draw_budgets(budgets: Sequence[Budget], title: str) -> np.ndarray:
     axes[0].axhline(1 / len(cameras), color='0.3', linestyle='--', linewidth=1)
     axes[0].set_ylabel('share of the windows that ran')
     axes[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes[0].set_title(title, fontsize=11)
-    axes[0].legend(ncols=3, fontsize=8, frameon=False)
+    axes[0].yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))
+    figure.suptitle(title, fontsize=11)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc='outside lower center',
+                  ncols=len(cameras), fontsize=8, frameon=False)
     if known:
         axes[1].set_ylabel('objects in view')
         axes[1].yaxis.set_major_locator(MaxNLocator(integer=True))
