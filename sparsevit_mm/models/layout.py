@@ -181,7 +181,7 @@ def split(windows: WindowPartition, selected: Optional[Tensor], batch_size: int,
 
 
 def _select(x: Tensor, index: Tensor) -> Tensor:
-    """(B, S, C) and (B, T) int64 -> (G, T, C)."""
+    """(B, S, C) and (B, T) int64 -> (B, T, C)."""
     B, S, C = x.shape
     index = index + S * torch.arange(B, device=index.device)[:, None]
     return x.reshape(B * S, C).index_select(0, index.flatten()).reshape(B, -1, C)

@@ -6,6 +6,7 @@ samples for themselves. They are mmengine models whose forward takes both, so a 
 model reads the samples for its sparse backbone: no model's code changes.
 """
 from dataclasses import dataclass
+from inspect import signature
 from itertools import chain
 from typing import Iterator, List, Optional, Sequence, Set, Tuple
 
@@ -126,7 +127,10 @@ def _on_registration(module: nn.Module, name: str, child: Optional[nn.Module]) -
         else:
             teller = _Teller()
             module.register_forward_pre_hook(teller.tell, with_kwargs=True)
-            module.register_forward_hook(teller.take_back, with_kwargs=True)
+            always = {}
+            if 'always_call' in signature(module.register_forward_hook).parameters:
+                always = dict(always_call=True)  # after an error too, which torch 2.0 can not
+            module.register_forward_hook(teller.take_back, with_kwargs=True, **always)
         teller.children.add(name)
 
 

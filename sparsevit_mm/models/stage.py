@@ -8,9 +8,9 @@ from torch import Tensor
 
 from ..sparsity import kept_windows
 from .attention import ShiftWindowMSA
+from .importance import TOKEN_SCORES
 from .kernels import run_block
 from .rows import own, release
-from .importance import TOKEN_SCORES
 from .selection import (Batch, Selection, rank_windows, score_windows, select_windows,
                         valid_windows)
 from .windows import WindowPartition, num_windows, partition

@@ -1,6 +1,7 @@
 """What the backbone learns from the toolkits' data samples, and that padding runs last."""
 import pickle
 from copy import deepcopy
+from inspect import signature
 from types import SimpleNamespace
 
 import pytest
@@ -156,6 +157,16 @@ def test_a_backbone_that_takes_another_s_place_is_told(make_swin, padded):
 def test_what_was_told_ends_with_the_forward(make_swin, padded):
     model = Model(make_swin(sparsity=.6))
     model(*padded)
+    assert model.backbone.told is None
+
+
+@pytest.mark.skipif('always_call' not in signature(nn.Module.register_forward_hook).parameters,
+                    reason='torch 2.0 runs no hook after an error')
+def test_a_forward_that_fails_takes_back_what_it_told(make_swin, padded):
+    model = Model(make_swin(sparsity=.6))
+    model.backbone.norm0 = None
+    with pytest.raises(TypeError):
+        model(*padded)
     assert model.backbone.told is None
 
 
