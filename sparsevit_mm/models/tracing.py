@@ -1,4 +1,6 @@
 """Whether the code runs to be recorded rather than to compute."""
+import importlib
+
 import torch
 
 
@@ -9,11 +11,11 @@ def is_tracing() -> bool:
         return True
     if hasattr(torch, 'compiler') and hasattr(torch.compiler, 'is_compiling'):
         return torch.compiler.is_compiling()
-    return torch._dynamo.is_compiling()  # torch 2.0
+    return importlib.import_module('torch._dynamo').is_compiling()  # torch 2.0
 
 
 def constant_when_traced(function):
     """Marks a function that torch.compile runs once instead of tracing it."""
     if hasattr(torch, 'compiler') and hasattr(torch.compiler, 'assume_constant_result'):
         return torch.compiler.assume_constant_result(function)
-    return torch._dynamo.assume_constant_result(function)  # torch 2.0
+    return importlib.import_module('torch._dynamo').assume_constant_result(function)  # torch 2.0
