@@ -130,18 +130,19 @@ class KeptWindows:
 
     def chunks(self, max_tokens: int) -> Iterator['KeptWindows']:
         """The same windows in parts of about `max_tokens`, as windows of one group; windows that
-        share padding with others of their group stay together."""
+        share padding with others of their group stay together, as (g, K, N) windows of g groups."""
         G, K, N = self.shape
         if self._slots is not None:
             rows = self.rows.reshape(G, -1)
-            for i in range(G):
-                yield self._part(rows[i], (1, K, N), self._slots[i:i + 1], self._places[i:i + 1],
-                                 None if self.masks is None else self.mask_index[i])
+            for span in spans(G, max_tokens // rows.shape[1]):
+                yield self._part(rows[span].flatten(), (span.stop - span.start, K, N),
+                                 self._slots[span], self._places[span],
+                                 None if self.masks is None else self.mask_index[span])
             return
         for span in spans(G * K, max_tokens // N):
             yield self._part(self.rows[span.start * N:span.stop * N],
                              (1, span.stop - span.start, N), None, None,
-                             None if self.masks is None else self.mask_index.flatten()[span])
+                             None if self.masks is None else self.mask_index.flatten()[None, span])
 
     def _part(self, rows, shape, slots, places, mask_index) -> 'KeptWindows':
         part = copy(self)

@@ -34,13 +34,13 @@ def _run_chunk(block: 'SwinBlock', stream: Tensor, chunk: KeptWindows, bias: Ten
     """Runs a block on some windows of a stream (B * L, C), in place."""
     msa, ffn = block.attn.w_msa, block.ffn
     (widen, activate, _), narrow = ffn.layers[0], ffn.layers[1]
-    tokens = stream.index_select(0, chunk.rows)[None]
+    tokens = stream.index_select(0, chunk.rows).reshape(chunk.shape[0], -1, stream.shape[1])
     qkv = chunk.to_windows(msa.qkv(chunk.pad(block.norm1(tokens))))
     out = msa.attend(qkv, bias, chunk.mask_index)
     tokens += msa.proj(chunk.to_tokens(out))
     hidden = _activate_(activate, widen(block.norm2(tokens)))
     tokens += ffn.gamma2(narrow(hidden))
-    stream.index_copy_(0, chunk.rows, tokens[0])
+    stream.index_copy_(0, chunk.rows, tokens.flatten(0, 1))
 
 
 def _activate_(activation: nn.Module, x: Tensor) -> Tensor:
