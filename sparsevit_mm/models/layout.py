@@ -1,13 +1,11 @@
 """The order in which a block sees its tokens. Each layout makes a gather together with its
 scatter, so that the two can't drift apart."""
-from copy import copy
-from typing import Iterator, List, Optional, Tuple
+from typing import List, NamedTuple, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .chunks import spans
 from .rows import put_rows, take_rows
 from .windows import WindowPartition
 
@@ -47,10 +45,39 @@ class AllWindows:
         return x.flatten(1, 2).index_select(1, self.windows.inverse)
 
 
-class KeptWindows:
+class _Gathered:
+    """Tokens that were gathered window by window, (G, T, C), in groups of K windows.
+
+    Attributes:
+        shape: G, K, N.
+        rows: (G * T,) int64, where the tokens lie in the map (B * L, C).
+    """
+    shape: Tuple[int, int, int]
+    rows: Tensor
+    # Where padding was left out, the way to windows, (G, K * N), and back, (G, T).
+    _slots: Optional[Tensor] = None
+    _places: Optional[Tensor] = None
+
+    def pad(self, normed: Tensor) -> Tensor:
+        """(G, T, C) -> (G, T (+ 1), C): one row of zeros at the end if the map needs padding."""
+        return normed if self._slots is None else F.pad(normed, (0, 0, 0, 1))
+
+    def to_windows(self, qkv: Tensor) -> Tensor:
+        """(G, T (+ 1), 3C) -> (G, K, N, 3C)."""
+        if self._slots is not None:
+            qkv = _select(qkv, self._slots)
+        return qkv.reshape(*self.shape, -1)
+
+    def to_tokens(self, x: Tensor) -> Tensor:
+        """(G, K, N, C) -> (G, T, C)."""
+        x = x.flatten(1, 2)
+        return x if self._places is None else _select(x, self._places)
+
+
+class KeptWindows(_Gathered):
     """A block that runs the same number of windows K in each of G groups of n images, n being 1
     unless images share a budget: its tokens are those of the kept windows, (G, T, C), window by
-    window. Below, an image is what a group is for n = 1.
+    window.
 
     Without padding T = K * N. With it, padding is left out, and T is the most tokens that K
     windows of a group can hold: a static number, whichever windows they are. A group whose
@@ -61,32 +88,28 @@ class KeptWindows:
         windows: The partition of an image.
         selected: (G, K) int64, the windows to run: window w of a group's image i is i * nW + w.
         group: n.
-        interior: Whether all of them are known to be interior, so that none needs a mask.
-        num_tokens: T, where the caller knows a lower bound.
 
     Attributes:
         images: (G, T) int64, which image of its group a token belongs to; None for n = 1.
+        spare: (G, T) bool, the places left over; None where no padding was left out.
     """
 
-    def __init__(self, windows: WindowPartition, selected: Tensor, group: int = 1,
-                 interior: bool = False, num_tokens: Optional[int] = None):
+    def __init__(self, windows: WindowPartition, selected: Tensor, group: int = 1):
         G, K = selected.shape
         num_windows, N = windows.table.shape
         L = windows.height * windows.width
         self.windows = windows
-        self.selected = selected
         self.group = group
         self.shape = G, K, N
-        self.images = None
+        self.images = self.spare = None
         if group > 1:
             self.images = (selected // num_windows).repeat_interleave(N, dim=1)
             selected = selected % num_windows
-        self.masks = None if interior else windows.masks
+        self.masks = windows.masks
         self.mask_index = None if self.masks is None else windows.mask_index[selected]
         tokens = windows.table[selected].flatten(1)
-        self._slots = self._places = self.spare = None
-        if windows.padded is not None and not interior:
-            tokens = self._leave_padding_out(tokens, num_tokens or most_tokens(windows, K, group))
+        if windows.padded is not None:
+            tokens = self._leave_padding_out(tokens, most_tokens(windows, K, group))
         first = group * torch.arange(G, device=tokens.device)[:, None]
         image = first if self.images is None else first + self.images
         self.rows = (tokens + L * image).flatten()
@@ -113,43 +136,6 @@ class KeptWindows:
         """The map with (G, T, C) tokens written back in place; other tokens stay."""
         return put_rows(rest, tokens.flatten(0, 1), self.rows, self.spare)
 
-    def pad(self, normed: Tensor) -> Tensor:
-        """(G, T, C) -> (G, T (+ 1), C): one row of zeros at the end if the map needs padding."""
-        return normed if self._slots is None else F.pad(normed, (0, 0, 0, 1))
-
-    def to_windows(self, qkv: Tensor) -> Tensor:
-        """(G, T (+ 1), 3C) -> (G, K, N, 3C)."""
-        if self._slots is not None:
-            qkv = _select(qkv, self._slots)
-        return qkv.reshape(*self.shape, -1)
-
-    def to_tokens(self, x: Tensor) -> Tensor:
-        """(G, K, N, C) -> (G, T, C)."""
-        x = x.flatten(1, 2)
-        return x if self._places is None else _select(x, self._places)
-
-    def chunks(self, max_tokens: int) -> Iterator['KeptWindows']:
-        """The same windows in parts of about `max_tokens`, as windows of one group; windows that
-        share padding with others of their group stay together, as (g, K, N) windows of g groups."""
-        G, K, N = self.shape
-        if self._slots is not None:
-            rows = self.rows.reshape(G, -1)
-            for span in spans(G, max_tokens // rows.shape[1]):
-                yield self._part(rows[span].flatten(), (span.stop - span.start, K, N),
-                                 self._slots[span], self._places[span],
-                                 None if self.masks is None else self.mask_index[span])
-            return
-        for span in spans(G * K, max_tokens // N):
-            yield self._part(self.rows[span.start * N:span.stop * N],
-                             (1, span.stop - span.start, N), None, None,
-                             None if self.masks is None else self.mask_index.flatten()[None, span])
-
-    def _part(self, rows, shape, slots, places, mask_index) -> 'KeptWindows':
-        part = copy(self)
-        part.rows, part.shape, part.mask_index = rows, shape, mask_index
-        part._slots, part._places = slots, places
-        return part
-
 
 def most_tokens(windows: WindowPartition, num_kept: int, group: int = 1) -> int:
     """The most tokens, padding left out, that so many windows of a group of images can hold."""
@@ -158,27 +144,60 @@ def most_tokens(windows: WindowPartition, num_kept: int, group: int = 1) -> int:
     return group * bounds[each] + (more and more * (bounds[each + 1] - bounds[each]))
 
 
-def split(windows: WindowPartition, selected: Optional[Tensor], batch_size: int,
-          max_part: int, group: int = 1) -> List[KeptWindows]:
-    """The selected windows, or all of them, in parts of static size: in one where no more than
-    `max_part` tokens run, else interior windows apart from all that may lie at the edge. At most
-    as many windows as there are at the edge are kept there.
+class WindowChunk(_Gathered):
+    """Some windows of some images, (1, T, C). Padding is left out, so that T follows from which
+    windows they are: for work outside of graphs.
+
+    Args:
+        windows: The partition of an image.
+        index: (M,) int64, the windows.
+        images: (M,) int64, the image of the batch that each is of.
+        plain: Whether all are known to be interior: none holds padding or needs a mask.
     """
+
+    def __init__(self, windows: WindowPartition, index: Tensor, images: Tensor, plain: bool):
+        L = windows.height * windows.width
+        tokens = windows.table[index]
+        self.shape = (1, *tokens.shape)
+        self.mask_index = None
+        if not plain and windows.masks is not None:
+            self.mask_index = windows.mask_index[index]
+        self.rows = (tokens + L * images[:, None]).flatten()
+        if not plain and windows.padded is not None:
+            real = tokens.flatten() < L
+            places = real.nonzero().flatten()
+            self.rows = self.rows[places]
+            self._slots = torch.where(real, real.cumsum(0) - 1, len(places))[None]
+            self._places = places[None]
+
+
+class Part(NamedTuple):
+    """Windows to be cut into chunks: the first two and the last are those of WindowChunk."""
+    index: Tensor
+    images: Tensor
+    plain: bool
+
+
+def split(windows: WindowPartition, selected: Optional[Tensor], batch_size: int,
+          max_tokens: int, group: int = 1) -> List[Part]:
+    """The selected windows (see :class:`KeptWindows`), or all of them, interior ones apart from
+    those at the edge; together where no more than `max_tokens` tokens run, since two parts would
+    cost more than masks for all.
+    """
+    num_windows, N = windows.table.shape
+    every = torch.arange(batch_size, device=windows.table.device)
     if selected is None:
         selected = torch.cat([windows.interior, windows.edge]).expand(batch_size, -1)
-    (G, K), (num_windows, N) = selected.shape, windows.table.shape
-    num_edge = group * len(windows.edge)
-    if num_edge == 0:
-        return [KeptWindows(windows, selected, group, interior=True)]
-    if G * K * N <= max_part:  # two parts would cost more than masks for all
-        return [KeptWindows(windows, selected, group)]
-    at_edge = torch.isin(selected % num_windows, windows.edge)
-    selected = selected.gather(1, at_edge.int().argsort(dim=1, stable=True))
-    num_interior = max(K - num_edge, 0)
-    interior, edge = selected.tensor_split([num_interior], dim=1)
-    num_tokens = most_tokens(windows, K, group) - num_interior * N
-    parts = [KeptWindows(windows, interior, group, interior=True)] if num_interior else []
-    return parts + [KeptWindows(windows, edge, group, num_tokens=num_tokens)]
+    first = every.reshape(len(selected), group)[:, :1]
+    images = (selected // num_windows + first).flatten()
+    index = selected.flatten() % num_windows
+    if len(windows.edge) == 0:
+        return [Part(index, images, True)]
+    if len(index) * N <= max_tokens:
+        return [Part(index, images, False)]
+    at_edge = torch.isin(index, windows.edge)
+    return [Part(index[which], images[which], plain)
+            for which, plain in ((~at_edge, True), (at_edge, False)) if which.any()]
 
 
 def _select(x: Tensor, index: Tensor) -> Tensor:

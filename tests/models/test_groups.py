@@ -164,19 +164,28 @@ def test_gradients_of_a_group_are_those_of_its_images_alone(block, case):
 
 
 @given(group_cases(), st.integers(0, 200))
-def test_parts_and_chunks_hold_each_token_of_a_group_once(case, size):
+def test_parts_hold_the_windows_of_each_image_of_a_group(case, size):
     windows, selected, group = case
     x = features(*case)
-    taken = []
-    for part in split(windows, selected, len(x), size, group):
-        assert torch.equal(part.put(x.clone(), part.take(x)[0]), x)
-        assert torch.equal(torch.cat([c.rows for c in part.chunks(max(size, 1))]), part.rows)
-        taken += part.rows.tolist()
-    whole = KeptWindows(windows, selected, group)
-    assert set(taken) == set(whole.rows.tolist())
-    assert whole.shape[0] * most_tokens(windows, selected.shape[1], group) >= len(set(taken))
-    images = whole.rows.reshape(whole.images.shape) // x.shape[1]
-    assert torch.equal(images % group, whole.images)
+    parts = split(windows, selected, len(x), size, group)
+    got = sorted((i, w) for part in parts
+                 for i, w in zip(part.images.tolist(), part.index.tolist()))
+    assert got == sorted((g * group + w // windows.num_windows, w % windows.num_windows)
+                         for g, kept in enumerate(selected.tolist()) for w in kept)
+
+
+@given(group_cases())
+def test_a_group_s_tokens_lie_in_its_images(case):
+    windows, selected, group = case
+    x = features(*case)
+    layout = KeptWindows(windows, selected, group)
+    images = layout.rows.reshape(layout.images.shape) // x.shape[1]
+    assert torch.equal(images % group, layout.images)
+    assert torch.equal(images // group, torch.arange(len(selected))[:, None].expand_as(images))
+    tokens, rest = layout.take(x.clone())
+    assert tokens.shape[1] == most_tokens(windows, selected.shape[1], group) or (
+        windows.padded is None)
+    assert torch.equal(layout.put(rest, tokens), x)
 
 
 def test_most_tokens_is_what_the_fullest_windows_hold():

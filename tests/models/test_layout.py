@@ -2,7 +2,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sparsevit_mm.models.layout import AllWindows, KeptWindows, split
+from sparsevit_mm.models.chunks import spans
+from sparsevit_mm.models.layout import AllWindows, KeptWindows, WindowChunk, split
 from sparsevit_mm.models.windows import partition
 
 CPU = torch.device('cpu')
@@ -111,42 +112,43 @@ def test_masks_go_with_their_windows(case):
 
 
 @given(selections(), st.booleans(), st.integers(0, 200))
-def test_a_split_holds_the_same_windows_and_its_first_part_needs_no_mask(case, dense, max_tokens):
+def test_a_split_holds_the_same_windows_and_plain_ones_need_neither_mask_nor_padding(
+        case, dense, max_tokens):
     windows, x, selected = case
     if dense:
         selected = torch.arange(windows.num_windows).expand(len(x), -1)
     parts = split(windows, None if dense else selected, len(x), max_tokens)
     if selected.numel() * WINDOW**2 <= max_tokens:
         assert len(parts) == 1
-    together = torch.cat([part.selected for part in parts], dim=1)
-    assert torch.equal(together.sort(1).values, selected.sort(1).values)
+    together = sorted((i, w) for part in parts
+                      for i, w in zip(part.images.tolist(), part.index.tolist()))
+    assert together == sorted((i, w) for i, image in enumerate(selected.tolist()) for w in image)
     for part in parts:
-        if part.spare is None and windows.padded is not None:
-            assert not windows.padded[part.selected].any()
-        if part.masks is None and windows.masks is not None:
-            assert not windows.masks[windows.mask_index[part.selected]].any()
-        assert torch.equal(part.put(x.clone(), part.take(x)[0]), x)
-    if dense:
-        assert sum(len(part.rows) for part in parts) == x.shape[0] * x.shape[1]
+        if part.plain:
+            assert windows.padded is None or not windows.padded[part.index].any()
+            assert windows.masks is None or not windows.masks[windows.mask_index[part.index]].any()
     assert max(windows.num_windows - len(windows.edge), 0) == len(windows.interior)
 
 
 @given(selections(), st.integers(1, 200))
-def test_chunks_cover_every_token_once_with_its_mask(case, max_tokens):
+def test_chunks_hold_the_tokens_of_their_windows_and_no_padding(case, max_tokens):
     windows, x, selected = case
+    taken = []
     for part in split(windows, selected, len(x), max_tokens):
-        chunks = list(part.chunks(max_tokens))
-        assert torch.equal(torch.cat([chunk.rows for chunk in chunks]), part.rows)
-        seen = []
-        for chunk in chunks:
-            tokens = x.flatten(0, 1)[chunk.rows].reshape(chunk.shape[0], -1, x.shape[-1])
-            seen.append(chunk.to_windows(chunk.pad(tokens)))
-            assert torch.equal(chunk.to_tokens(seen[-1]), tokens)
-            if part.spare is None:
-                assert len(chunk.rows) <= max(max_tokens, WINDOW**2)
-        expected = part.to_windows(part.pad(part.take(x)[0]))
-        seen = torch.cat([windows.flatten(0, 1) for windows in seen])
-        assert torch.equal(seen, expected.flatten(0, 1))
-        if part.masks is not None:
-            masks = torch.cat([c.mask_index.flatten() for c in chunks])
-            assert torch.equal(masks, part.mask_index.flatten())
+        for span in spans(len(part.index), max_tokens // WINDOW**2):
+            index, images = part.index[span], part.images[span]
+            chunk = WindowChunk(windows, index, images, part.plain)
+            taken += chunk.rows.tolist()
+            tokens = x.flatten(0, 1)[chunk.rows][None]
+            got = chunk.to_windows(chunk.pad(tokens))
+            expected = torch.cat([by_window(windows, x[i], w[None])
+                                  for i, w in zip(images, index)])
+            assert torch.equal(got[0], expected.nan_to_num(0.))
+            assert torch.equal(chunk.to_tokens(got), tokens)
+            if windows.masks is not None:
+                masks = windows.masks[windows.mask_index[index]]
+                assert torch.equal(windows.masks[chunk.mask_index], masks) if (
+                    chunk.mask_index is not None) else not masks.any()
+    L = windows.height * windows.width
+    expected = {t + i * L for i, kept in enumerate(selected) for t in tokens_of(windows, kept)}
+    assert len(taken) == len(set(taken)) and set(taken) == expected

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Optional
 import torch
 from torch import Tensor, nn
 
-from ..layout import KeptWindows, split
+from ..chunks import spans
+from ..layout import WindowChunk, split
 from ..windows import WindowPartition
 
 if TYPE_CHECKING:
@@ -23,24 +24,24 @@ def run_block(block: 'SwinBlock', x: Tensor, windows: WindowPartition,
     """See :func:`~sparsevit_mm.models.kernels.run_block`."""
     stream = x.flatten(0, 1)
     size = max(CHUNK_BYTES // (block.ffn.feedforward_channels * x.element_size()), MIN_TOKENS)
-    for part in split(windows, selected, x.shape[0], size, group):
-        bias = block.attn.w_msa.bias(part.masks)
-        for chunk in part.chunks(size):
-            _run_chunk(block, stream, chunk, bias)
+    for index, images, plain in split(windows, selected, x.shape[0], size, group):
+        bias = block.attn.w_msa.bias(None if plain else windows.masks)
+        for span in spans(len(index), size // windows.table.shape[1]):
+            _run_chunk(block, stream, WindowChunk(windows, index[span], images[span], plain), bias)
     return x
 
 
-def _run_chunk(block: 'SwinBlock', stream: Tensor, chunk: KeptWindows, bias: Tensor) -> None:
+def _run_chunk(block: 'SwinBlock', stream: Tensor, chunk: WindowChunk, bias: Tensor) -> None:
     """Runs a block on some windows of a stream (B * L, C), in place."""
     msa, ffn = block.attn.w_msa, block.ffn
     (widen, activate, _), narrow = ffn.layers[0], ffn.layers[1]
-    tokens = stream.index_select(0, chunk.rows).reshape(chunk.shape[0], -1, stream.shape[1])
+    tokens = stream.index_select(0, chunk.rows)[None]
     qkv = chunk.to_windows(msa.qkv(chunk.pad(block.norm1(tokens))))
     out = msa.attend(qkv, bias, chunk.mask_index)
     tokens += msa.proj(chunk.to_tokens(out))
     hidden = _activate_(activate, widen(block.norm2(tokens)))
     tokens += ffn.gamma2(narrow(hidden))
-    stream.index_copy_(0, chunk.rows, tokens.flatten(0, 1))
+    stream.index_copy_(0, chunk.rows, tokens[0])
 
 
 def _activate_(activation: nn.Module, x: Tensor) -> Tensor:
