@@ -27,7 +27,7 @@ def backbone_macs(backbone: SparseSwinTransformer,
         count_padding: Count padded tokens as if every layer ran on them, as the published figures
             do. By default what this package runs is counted: padding costs attention only. A
             pruned block is counted with the most tokens that its windows can hold, since which
-            windows it runs depends on the image.
+            windows it runs depends on the image; inference on the CPU runs no more than they do.
 
     Returns:
         MACs, an int.
