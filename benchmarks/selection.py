@@ -190,39 +190,41 @@ def latencies(cfg: Config, variants: Dict[str, Dict], given: Input,
     return {name: np.array(t[1:]) for name, t in times.items()}
 
 
-def report(task: Task, records: Dict[str, Dict], times: Dict[str, np.ndarray]) -> None:
-    """Prints the tables of docs/results.md."""
+def report(task: Task, records: Dict[str, Dict]) -> None:
+    """Prints the table of metrics: of each sparsity the mean over seeds, less that of the default,
+    with its 95% interval over images, and this difference from the lowest to the highest seed."""
     dense = np.mean([record[BASE]['dense']['metric'] for record in records.values()])
-    print(f'\nDense: {dense:.3f}. Seeds {", ".join(records)}; less `{BASE}`: mean over seeds, 95% '
-          f'interval over images, and from the lowest to the highest seed.\n')
-    for sparsity in SPARSITIES:
-        print(f'| at {sparsity:.0%} | adapted under | metric | less `{BASE}` | 95% interval | '
-              f'seeds | latency, of dense |\n|---|---|---|---|---|---|---|')
-        for under, name in rows(task):
-            cells = [f'| {name} | {under} ']
-            key = f'{name} at {sparsity}'
-            own, base = (np.array([r[a][k]['resampled'] for r in records.values()])
-                         for a, k in ((under, key), (BASE, f'{BASE} at {sparsity}')))
-            points, bases = (np.array([r[a][k]['metric'] for r in records.values()])
-                             for a, k in ((under, key), (BASE, f'{BASE} at {sparsity}')))
+    heads = [f'{s:.0%} | less `{BASE}` (95%) | seeds' for s in SPARSITIES]
+    print(f'\nSeeds {", ".join(records)}; dense {dense:.3f}\n\n| selection | adapted under | '
+          f'{" | ".join(heads)} |\n{"|---" * (2 + 3 * len(heads))}|')
+    for under, name in rows(task):
+        cells = [name, 'the same' if under == name != BASE else under]
+        for sparsity in SPARSITIES:
+            own, base = ([r[a][f'{n} at {sparsity}'] for r in records.values()]
+                         for a, n in ((under, name), (BASE, BASE)))
+            points, bases = (np.array([r['metric'] for r in of]) for of in (own, base))
             cells.append(f'{points.mean():.3f}')
             if (under, name) == (BASE, BASE):
-                cells += [''] * 3
-            else:
-                low, high = interval((own - base).mean(0))
-                less = points - bases
-                cells += [f'{less.mean():+.3f}', f'{low:+.3f} to {high:+.3f}',
-                          f'{less.min():+.3f} to {less.max():+.3f}']
-            cells.append(of_dense(times, name, sparsity))
-            print(' | '.join(cells) + ' |')
-        print()
+                cells += ['', '']
+                continue
+            low, high = interval(np.mean([difference(o['resampled'], b['resampled'])
+                                          for o, b in zip(own, base)], axis=0))
+            less = points - bases
+            cells += [f'{less.mean():+.3f} ({low:+.3f} to {high:+.3f})',
+                      f'{less.min():+.3f} to {less.max():+.3f}']
+        print(f'| {" | ".join(cells)} |')
 
 
-def report_full(config: str, given: Input, times: Dict[str, np.ndarray]) -> None:
-    """Prints latencies at full size."""
+def difference(one: Sequence[float], other: Sequence[float]) -> np.ndarray:
+    """Of two figures on the same resamples."""
+    return np.array(one) - np.array(other)
+
+
+def report_latency(title: str, given: Input, times: Dict[str, np.ndarray]) -> None:
+    """Prints the table of latencies as shares of the dense one."""
     shape = 'x'.join(map(str, given.shape))
-    print(f'{config}, {shape}, dense {np.median(times["dense"]):.0f} ms; latency of dense:\n')
-    print(f'| | {" | ".join(f"{s:.0%}" for s in SPARSITIES)} |')
+    print(f'\n{title}, {shape}: dense {np.median(times["dense"]):.0f} ms; latency of dense\n')
+    print(f'| selection | {" | ".join(f"{s:.0%}" for s in SPARSITIES)} |')
     print('|---' * (len(SPARSITIES) + 1) + '|')
     for name in times:
         if name != 'dense':
@@ -266,10 +268,10 @@ def main() -> None:
             names = list(task.variants) if under == BASE else [under]
             evaluate(task, checkpoint, names, folder / 'test', seed,
                      record.setdefault(under, {}), save)
-    report(task, records, latencies(test_as_val(task), task.variants, task.narrow, args.rounds))
-    name, given = task.full
-    report_full(name, given, latencies(load_config(str(ROOT / 'configs' / name)), task.variants,
-                                       given, args.rounds))
+    report(task, records)
+    for name, cfg, given in ((task.adapt, test_as_val(task), task.narrow), (
+            task.full[0], load_config(str(ROOT / 'configs' / task.full[0])), task.full[1])):
+        report_latency(name, given, latencies(cfg, task.variants, given, args.rounds))
 
 
 if __name__ == '__main__':
