@@ -202,7 +202,8 @@ class SearchPipeline:
         full = self.evaluations.full or self.evaluations.evaluator.evaluate
         finals = Finals(
             self.search, self.measure, lambda config, scope: full(config, self._selection(scope)),
-            self.evaluations.full is None, request.scopes)
+            self.evaluations.full is None,
+            [s for s in request.scopes if s != self._selection(None).scope])
         if request.pareto:
             finals.points([point_latency(p, self.dense.latency) for p in request.points])
         else:

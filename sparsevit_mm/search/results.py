@@ -78,7 +78,9 @@ def provenance(request: SearchRequest, search: SparsitySearch, finalist: Finalis
         f'{mmengine.__version__}, mmcv {mmcv.__version__}',
     ]
     if finalist.full is not None:
-        value, of_dense = map(search.problem.objective, (finalist.full, summary.dense_full))
+        objective = search.problem.objective
+        value = objective(finalist.full)  # the search itself may have had all of val
+        of_dense = dense.metric if summary.dense_full is None else objective(summary.dense_full)
         lines.insert(2, f'{metric} {value:.4g} on all of val, dense {of_dense:.4g}')
     if finalist.scope is not None:
         lines.insert(2, f'in scope {finalist.scope!r}, better than in the one that was searched')

@@ -1,10 +1,16 @@
+from pathlib import Path
+
 import pytest
 from landscape import Landscape, latency_of, metric_of
 
+from sparsevit_mm.cost.latency import LatencySetting
 from sparsevit_mm.search.candidates import EVALUATED, REJECTED
 from sparsevit_mm.search.finals import Finals
 from sparsevit_mm.search.limits import Limits
+from sparsevit_mm.search.request import SearchRequest
+from sparsevit_mm.search.results import provenance
 from sparsevit_mm.search.summary import summarise
+from sparsevit_mm.sparsity import SparsityConfig
 
 
 def prepared(search):
@@ -53,6 +59,22 @@ def test_a_finalist_stands_in_the_scope_that_serves_it_best(search):
     assert first.label == f'{top[1].config.label}, scope group'
     assert Finals(search, never, never, scopes=['group', 'area']).best(2) == [first, second]
     assert summarise(search.study).finalists == [first, second]
+
+
+@pytest.mark.parametrize('had_all', [True, False])
+def test_provenance_says_in_which_scope_the_winner_is_better(search, had_all):
+    def full(config, scope):
+        return {'score': metric_of(config) + (scope == 'group')}
+
+    winner = Finals(search, measured, full, had_all, scopes=['group']).best(1)[0]
+    assert winner.scope == 'group'
+    request = SearchRequest(
+        'config.py', 'c.pth', None, Limits(), LatencySetting((32, 32)), Path('winner.py'),
+        num_samples=None if had_all else 4, storage='sqlite:///s.db')
+    lines = provenance(request, search, winner)
+    assert any(line.startswith("in scope 'group'") for line in lines)
+    of_dense = 1. if had_all else metric_of(SparsityConfig(0., (2, 2)))
+    assert f'score {winner.full["score"]:.4g} on all of val, dense {of_dense:.4g}' in lines
 
 
 def test_a_best_that_proves_outside_the_limits_gives_way_to_the_next(search):
