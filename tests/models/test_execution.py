@@ -9,6 +9,7 @@ import torch
 
 from sparsevit_mm.models import execution
 from sparsevit_mm.models.execution import Captured
+from sparsevit_mm.models.selection import Selection
 from sparsevit_mm.visualization.windows import record_windows
 
 
@@ -228,3 +229,18 @@ def test_torch_compile_takes_the_whole_backbone(make_swin):
         expected = model(image)
         for got, feature in zip(torch.compile(model, fullgraph=True)(image), expected):
             torch.testing.assert_close(got, feature, atol=1e-5, rtol=1e-5)
+
+
+def test_a_selection_and_a_group_size_have_captures_of_their_own(captured):
+    model, eager = captured
+    image = torch.randn(4, 3, 50, 61) * torch.arange(1, 5)[:, None, None, None]
+    selections = [Selection(), Selection(scope='group', group_size=2),
+                  Selection(scope='group', group_size='batch', min_windows=2)]
+    seen = []
+    for selection in selections * 2:
+        model.selection = eager.selection = selection
+        assert same(model, eager, image)
+        with torch.no_grad():
+            seen.append(model(image)[0])
+    assert len(captures) == 3
+    assert not torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2])
