@@ -8,18 +8,24 @@ from helpers import ROOT
 sys.path.insert(0, str(ROOT / 'benchmarks'))
 import selection as benchmark  # noqa: E402
 
+from sparsevit_mm.models.importance import TOKEN_SCORES  # noqa: E402
 from sparsevit_mm.models.selection import Selection  # noqa: E402
 
 
 @pytest.mark.parametrize('name', benchmark.TASKS)
-def test_every_selection_is_one_and_is_timed_with_its_metadata(name):
+def test_every_selection_is_one_and_is_timed_with_its_metadata(name, monkeypatch):
     task = benchmark.TASKS[name]
     for changes in task.variants.values():
         Selection(**changes)
     assert set(task.own) < set(task.variants)
     views = task.narrow.shape[1] if len(task.narrow.shape) == 5 else 1
     assert len(task.narrow.sizes) == task.narrow.shape[0] * views
+    seen, score = [], TOKEN_SCORES['boxes']
+    monkeypatch.setitem(TOKEN_SCORES, 'boxes',
+                        lambda x, prior: seen.append(prior) or score(x, prior))
     times = benchmark.latencies(benchmark.test_as_val(task), task.variants, task.narrow, 2)
+    assert all(prior is not None and prior.any() for prior in seen)
+    assert bool(seen) == (name == 'nuscenes')
     assert times.pop('dense').shape == (2, 1)
     assert set(times) == set(task.variants)
     assert all(t.shape == (2, 3) and (t > 0).all() for t in times.values())
