@@ -67,9 +67,15 @@ def read_checkpoint(path: str) -> dict:
     return checkpoint
 
 
+# The score that the weights belong to, and the heads of the learned one: dense checkpoints have
+# neither, and the backbone itself checks what it is given.
+OF_ADAPTATION = re.compile(r'(^|\.)(stages\.\d+\.importance\.weight|adapted_to\.importance)$')
+
+
 def check_fits(model: nn.Module, path: str) -> None:
     """Makes sure that a checkpoint file holds every parameter and buffer of a model and no other,
-    before mmengine loads it without a word about what it left out.
+    before mmengine loads it without a word about what it left out. What adaptation adds may be
+    there or not.
 
     Raises:
         FileNotFoundError, ValueError: See :func:`read_checkpoint`; also a ValueError that lists
@@ -80,8 +86,9 @@ def check_fits(model: nn.Module, path: str) -> None:
     state = {re.sub(r'^module\.', '', k): v for k, v in state.items()}
     current = model.state_dict()
     problems = {
-        'missing': sorted(current.keys() - state.keys()),
-        'unexpected': sorted(state.keys() - current.keys()),
+        'missing': sorted(k for k in current.keys() - state.keys() if not OF_ADAPTATION.search(k)),
+        'unexpected': sorted(
+            k for k in state.keys() - current.keys() if not OF_ADAPTATION.search(k)),
         'of another shape': [
             f'{k}: {tuple(state[k].shape)} in the file, {tuple(v.shape)} in the model'
             for k, v in current.items() if k in state and state[k].shape != v.shape

@@ -11,7 +11,7 @@ from torch.utils.benchmark.utils.timer import timer
 
 from ..cost.latency import Latency, LatencySetting, summarise
 from ..models import SparseSwinTransformer
-from ..models.importance import TOKEN_SCORES
+from ..models.importance import TOKEN_SCORES, MapInfo
 from ..models.selection import score_windows
 from ..models.stage import SwinBlock, SwinStage
 from .export import (INPUT, PathLike, batch_group, frozen, need, need_torch, output_names,
@@ -117,9 +117,10 @@ def closest_call(backbone: SparseSwinTransformer, image: Tensor) -> float:
     def watch(stage: SwinStage, block: SwinBlock, args: tuple) -> None:
         if len(args) < 3:
             return
-        x, windows, selected, group = args
+        x, windows, selected, *_ = args
         if stage not in token_scores:  # this is the first pruned block: all go by its input
-            token_scores[stage] = TOKEN_SCORES[model.selection.importance](x, None)
+            info = MapInfo((windows.height, windows.width), head=stage.importance)
+            token_scores[stage] = TOKEN_SCORES[model.selection.importance](x, info)
         scores = score_windows(token_scores[stage], windows)
         scores = scores.reshape(len(selected), -1).sort(descending=True).values
         last, k = scores[:, selected.shape[1] - 1], selected.shape[1]

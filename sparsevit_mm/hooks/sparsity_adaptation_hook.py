@@ -9,8 +9,11 @@ from mmengine.registry import HOOKS
 
 from ..front import Front
 from ..models import get_sparse_backbone
+from ..models.importance_fit import ImportanceFitter
 from ..sparsity import Sparsity, SparsityConfig, SparsitySpace
+from .distillation import Distillation
 
+TEACHERS = None, 'online', 'frozen'
 OWN_SHARE = .5  # of the draws around a list are its configurations, the others neighbours of them
 
 
@@ -40,6 +43,11 @@ class SparsityAdaptationHook(Hook):
             default), or a dict of several by name.
         around: Configurations to draw around (anything SparsityConfig takes), or the file of a
             :class:`~sparsevit_mm.front.Front`, as a search leaves it.
+        teacher: What teaches the drawn configuration the features of the dense one: 'online', the
+            present weights with all windows run; 'frozen', the weights that training starts from;
+            None for no teacher. See :class:`~.distillation.Distillation`.
+        teacher_weight: Of that loss.
+        dense_share: Of the iterations, those that train the dense configuration.
 
     Raises:
         ValueError, TypeError: A choice that SparsitySpace refuses, an empty dict or list, or a
@@ -55,7 +63,12 @@ class SparsityAdaptationHook(Hook):
                  choices: Optional[Sequence[float]] = None,
                  seed: int = 0,
                  val_sparsity: Sparsity = None,
-                 around: Optional[Union[str, Path, Sequence[Sparsity]]] = None):
+                 around: Optional[Union[str, Path, Sequence[Sparsity]]] = None,
+                 teacher: Optional[str] = None,
+                 teacher_weight: float = 1.,
+                 dense_share: float = 0.,
+                 fit_iters: int = 0,
+                 gate: bool = True):
         self.space_args = {} if choices is None else dict(choices=tuple(choices))
         SparsitySpace((1, ), **self.space_args)  # refuse bad choices while the config is built
         self.seed = seed
@@ -68,6 +81,13 @@ class SparsityAdaptationHook(Hook):
             raise ValueError(f'around is {around!r}: neither a list of configurations nor the '
                              f'file of a front')
         self.around = around
+        if teacher not in TEACHERS:
+            raise ValueError(f'teacher {teacher!r} is none of {", ".join(map(repr, TEACHERS))}')
+        if not 0 <= dense_share < 1:
+            raise ValueError(f'dense_share is {dense_share}: not within 0 and 1, 1 left out')
+        self.teacher, self.teacher_weight = teacher, teacher_weight
+        self.dense_share = dense_share
+        self.fit_iters, self.gate = fit_iters, gate
 
     def before_run(self, runner) -> None:
         self.backbone = get_sparse_backbone(runner.model)
@@ -83,13 +103,36 @@ class SparsityAdaptationHook(Hook):
             raise ValueError(f'around holds configurations that no pairs of {self.space.choices} '
                              f'make up: {", ".join(outside)}')
         self.built_with = self.backbone.sparsity
+        self.dense = SparsityConfig(0., self.backbone.depths)
+
+    def before_train(self, runner) -> None:
+        if self.teacher is not None:
+            self.distillation = Distillation(runner.model, self.backbone, self.teacher == 'frozen',
+                                             self.teacher_weight)
+        self.fitter = ImportanceFitter(self.backbone) if self.fit_iters else None
+        if not self.gate:
+            for stage in self.backbone.stages:
+                stage.importance.requires_grad_(False)
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch: DATA_BATCH = None,
+                         outputs=None) -> None:
+        if self.fitter is not None:
+            self.fitter.take()
+            if runner.iter + 1 == self.fit_iters:
+                self.fitter.fit()
+                self.fitter.close()
+                self.fitter = None
 
     def draw(self, iteration: int) -> SparsityConfig:
         """The configuration of an iteration, counted from 0 over the whole training."""
+        if iteration < self.fit_iters:
+            return self.dense
         rng = np.random.default_rng((self.seed, iteration))
         if self.centres is None:
-            return self.space.sample(rng)
-        return self._neighbour(self.centres[rng.integers(len(self.centres))], rng)
+            config = self.space.sample(rng)
+        else:
+            config = self._neighbour(self.centres[rng.integers(len(self.centres))], rng)
+        return self.dense if rng.random() < self.dense_share else config
 
     def _neighbour(self, centre: SparsityConfig, rng: np.random.Generator) -> SparsityConfig:
         """The configuration itself in half of the draws, else one a step away in some pairs."""
@@ -106,6 +149,8 @@ class SparsityAdaptationHook(Hook):
 
     def after_train(self, runner) -> None:
         self.backbone.sparsity = self.built_with
+        if self.teacher is not None:
+            self.distillation.remove()
 
     def before_val_epoch(self, runner) -> None:
         self.before_validation = self.backbone.sparsity

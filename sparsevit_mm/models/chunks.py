@@ -50,3 +50,25 @@ def map_rows(step: Callable[[Tensor], Tensor], x: Tensor, width: int,
             out = part.new_empty(shape)
         out.narrow(out_dim, span.start, span.stop - span.start).copy_(part)
     return out
+
+
+def map_strips(step: Callable[[Tensor, slice], Tensor], x: Tensor, halo: int = 0) -> Tensor:
+    """``step(x, all rows)`` where a result depends on at most `halo` rows above and below its own.
+
+    Args:
+        step: Takes (B, h, W, C), some rows of the map, and which they are; returns one result for
+            each row, along dimension 1. Those of the outer `halo` rows are not used, unless they
+            are the map's own first or last.
+        x: (B, H, W, C).
+        halo: Rows.
+    """
+    height = x.shape[1]
+    if not pays(x):
+        return step(x, slice(0, height))
+    parts = []
+    row_bytes = x.shape[0] * x.shape[2] * x.shape[3] * 4  # steps compute in fp32
+    for span in spans(height, CHUNK_BYTES // row_bytes):
+        low, high = max(span.start - halo, 0), min(span.stop + halo, height)
+        part = step(x[:, low:high], slice(low, high))
+        parts.append(part[:, span.start - low:span.stop - low])
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)

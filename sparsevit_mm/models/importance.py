@@ -1,44 +1,160 @@
-"""How important a token is: the scores that windows are ranked by (SparseViT, section 3.1)."""
-from typing import Callable, Dict, Optional
+"""How important a token is: the scores that windows are ranked by.
+
+A score maps features (B, H * W, C) of any dtype, and what is known of their map, to fp32
+(B, H * W), at least 0. The importance of a window is the L2 norm of its tokens' scores.
+"""
+from typing import Callable, Dict, NamedTuple, Optional, Tuple
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
-from .chunks import map_rows
-
-# A token score maps features (B, L, C) of any dtype to fp32 (B, L), at least 0. The score of a
-# window is the L2 norm of its tokens' scores. The second argument, (B, L) fp32 in [0, 1] or None,
-# is how much of each token lay within a box of the frame before; only BY_PRIOR heed it.
-TokenScore = Callable[[Tensor, Optional[Tensor]], Tensor]
+from .chunks import map_rows, map_strips
 
 BOX_GAIN = 1.
+EPS = 1e-6  # below which differences between tokens are rounding
 
 
-def mean_magnitude(x: Tensor, prior: Optional[Tensor] = None) -> Tensor:
+class MapInfo(NamedTuple):
+    """What a score may know beside the features.
+
+    Attributes:
+        hw_shape: (H, W).
+        sizes: (B, 2) int64, valid height and width in tokens; None if there is no padding.
+        prior: (B, H * W) fp32 in [0, 1], how much of each token lay within a box of the frame
+            before; None without.
+        head: The learned score's, see :class:`~.importance_head.ImportanceHead`.
+    """
+    hw_shape: Tuple[int, int]
+    sizes: Optional[Tensor] = None
+    prior: Optional[Tensor] = None
+    head: Optional[nn.Module] = None
+
+
+TokenScore = Callable[[Tensor, Optional[MapInfo]], Tensor]
+
+
+def mean_magnitude(x: Tensor, info: Optional[MapInfo] = None) -> Tensor:
     """Mean absolute activation over channels: what the published code ranks by."""
     return map_rows(lambda rows: rows.float().abs().mean(-1), x, x.shape[-1])
 
 
-def l2(x: Tensor, prior: Optional[Tensor] = None) -> Tensor:
+def l2(x: Tensor, info: Optional[MapInfo] = None) -> Tensor:
     """L2 norm over channels, so that a window's score is the norm of all its values."""
     return map_rows(lambda rows: torch.linalg.vector_norm(rows.float(), dim=-1), x, x.shape[-1])
 
 
-def uniform_noise(x: Tensor, prior: Optional[Tensor] = None) -> Tensor:
+def uniform_noise(x: Tensor, info: Optional[MapInfo] = None) -> Tensor:
     """Scores that ignore the features: the ablation in which windows are kept at random."""
     return torch.rand(x.shape[:-1], dtype=torch.float32, device=x.device)
 
 
-def boxed_magnitude(x: Tensor, prior: Optional[Tensor] = None) -> Tensor:
+def boxed_magnitude(x: Tensor, info: Optional[MapInfo] = None) -> Tensor:
     """:func:`mean_magnitude`, doubled where a box was in the frame before; the same without one."""
     score = mean_magnitude(x)
-    return score if prior is None else score * (1 + BOX_GAIN * prior)
+    if info is None or info.prior is None:
+        return score
+    return score * (1 + BOX_GAIN * info.prior)
+
+
+def variation(x: Tensor, info: MapInfo) -> Tensor:
+    """How far a token is from the mean of its 3x3 neighbourhood, after LayerNorm without affine.
+
+    Blocks normalise their input, so the magnitude of a token says nothing about its update. Only
+    neighbours within the valid area count, so that neither the border of the map nor that of the
+    padding looks like variation.
+    """
+    valid = ValidArea(x, info)
+
+    def step(rows: Tensor, span: slice) -> Tensor:
+        rows = valid.normalise(rows, span)
+        return torch.linalg.vector_norm(rows - valid.neighbour_mean(rows, span), dim=-1)
+
+    return map_strips(step, _to_map(x, info), halo=1).flatten(1)
+
+
+def distinct(x: Tensor, info: MapInfo) -> Tensor:
+    """How far a token is from the mean of the image's, after LayerNorm without affine."""
+    valid = ValidArea(x, info)
+    mean = valid.mean(x)
+
+    def step(rows: Tensor, span: slice) -> Tensor:
+        return torch.linalg.vector_norm(valid.normalise(rows, span) - mean, dim=-1)
+
+    return valid.only(map_strips(step, _to_map(x, info))).flatten(1)
+
+
+def learned(x: Tensor, info: MapInfo) -> Tensor:
+    """The score of a fitted or trained head, see :class:`~.importance_head.ImportanceHead`."""
+    valid = ValidArea(x, info)
+    mean = valid.mean(x)
+
+    def step(rows: Tensor, span: slice) -> Tensor:
+        return info.head(rows, valid, span, mean)
+
+    return valid.only(map_strips(step, _to_map(x, info), halo=1)).flatten(1)
+
+
+class ValidArea:
+    """Steps over a map that take padding for what it is.
+
+    Args:
+        x: (B, H * W, C).
+        info: Of its map.
+    """
+
+    def __init__(self, x: Tensor, info: MapInfo):
+        self.shape = info.hw_shape
+        self.mask: Optional[Tensor] = None  # (B, H, W, 1) bool
+        sides = [torch.arange(side, device=x.device)[None] for side in info.hw_shape]
+        if info.sizes is None:
+            ends = [x.new_tensor(side, dtype=torch.int64) for side in info.hw_shape]
+        else:
+            ends = [info.sizes[:, i:i + 1] for i in range(2)]
+            rows, cols = (places < end for places, end in zip(sides, ends))
+            self.mask = (rows[:, :, None] & cols[:, None])[..., None]
+        # Neighbours along one axis, itself included: 3, 2 at an end, 1 of a sole token.
+        counts = [(torch.minimum(places + 1, end - 1) - (places - 1).clamp(min=0) + 1).clamp(min=1)
+                  for places, end in zip(sides, ends)]
+        self.weight = 9. / (counts[0][:, :, None] * counts[1][:, None])[..., None]
+
+    def normalise(self, rows: Tensor, span: slice) -> Tensor:
+        """LayerNorm without affine of the rows `span` of the map, in fp32; padding is 0."""
+        rows = F.layer_norm(rows.float(), rows.shape[-1:])
+        return rows if self.mask is None else rows * self.mask[:, span]
+
+    def neighbour_mean(self, rows: Tensor, span: slice) -> Tensor:
+        """Mean of the 3x3 neighbourhood; that of the first and the last row of a strip lacks what
+        lies outside the strip."""
+        mean = F.avg_pool2d(rows.permute(0, 3, 1, 2), 3, 1, 1).permute(0, 2, 3, 1)
+        return mean * self.weight[:, span]
+
+    def mean(self, x: Tensor) -> Tensor:
+        """(B, 1, 1, C) fp32, mean of the normalised tokens of each image."""
+        x = x.reshape(x.shape[0], *self.shape, -1)
+        total = map_strips(
+            lambda rows, span: self.normalise(rows, span).sum(2), x).sum(1)[:, None, None]
+        if self.mask is None:
+            return total / (self.shape[0] * self.shape[1])
+        return total / self.mask.sum((1, 2), keepdim=True).clamp(min=1)
+
+    def only(self, scores: Tensor) -> Tensor:
+        """(B, H, W) scores, those of padding 0."""
+        return scores if self.mask is None else scores * self.mask[..., 0]
+
+
+def _to_map(x: Tensor, info: MapInfo) -> Tensor:
+    return x.reshape(x.shape[0], *info.hw_shape, -1)
 
 
 TOKEN_SCORES: Dict[str, TokenScore] = {
     'magnitude': mean_magnitude,
     'l2': l2,
     'random': uniform_noise,
+    'variation': variation,
+    'distinct': distinct,
+    'learned': learned,
     'boxes': boxed_magnitude,
 }
 BY_PRIOR = frozenset({'boxes'})
+LEARNED = 'learned'

@@ -127,6 +127,11 @@ class KeptWindows(_Gathered):
             self.images = self.images.gather(1, places)
         return tokens.gather(1, places)
 
+    def per_token(self, values: Tensor) -> Tensor:
+        """(G, K), one value for each window -> (G, T), the same for each of its tokens."""
+        values = values.repeat_interleave(self.shape[2], dim=1)
+        return values if self._places is None else values.gather(1, self._places)
+
     def take(self, x: Tensor) -> Tuple[Tensor, Tensor]:
         """The map (B, L, C) -> the tokens (G, T, C) of the kept windows, and the map."""
         tokens, rest = take_rows(x, self.rows)

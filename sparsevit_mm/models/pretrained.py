@@ -8,7 +8,7 @@ from mmengine.logging import print_log
 from mmengine.model.weight_init import constant_init, trunc_normal_, trunc_normal_init
 from torch import Tensor, nn
 
-from ..checkpoints import read_checkpoint
+from ..checkpoints import OF_ADAPTATION, read_checkpoint
 
 StateDict = Dict[str, Tensor]
 
@@ -21,7 +21,7 @@ _OFFICIAL_NAMES = (
     (r'^patch_embed\.proj\.', 'patch_embed.projection.'),
 )
 # What a classification checkpoint lacks: norms of the outputs, and buffers that are computed.
-_MAY_BE_MISSING = re.compile(r'^norm\d+\.|\.relative_position_index$')
+_MAY_BE_MISSING = re.compile(r'^norm\d+\.|\.relative_position_index$|' + OF_ADAPTATION.pattern)
 _TABLE = 'relative_position_bias_table'
 _BACKBONE = re.compile(r'^(img_)?backbone\.')  # in a detector's checkpoint
 
@@ -49,7 +49,7 @@ def load_pretrained(backbone: nn.Module, source: str, convert_weights: bool = Fa
     state = {k: v for k, v in state.items() if not k.endswith('.relative_position_index')}
     current = backbone.state_dict()
     missing = [k for k in current if k not in state and not _MAY_BE_MISSING.search(k)]
-    unexpected = [k for k in state if k not in current]
+    unexpected = [k for k in state if k not in current and not OF_ADAPTATION.search(k)]
     misshapen = [f'{k}: {tuple(state[k].shape)} in the file, {tuple(v.shape)} in the backbone'
                  for k, v in current.items() if k in state and state[k].shape != v.shape]
     if missing or misshapen:

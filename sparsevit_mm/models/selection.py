@@ -113,9 +113,8 @@ class Batch(NamedTuple):
         return Batch(self.group, sizes, prior)
 
 
-@torch.no_grad()
-def score_windows(token_scores: Tensor, windows: WindowPartition) -> Tensor:
-    """Importance of each window.
+def window_energy(token_scores: Tensor, windows: WindowPartition) -> Tensor:
+    """Importance of each window, squared.
 
     Args:
         token_scores: (B, L) fp32, L = height * width.
@@ -125,7 +124,27 @@ def score_windows(token_scores: Tensor, windows: WindowPartition) -> Tensor:
         (B, nW) fp32.
     """
     energy = F.pad(token_scores.square(), (0, 1))  # entry L is padding
-    return energy[:, windows.table].sum(-1).sqrt()
+    return energy[:, windows.table].sum(-1)
+
+
+def score_windows(token_scores: Tensor, windows: WindowPartition) -> Tensor:
+    """Importance of each window, the L2 norm of its tokens' scores; see :func:`window_energy`."""
+    return window_energy(token_scores, windows).sqrt()
+
+
+def window_shares(energy: Tensor, group: int = 1) -> Tensor:
+    """What each window has of its group's importance, 1 on average: the gate through which the
+    task trains a score. Windows compete, since the shares of a group have a fixed sum.
+
+    Args:
+        energy: (B, nW) fp32, see :func:`window_energy`.
+        group: Images that share a budget.
+
+    Returns:
+        (B / group, group * nW) fp32.
+    """
+    energy = energy.reshape(-1, group * energy.shape[1])
+    return energy / energy.mean(1, keepdim=True).clamp(min=torch.finfo(energy.dtype).tiny)
 
 
 def valid_windows(windows: WindowPartition, sizes: Tensor) -> Tensor:

@@ -14,8 +14,11 @@ from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 
 from ..sparsity import Sparsity, SparsityConfig
+from .adapted_to import AdaptedTo
 from .execution import EXECUTIONS
 from .frame_memory import FrameMemory
+from .importance import LEARNED
+from .importance_head import ImportanceHead, check_heads
 from .metadata import ToldBatch, listen_to_models, read_batch
 from .patches import embed_patches, merge_patches, to_features
 from .pretrained import init_from_scratch, load_pretrained
@@ -59,9 +62,9 @@ class SparseSwinTransformer(BaseModule):
         init_cfg: None, or ``dict(type='Pretrained', checkpoint=FILE_OR_URL)``.
         sparsity: Anything that :class:`~sparsevit_mm.sparsity.SparsityConfig` takes. The
             attribute of this name may be set at any time, on a loaded model too.
-        importance: How windows are ranked: 'magnitude' (as published), 'l2', 'random', or
-            'boxes', which adds where boxes were predicted in the frame before, for frames in
-            their order, one a batch.
+        importance: How windows are ranked: 'magnitude' (as published), 'l2', 'variation',
+            'distinct', 'learned', 'random' (see :mod:`.importance`), or 'boxes', which adds where
+            boxes were predicted in the frame before, for frames in their order, one a batch.
         scope, group_size, min_windows, padding_last: Who competes for the windows that run, see
             :class:`~.selection.Selection`. All five are one attribute, `selection`, which may be
             set at any time.
@@ -131,7 +134,6 @@ class SparseSwinTransformer(BaseModule):
         self.frozen_stages = frozen_stages
         self.num_features = [embed_dims * 2**i for i in range(len(depths))]
         self.sparsity = sparsity
-        self.selection = selection
         self.execution = execution
 
         self.patch_embed = PatchEmbed(
@@ -178,6 +180,9 @@ class SparseSwinTransformer(BaseModule):
                     triton=triton))
         for i in self.out_indices:
             self.add_module(f'norm{i}', build_norm_layer(norm_cfg, self.num_features[i])[1])
+        self.adapted_to = AdaptedTo()
+        self.lacks_heads = False  # a checkpoint was loaded, and it held none
+        self.selection = selection
         self._freeze_stages()
 
     @property
@@ -199,6 +204,15 @@ class SparseSwinTransformer(BaseModule):
     def selection(self, value: Selection) -> None:
         self._selection = value
         self.memory.forget()
+        if value.importance == LEARNED:
+            self.make_heads()
+
+    def make_heads(self) -> None:
+        """Gives each stage the head of the learned score, where it has none."""
+        for stage, channels in zip(self.stages, self.num_features):
+            if stage.importance is None:
+                like = next(stage.parameters())
+                stage.importance = ImportanceHead(channels).to(like.device, like.dtype)
 
     @property
     def execution(self) -> str:
@@ -223,8 +237,11 @@ class SparseSwinTransformer(BaseModule):
 
         Raises:
             ValueError: Images share a budget, and the batch is no multiple of the group size, or
-                nobody gives one; it prunes, and the data samples contradict the tensor.
+                nobody gives one; it prunes, and the data samples contradict the tensor, or the
+                checkpoint lacks the head of the learned score.
         """
+        if not self.sparsity.is_dense:
+            self._check_score()
         group, *tensors = read_batch(self, x)
         if self._executor is None:
             return self._forward(group, x, *tensors)
@@ -247,7 +264,26 @@ class SparseSwinTransformer(BaseModule):
             if stage.downsample is not None:
                 x, hw_shape = merge_patches(stage.downsample, x, hw_shape)
                 batch = batch.merged(stage.downsample.sampler.stride[0])
+        if self.training and self.selection.importance == LEARNED:
+            # A stage that is not pruned leaves its head without gradient, which DDP forbids.
+            outs[-1] = outs[-1] + 0. * sum(s.importance.weight.sum() for s in self.stages)
         return tuple(outs)
+
+    def _check_score(self) -> None:
+        importance = self.selection.importance
+        if importance == LEARNED and self.lacks_heads and not self.training:
+            raise ValueError(
+                "importance 'learned' needs a fitted head in each stage, and the checkpoint holds "
+                'none: fit them with tools/fit_importance.py, or adapt the model under it')
+        self.adapted_to.check(importance, self.training)
+        self.lacks_heads &= not self.training
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        if any(key.startswith(prefix) for key in state_dict):
+            self.lacks_heads = not check_heads(state_dict, prefix, self.num_features)
+            if not self.lacks_heads:
+                self.make_heads()
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _position_embedding(self, hw_shape: Tuple[int, int]) -> Tensor:
         """(1, H * W, C), resized where the toolkits would fail."""

@@ -1,6 +1,7 @@
 """One Swin block and one stage: score once, rank once, then run the windows each block keeps."""
 from typing import Dict, Optional, Sequence, Tuple
 
+import torch
 from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks.transformer import FFN, PatchMerging
 from mmengine.model import BaseModule, ModuleList
@@ -8,12 +9,15 @@ from torch import Tensor
 
 from ..sparsity import kept_windows
 from .attention import ShiftWindowMSA
-from .importance import TOKEN_SCORES
+from .importance import LEARNED, TOKEN_SCORES, MapInfo
+from .importance_head import ImportanceHead
 from .kernels import run_block
 from .rows import own, release
-from .selection import (Batch, Selection, rank_windows, score_windows, select_windows,
-                        valid_windows)
+from .selection import (Batch, Selection, rank_windows, select_windows, valid_windows,
+                        window_energy, window_shares)
 from .windows import WindowPartition, num_windows, partition
+
+Ranked = Tuple[Tensor, Optional[Tensor]]
 
 
 class SwinBlock(BaseModule):
@@ -73,9 +77,9 @@ class SwinBlock(BaseModule):
             act_cfg=act_cfg)
 
     def forward(self, x: Tensor, windows: WindowPartition, selected: Optional[Tensor] = None,
-                group: int = 1) -> Tensor:
+                group: int = 1, gate: Optional[Tensor] = None) -> Tensor:
         """(B, L, C) residual stream -> the same, see :func:`~.kernels.run_block`."""
-        return run_block(self, x, windows, selected, group)
+        return run_block(self, x, windows, selected, group, gate)
 
 
 class SwinStage(BaseModule):
@@ -100,6 +104,7 @@ class SwinStage(BaseModule):
                 **kwargs) for i in range(depth)
         ])
         self.downsample = downsample
+        self.importance: Optional[ImportanceHead] = None  # of the learned score
 
     def forward(self, x: Tensor, hw_shape: Tuple[int, int], ratios: Sequence[float],
                 selection: Selection = Selection(), batch: Batch = Batch()) -> Tensor:
@@ -128,25 +133,34 @@ class SwinStage(BaseModule):
         if num_dense == len(self.blocks):
             return x
         pruned = self.blocks[num_dense:]
-        rankings = _rank(x.detach(), {b.shift: partitions[b.shift] for b in pruned}, selection,
-                         batch)
+        ranked = self._rank(x.detach(), hw_shape, {b.shift: partitions[b.shift] for b in pruned},
+                            selection, batch)
         x = own(x, self.training)
         for block, k in zip(pruned, kept[num_dense:]):
-            selected = select_windows(rankings[block.shift], k * batch.group)
-            x = block(x, partitions[block.shift], selected, batch.group)
+            ranking, shares = ranked[block.shift]
+            selected = select_windows(ranking, k * batch.group)
+            gate = None if shares is None else shares.gather(1, selected)
+            x = block(x, partitions[block.shift], selected, batch.group, gate)
         return release(x)
 
-
-def _rank(x: Tensor, partitions: Dict[int, WindowPartition], selection: Selection,
-          batch: Batch) -> Dict[int, Tensor]:
-    """The ranking of each partition, by one score of the tokens (B, L, C)."""
-    prior = None if batch.prior is None else batch.prior.flatten(1)
-    token_scores = TOKEN_SCORES[selection.importance](x, prior)
-    rankings = {}
-    for shift, windows in partitions.items():
-        valid = None
-        if batch.sizes is not None and selection.padding_last:
-            valid = valid_windows(windows, batch.sizes)
-        rankings[shift] = rank_windows(score_windows(token_scores, windows), valid,
-                                       selection.scope, batch.group, selection.min_windows)
-    return rankings
+    def _rank(self, x: Tensor, hw_shape: Tuple[int, int], partitions: Dict[int, WindowPartition],
+              selection: Selection, batch: Batch) -> Dict[int, Ranked]:
+        """The ranking of each partition by one score of the tokens (B, L, C), and in the training
+        of a learned score the shares that carry its gradient."""
+        prior = None if batch.prior is None else batch.prior.flatten(1)
+        info = MapInfo(hw_shape, batch.sizes, prior, self.importance)
+        trains = selection.importance == LEARNED and self.training and torch.is_grad_enabled()
+        with torch.set_grad_enabled(trains):
+            token_scores = TOKEN_SCORES[selection.importance](x, info)
+            energies = {shift: window_energy(token_scores, windows)
+                        for shift, windows in partitions.items()}
+            shares = {shift: window_shares(energy, batch.group) if trains else None
+                      for shift, energy in energies.items()}
+        ranked = {}
+        for shift, windows in partitions.items():
+            valid = None
+            if batch.sizes is not None and selection.padding_last:
+                valid = valid_windows(windows, batch.sizes)
+            ranked[shift] = rank_windows(energies[shift].detach().sqrt(), valid, selection.scope,
+                                         batch.group, selection.min_windows), shares[shift]
+        return ranked

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 
 def run_block(block: 'SwinBlock', x: Tensor, windows: WindowPartition,
-              selected: Optional[Tensor] = None, group: int = 1) -> Tensor:
+              selected: Optional[Tensor] = None, group: int = 1,
+              gate: Optional[Tensor] = None) -> Tensor:
     """One Swin block on the windows selected.
 
     Picks the fastest implementation that is right here; all equal :mod:`.reference`.
@@ -25,13 +26,15 @@ def run_block(block: 'SwinBlock', x: Tensor, windows: WindowPartition,
         selected: (G, K) int64, the windows to run in each group of images, see
             :func:`~sparsevit_mm.models.selection.rank_windows`; None for all of each image.
         group: Images of a group.
+        gate: (G, K) fp32, shares of the selected windows, for the gradient of a learned score
+            alone; None without.
 
     Returns:
         (B, L, C), the stream after the block.
     """
     if _runs_in_chunks(block, x):
         return cpu.run_block(block, x, windows, selected, group)
-    return reference.run_block(block, x, windows, selected, group)
+    return reference.run_block(block, x, windows, selected, group, gate)
 
 
 def _runs_in_chunks(block: 'SwinBlock', x: Tensor) -> bool:

@@ -6,6 +6,7 @@ import torch.utils.checkpoint as cp
 from torch import Tensor, nn
 
 from ..attention import WindowMSA
+from ..importance_head import gate_update
 from ..layout import AllWindows, KeptWindows
 from ..tracing import is_tracing
 from ..windows import WindowPartition
@@ -16,16 +17,18 @@ if TYPE_CHECKING:
 
 
 def run_block(block: 'SwinBlock', x: Tensor, windows: WindowPartition,
-              selected: Optional[Tensor], group: int) -> Tensor:
+              selected: Optional[Tensor], group: int, gate: Optional[Tensor] = None) -> Tensor:
     """See :func:`~sparsevit_mm.models.kernels.run_block`."""
     layout = (AllWindows(windows) if selected is None
               else KeptWindows(windows, selected, group))
     tokens, rest = layout.take(x)
     if block.with_cp and tokens.requires_grad:
-        tokens = cp.checkpoint(_run_tokens, block, tokens, layout, use_reentrant=False)
+        after = cp.checkpoint(_run_tokens, block, tokens, layout, use_reentrant=False)
     else:
-        tokens = _run_tokens(block, tokens, layout)
-    return layout.put(rest, tokens)
+        after = _run_tokens(block, tokens, layout)
+    if gate is not None:
+        after = gate_update(tokens, after, layout.per_token(gate))
+    return layout.put(rest, after)
 
 
 def _attend(msa: WindowMSA, qkv: Tensor, layout: Union[AllWindows, KeptWindows]) -> Tensor:

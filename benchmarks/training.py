@@ -1,0 +1,91 @@
+"""Training and testing from within a benchmark: what train.py and test.py do, without a process
+and its imports for each."""
+import json
+import os
+from pathlib import Path
+from typing import Dict, Mapping, Optional, Tuple
+
+import torch
+from mmengine.config import Config
+
+from sparsevit_mm.cli import build_runner
+from sparsevit_mm.config import ADAPTATION_HOOK, is_type, load_config, without_adaptation
+from sparsevit_mm.files import replacing
+from sparsevit_mm.models.selection import Selection
+from sparsevit_mm.search.bootstrap import make_resampler
+from sparsevit_mm.search.evaluator import Evaluator
+from sparsevit_mm.search.objective import default_metric
+
+RESAMPLES = 1000
+
+
+def train(config: Path, checkpoint: Path, seed: int, load_from: Optional[Path] = None,
+          options: Optional[Mapping] = None) -> None:
+    """Trains an iteration-based config without validation.
+
+    Args:
+        config: Of its custom hooks the adaptation alone has a seed.
+        checkpoint: Where the weights go; the log lies beside it.
+        seed: Of the training.
+        load_from: Checkpoint to start from.
+        options: Merged into the config, as ``--cfg-options``.
+    """
+    cfg = load_config(str(config), dict(options or {}))
+    cfg.work_dir = str(checkpoint.with_suffix(''))
+    cfg.randomness = dict(seed=seed)
+    cfg.load_from = load_from and str(load_from)
+    for hook in cfg.get('custom_hooks') or []:
+        if is_type(hook, ADAPTATION_HOOK):
+            hook.seed = seed
+    iters = cfg.train_cfg.max_iters
+    cfg.train_cfg.val_interval = iters + 1
+    cfg.default_hooks.checkpoint = dict(
+        type='CheckpointHook', by_epoch=False, interval=iters, save_optimizer=False,
+        save_last=False)
+    for key in [key for key in cfg if key.startswith(('val_', 'test_'))]:
+        cfg.pop(key)
+    _one_process(cfg)
+    build_runner(cfg).train()
+    os.replace(Path(cfg.work_dir) / f'iter_{iters}.pth', checkpoint)
+
+
+def test(config: Path, checkpoint: Path, results: Path, cases: Mapping[str, Tuple],
+         options: Optional[Mapping] = None, split: str = 'test', seed: int = 0) -> None:
+    """Tests a checkpoint at several sparsities.
+
+    Args:
+        config: Its usual metric is the objective.
+        checkpoint: Of the whole model.
+        results: JSON: name -> metric, and the metric on resamples of the images.
+        cases: Name -> sparsity and settings of the Selection; None for the config's.
+        options: Merged into the config.
+        split: 'test' or 'val'.
+        seed: Of random selection.
+    """
+    cfg = load_config(str(config), dict(options or {}))
+    cfg.work_dir = str(results.with_suffix(''))
+    cfg.custom_hooks = without_adaptation(cfg.get('custom_hooks'))
+    if split == 'test':
+        cfg.val_dataloader, cfg.val_evaluator = cfg.test_dataloader, cfg.test_evaluator
+    _one_process(cfg)
+    evaluator = Evaluator(cfg, str(checkpoint), build_runner)
+    objective = default_metric(cfg)
+    resample = make_resampler(evaluator.metric, objective)
+    record: Dict[str, Dict] = {}
+    for name, (sparsity, selection) in cases.items():
+        torch.manual_seed(seed)
+        selection = None if selection is None else Selection(**selection)
+        metrics = evaluator.evaluate(sparsity, selection)
+        record[name] = dict(metric=metrics.get(objective, 0.),
+                            resampled=resample(RESAMPLES).round(6).tolist())
+        print(f'{name}: {record[name]["metric"]:.4f}', flush=True)
+    with replacing(results) as partial:
+        partial.write_text(json.dumps(record))
+
+
+def _one_process(cfg: Config) -> None:
+    """Data is loaded by the process that computes: jobs side by side keep the cores busy."""
+    for split in ('train', 'val', 'test'):
+        loader = cfg.get(f'{split}_dataloader')
+        if loader:
+            loader.num_workers, loader.persistent_workers = 0, False

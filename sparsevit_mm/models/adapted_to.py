@@ -1,0 +1,52 @@
+"""Which score a checkpoint's weights were trained to bear: it travels in the state dict."""
+import warnings
+from typing import Optional, Set
+
+import torch
+from torch import nn
+
+LENGTH = 16  # bytes of a name
+
+
+class AdaptedTo(nn.Module):
+    """The score under which a backbone last trained while it pruned.
+
+    A model follows the score it was adapted with: run under another it can be worse than at random.
+    The state dict holds the name, as bytes, only where there is one, so that dense checkpoints load
+    strictly and a model that never pruned saves what the toolkits' does.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer('importance', torch.zeros(LENGTH, dtype=torch.uint8),
+                             persistent=False)
+        self.name: Optional[str] = None
+        self._warned: Set[str] = set()
+
+    def check(self, importance: str, training: bool) -> None:
+        """Warns, once for each score, that the weights belong to another; in training they belong
+        to this one from then on."""
+        if importance == self.name:
+            return
+        if self.name is not None and importance not in self._warned:
+            self._warned.add(importance)
+            doing = 'trained' if training else 'run'
+            warnings.warn(f'the checkpoint was adapted under importance={self.name!r} and is '
+                          f'{doing} under {importance!r}: a model follows the score it was adapted '
+                          f'with, and can lose more than by pruning at random')
+        if training:
+            self._set(importance)
+
+    def _set(self, name: Optional[str]) -> None:
+        self.name = name
+        data = list((name or '').encode()[:LENGTH].ljust(LENGTH, b'\0'))
+        self.importance.copy_(torch.tensor(data, dtype=torch.uint8))
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        if self.importance.any():
+            destination[f'{prefix}importance'] = self.importance.detach().clone()
+
+    def _load_from_state_dict(self, state_dict, prefix, *_):
+        held = state_dict.get(f'{prefix}importance')
+        self._set(None if held is None else bytes(held.tolist()).rstrip(b'\0').decode())
+        self._warned.clear()

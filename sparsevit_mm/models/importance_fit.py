@@ -1,0 +1,152 @@
+"""Fits the heads of the learned score, in closed form, to what running a token is worth."""
+from typing import Optional
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from .importance import EPS, MapInfo, ValidArea
+from .importance_head import describe
+
+RIDGE = 1e-3  # of the mean of the squared inputs
+
+
+class LeastSquares:
+    """Ridge regression on samples that come in parts; only their sums are kept.
+
+    Args:
+        size: Inputs of a sample, n.
+    """
+
+    def __init__(self, size: int):
+        self.moments = torch.zeros(size, size, dtype=torch.float64)
+        self.products = torch.zeros(size, dtype=torch.float64)
+        self.count = torch.zeros((), dtype=torch.float64)
+
+    def add(self, inputs: Tensor, targets: Tensor) -> None:
+        """Takes (M, n) inputs and (M,) targets in; a part with a value that is not finite is left
+        out."""
+        inputs, targets = inputs.double(), targets.double()
+        if not (inputs.isfinite().all() and targets.isfinite().all()):
+            return
+        for total, part in ((self.moments, inputs.T @ inputs), (self.products, inputs.T @ targets),
+                            (self.count, torch.tensor(float(len(targets))))):
+            total += part.to(total)
+
+    def sum_over_ranks(self) -> None:
+        """Makes the sums those of all processes."""
+        if dist.is_available() and dist.is_initialized():
+            for total in (self.moments, self.products, self.count):
+                on_device = total.cuda() if dist.get_backend() == 'nccl' else total
+                dist.all_reduce(on_device)
+                total.copy_(on_device)
+
+    def solve(self, ridge: float = RIDGE) -> Optional[Tensor]:
+        """(n,) fp32 weights; None where nothing was added."""
+        if not self.count:
+            return None
+        scale = self.moments.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
+        damped = self.moments + ridge * scale * torch.eye(len(self.moments), dtype=torch.float64)
+        return torch.linalg.solve(damped, self.products).float()
+
+
+class ImportanceFitter:
+    """Watches dense forward passes of a backbone, and the backward passes after them, and fits the
+    heads of its learned score.
+
+    The target of a token is the log of what its blocks add to it, the norm of each block's update
+    times that of the loss's gradient there, summed over the stage; without a backward pass, of
+    the updates alone. Windows are ranked within an image, so that inputs and targets are taken
+    less their means over it.
+
+    Args:
+        backbone: A SparseSwinTransformer with heads.
+    """
+
+    def __init__(self, backbone: nn.Module):
+        self.stages = [_StageFit(stage) for stage in backbone.stages]
+
+    def take(self) -> None:
+        """Takes in the last pass, after its backward pass if there is one."""
+        for stage in self.stages:
+            stage.take()
+
+    def drop(self) -> None:
+        """Forgets the last pass."""
+        for stage in self.stages:
+            stage.clear()
+
+    def fit(self) -> bool:
+        """Sets the heads, the same on every rank. False if nothing was taken in."""
+        done = True
+        for stage in self.stages:
+            done &= stage.fit()
+        return done
+
+    def close(self) -> None:
+        for stage in self.stages:
+            stage.close()
+
+
+class _StageFit:
+    """The samples of one stage."""
+
+    def __init__(self, stage: nn.Module):
+        self.stage = stage
+        self.sums = LeastSquares(len(stage.importance.weight))
+        self.handles = [stage.register_forward_pre_hook(self._on_stage)]
+        self.handles += [block.register_forward_hook(self._on_block) for block in stage.blocks]
+        self.clear()
+
+    def clear(self) -> None:
+        self.x: Optional[Tensor] = None
+        self.worth: Optional[Tensor] = None  # (B, L)
+
+    def close(self) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def _on_stage(self, stage: nn.Module, args: tuple) -> None:
+        x, hw_shape, ratios, _, batch = args
+        self.clear()
+        if not any(ratios):
+            self.x, self.info = x.detach(), MapInfo(hw_shape, batch.sizes)
+
+    def _on_block(self, block: nn.Module, args: tuple, out: Tensor) -> None:
+        if self.x is None:
+            return
+        update = (out.detach().float() - args[0].detach().float()).norm(dim=-1)
+        if out.requires_grad:
+            out.register_hook(lambda grad: self._add(grad.float().norm(dim=-1) * update))
+        else:
+            self._add(update)
+
+    def _add(self, worth: Tensor) -> None:
+        self.worth = worth if self.worth is None else self.worth + worth
+
+    @torch.no_grad()
+    def take(self) -> None:
+        if self.x is None or self.worth is None:
+            return
+        valid = ValidArea(self.x, self.info)
+        rows = self.x.reshape(self.x.shape[0], *self.info.hw_shape, -1)
+        everything = slice(0, self.info.hw_shape[0])
+        inputs = torch.cat(describe(rows, valid, everything, valid.mean(self.x)), -1).flatten(1, 2)
+        targets = self.worth.clamp(min=torch.finfo(torch.float32).tiny).log()
+        for image in range(len(inputs)):
+            own, wanted = inputs[image], targets[image]
+            if valid.mask is not None:
+                inside = valid.mask[image].flatten()
+                own, wanted = own[inside], wanted[inside]
+            if len(own) > 1 and wanted.max() - wanted.min() > EPS:
+                self.sums.add(own - own.mean(0), wanted - wanted.mean())
+        self.clear()
+
+    def fit(self) -> bool:
+        self.sums.sum_over_ranks()
+        weights = self.sums.solve()
+        if weights is not None:
+            self.stage.importance.set(weights)
+        return weights is not None
+
+

@@ -1,0 +1,127 @@
+"""The learned score: one linear head per stage, fitted to what running a window is worth or trained
+with the task."""
+import re
+from typing import Mapping, Optional, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .importance import EPS, ValidArea
+
+STATISTICS = ('variation', 'distinct', 'magnitude')  # by name, in the order of the weights
+# Weights are stored divided by this, so that they learn ten times as fast as the model's.
+GAIN = 10.
+# Log scores stay within: the sum of their exponentials over a window must be finite in fp32.
+LIMIT = 60.
+
+
+class ImportanceHead(nn.Module):
+    """Log importance of a token as a linear function of what its block sees: the normalised token
+    and the logs of three statistics.
+
+    The importance of a window, squared, is the sum of ``exp(log importance)`` over its tokens. A
+    head as built ranks as ``variation`` does.
+
+    Args:
+        channels: C of the stage.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(channels + len(STATISTICS)))
+        with torch.no_grad():
+            self.weight[channels + STATISTICS.index('variation')] = 2 / GAIN
+
+    def forward(self, rows: Tensor, valid: ValidArea, span: slice, mean: Tensor) -> Tensor:
+        """Scores of a strip of the map.
+
+        Args:
+            rows: (B, h, W, C) of any dtype.
+            valid: Of the map.
+            span: Which of its rows these are.
+            mean: (B, 1, 1, C), see :meth:`~.importance.ValidArea.mean`.
+
+        Returns:
+            (B, h, W) fp32, above 0.
+        """
+        channels = rows.shape[-1]
+        normed, statistics = describe(rows, valid, span, mean)
+        weight = self.weight.float() * GAIN
+        # A product under autocast would be in low precision; sums are not.
+        log_score = (normed * weight[:channels]).sum(-1)
+        log_score = log_score + (statistics * weight[channels:]).sum(-1)
+        return (log_score.clamp(-LIMIT, LIMIT) / 2).exp()
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys,
+                              unexpected_keys, error_msgs):
+        if f'{prefix}weight' in state_dict:  # dense checkpoints have none, and load strictly
+            super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys,
+                                          unexpected_keys, error_msgs)
+
+    @torch.no_grad()
+    def set(self, weights: Tensor) -> None:
+        """Takes (C + 3,) weights of the log importance."""
+        self.weight.copy_(weights / GAIN)
+
+
+def describe(rows: Tensor, valid: ValidArea, span: slice, mean: Tensor):
+    """What a head sees of (B, h, W, C) rows: (B, h, W, C) normalised tokens and (B, h, W, 3) logs of
+    :data:`STATISTICS`, in fp32."""
+    normed = valid.normalise(rows, span)
+    norm = torch.linalg.vector_norm
+    statistics = torch.stack([
+        norm(normed - valid.neighbour_mean(normed, span), dim=-1),
+        norm(normed - mean, dim=-1),
+        rows.float().abs().mean(-1)
+    ], -1)
+    return normed, statistics.clamp(min=EPS).log()
+
+
+def check_heads(state_dict: Mapping[str, Tensor], prefix: str, channels: Sequence[int]) -> bool:
+    """Whether a backbone's state dict holds heads.
+
+    Args:
+        state_dict: With names that begin with `prefix`.
+        prefix: Of the backbone.
+        channels: Of each stage.
+
+    Raises:
+        ValueError: Heads of other stages or widths. Names the keys.
+    """
+    pattern = re.compile(re.escape(prefix) + r'stages\.\d+\.importance\.weight')
+    held = {key: tuple(value.shape) for key, value in state_dict.items() if pattern.fullmatch(key)}
+    wanted = {f'{prefix}stages.{i}.importance.weight': (c + len(STATISTICS), )
+              for i, c in enumerate(channels)}
+    if held and held != wanted:
+        differ = sorted(key for key in held.keys() | wanted.keys()
+                        if held.get(key) != wanted.get(key))
+        raise ValueError('the heads of the learned score do not fit the backbone: ' + ', '.join(
+            f'{key} is {held.get(key, "missing")} in the checkpoint, '
+            f'{wanted.get(key, "not a stage")} here' for key in differ))
+    return bool(held)
+
+
+class _Gate(torch.autograd.Function):
+    """Tokens times a gate of value 1, around which only its gradient is computed."""
+
+    @staticmethod
+    def forward(ctx, before, after, gate):
+        ctx.save_for_backward(before, after)
+        ctx.dtype = gate.dtype
+        return after.view_as(after)
+
+    @staticmethod
+    def backward(ctx, grad):
+        before, after = ctx.saved_tensors
+        return None, grad, (grad * (after - before)).sum(-1).to(ctx.dtype)
+
+
+def gate_update(before: Tensor, after: Tensor, gate: Optional[Tensor]) -> Tensor:
+    """``before + gate * (after - before)`` for a gate whose value is 1: its result is `after`, and
+    the gate's gradient is what the task gains by the update.
+
+    Args:
+        before, after: (G, T, C), tokens that ran.
+        gate: (G, T), see :func:`~.selection.window_shares`; None for no gate.
+    """
+    return after if gate is None else _Gate.apply(before.detach(), after, gate)
