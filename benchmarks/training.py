@@ -76,7 +76,7 @@ def test(config: Path, checkpoint: Path, results: Path, cases: Mapping[str, Tupl
         torch.manual_seed(seed)
         selection = None if selection is None else Selection(**selection)
         metrics = evaluator.evaluate(sparsity, selection)
-        record[name] = dict(metric=metrics.get(objective, 0.),
+        record[name] = dict(metric=float(metrics.get(objective, 0.)),
                             resampled=resample(RESAMPLES).round(6).tolist())
         print(f'{name}: {record[name]["metric"]:.4f}', flush=True)
     with replacing(results) as partial:

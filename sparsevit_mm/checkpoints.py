@@ -67,9 +67,11 @@ def read_checkpoint(path: str) -> dict:
     return checkpoint
 
 
-# The score that the weights belong to, and the heads of the learned one: dense checkpoints have
-# neither, and the backbone itself checks what it is given.
-OF_ADAPTATION = re.compile(r'(^|\.)(stages\.\d+\.importance\.weight|adapted_to\.importance)$')
+# The score that the weights belong to, the heads of the learned one, the update of skipped windows:
+# dense checkpoints have none of them, and the backbone itself checks what it is given.
+OF_ADAPTATION = re.compile(
+    r'(^|\.)(stages\.\d+\.(importance\.weight|blocks\.\d+\.bypass\.(weight|bias))|'
+    r'adapted_to\.importance)$')
 
 
 def check_fits(model: nn.Module, path: str) -> None:

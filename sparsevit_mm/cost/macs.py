@@ -16,8 +16,8 @@ def backbone_macs(backbone: SparseSwinTransformer,
                   count_padding: bool = False) -> int:
     """Multiply-accumulates of one forward pass.
 
-    Counts patch embedding, query, key and value, both products of attention, projection, FFN and
-    patch merging; no norms, no softmax, no scores (the convention of SparseViT, table 1).
+    Counts patch embedding, query, key and value, both products of attention, projection, FFN, patch
+    merging, and the update of skipped windows if they get one; no norms, no softmax, no scores (the convention of SparseViT, table 1).
 
     Args:
         backbone: Gives depths, widths and window size.
@@ -47,6 +47,10 @@ def backbone_macs(backbone: SparseSwinTransformer,
             hidden = block.ffn.feedforward_channels
             macs += tokens * (4 * channels**2 + 2 * channels * hidden)
             macs += 2 * attended * window**2 * channels
+            if block.bypass is not None and kept < total:
+                skipped = total - kept
+                macs += channels**2 * (skipped * window**2 if count_padding
+                                       else windows.token_bounds[skipped])
         if stage.downsample is not None:
             stride = stage.downsample.sampler.stride[0]
             height, width = math.ceil(height / stride), math.ceil(width / stride)

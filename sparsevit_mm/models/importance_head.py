@@ -1,7 +1,7 @@
 """The learned score: one linear head per stage, fitted to what running a window is worth or trained
 with the task."""
 import re
-from typing import Mapping, Optional, Sequence
+from typing import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -116,12 +116,14 @@ class _Gate(torch.autograd.Function):
         return None, grad, (grad * (after - before)).sum(-1).to(ctx.dtype)
 
 
-def gate_update(before: Tensor, after: Tensor, gate: Optional[Tensor]) -> Tensor:
+def gate_update(before: Tensor, after: Tensor, gate: Tensor) -> Tensor:
     """``before + gate * (after - before)`` for a gate whose value is 1: its result is `after`, and
     the gate's gradient is what the task gains by the update.
 
     Args:
-        before, after: (G, T, C), tokens that ran.
-        gate: (G, T), see :func:`~.selection.window_shares`; None for no gate.
+        before: (G, T, C), the tokens that ran as they would be had they been skipped. No gradient
+            flows into them.
+        after: (G, T, C), the tokens after the block.
+        gate: (G, T), see :func:`~.selection.window_shares`.
     """
-    return after if gate is None else _Gate.apply(before.detach(), after, gate)
+    return _Gate.apply(before.detach(), after, gate)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ..sparsity import Sparsity, SparsityConfig
 from .adapted_to import AdaptedTo
+from .bypass import SKIPPED, Bypass
 from .execution import EXECUTIONS
 from .frame_memory import FrameMemory
 from .importance import LEARNED
@@ -68,6 +69,8 @@ class SparseSwinTransformer(BaseModule):
         scope, group_size, min_windows, padding_last: Who competes for the windows that run, see
             :class:`~.selection.Selection`. All five are one attribute, `selection`, which may be
             set at any time.
+        skipped: What becomes of the windows that a block skips: 'copy' (as published), or 'linear',
+            see :class:`~.bypass.Bypass`. To be trained by adaptation.
         execution: How inference runs: 'eager', 'compiled' or 'captured', see :mod:`.execution`.
             May be set at any time too. Hooks on parts of the backbone need 'eager'.
         triton: Whether inference on CUDA uses a Triton kernel for attention, where Triton is
@@ -108,6 +111,7 @@ class SparseSwinTransformer(BaseModule):
                  group_size: Optional[Union[int, str]] = None,
                  min_windows: int = 0,
                  padding_last: bool = True,
+                 skipped: str = 'copy',
                  execution: str = 'eager',
                  triton: bool = False):
         if pretrained is not None:
@@ -119,6 +123,8 @@ class SparseSwinTransformer(BaseModule):
         if strides[0] != patch_size:
             raise ValueError(f'strides[0] is {strides[0]}, patch_size {patch_size}: they must '
                              f'be equal')
+        if skipped not in SKIPPED:
+            raise ValueError(f'skipped {skipped!r} is none of {", ".join(SKIPPED)}')
         selection = Selection(importance, scope, group_size, min_windows, padding_last)
         super().__init__(init_cfg=init_cfg)
         listen_to_models()
@@ -177,7 +183,8 @@ class SparseSwinTransformer(BaseModule):
                     act_cfg=act_cfg,
                     norm_cfg=norm_cfg,
                     with_cp=with_cp,
-                    triton=triton))
+                    triton=triton,
+                    bypass=skipped == 'linear'))
         for i in self.out_indices:
             self.add_module(f'norm{i}', build_norm_layer(norm_cfg, self.num_features[i])[1])
         self.adapted_to = AdaptedTo()
@@ -264,9 +271,12 @@ class SparseSwinTransformer(BaseModule):
             if stage.downsample is not None:
                 x, hw_shape = merge_patches(stage.downsample, x, hw_shape)
                 batch = batch.merged(stage.downsample.sampler.stride[0])
-        if self.training and self.selection.importance == LEARNED:
-            # A stage that is not pruned leaves its head without gradient, which DDP forbids.
-            outs[-1] = outs[-1] + 0. * sum(s.importance.weight.sum() for s in self.stages)
+        if self.training:
+            # A block that is not pruned leaves these without gradient, which DDP forbids.
+            added = [p for m in self.modules() if isinstance(m, (Bypass, ImportanceHead))
+                     for p in m.parameters() if p.requires_grad]
+            if added:
+                outs[-1] = outs[-1] + 0. * sum(p.sum() for p in added)
         return tuple(outs)
 
     def _check_score(self) -> None:
@@ -283,6 +293,12 @@ class SparseSwinTransformer(BaseModule):
             self.lacks_heads = not check_heads(state_dict, prefix, self.num_features)
             if not self.lacks_heads:
                 self.make_heads()
+            bypassed = [key for key in state_dict if key.startswith(f'{prefix}stages.')
+                        and '.bypass.' in key]
+            if bypassed and not any(isinstance(m, Bypass) for m in self.modules()):
+                raise ValueError(f"the checkpoint was adapted with a linear update of skipped "
+                                 f"windows, which the backbone lacks: give it skipped='linear' "
+                                 f'({bypassed[0]}, ...)')
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _position_embedding(self, hw_shape: Tuple[int, int]) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..sparsity import kept_windows
 from .attention import ShiftWindowMSA
+from .bypass import Bypass
 from .importance import LEARNED, TOKEN_SCORES, MapInfo
 from .importance_head import ImportanceHead
 from .kernels import run_block
@@ -37,6 +38,7 @@ class SwinBlock(BaseModule):
         act_cfg, norm_cfg: mmcv layer configs.
         with_cp: Recompute activations in the backward pass to save memory.
         triton: See :class:`~.attention.WindowMSA`.
+        bypass: Whether tokens that the block skips get a linear update.
     """
 
     def __init__(self,
@@ -53,7 +55,8 @@ class SwinBlock(BaseModule):
                  act_cfg: dict,
                  norm_cfg: dict,
                  with_cp: bool,
-                 triton: bool = False):
+                 triton: bool = False,
+                 bypass: bool = False):
         super().__init__()
         self.shift = window_size // 2 if shift else 0
         self.with_cp = with_cp
@@ -75,11 +78,13 @@ class SwinBlock(BaseModule):
             ffn_drop=drop_rate,
             dropout_layer=dict(type='DropPath', drop_prob=drop_path_rate),
             act_cfg=act_cfg)
+        self.bypass = Bypass(embed_dims) if bypass else None
 
     def forward(self, x: Tensor, windows: WindowPartition, selected: Optional[Tensor] = None,
-                group: int = 1, gate: Optional[Tensor] = None) -> Tensor:
+                group: int = 1, gate: Optional[Tensor] = None,
+                skipped: Optional[Tensor] = None) -> Tensor:
         """(B, L, C) residual stream -> the same, see :func:`~.kernels.run_block`."""
-        return run_block(self, x, windows, selected, group, gate)
+        return run_block(self, x, windows, selected, group, gate, skipped)
 
 
 class SwinStage(BaseModule):
@@ -138,9 +143,9 @@ class SwinStage(BaseModule):
         x = own(x, self.training)
         for block, k in zip(pruned, kept[num_dense:]):
             ranking, shares = ranked[block.shift]
-            selected = select_windows(ranking, k * batch.group)
+            selected, skipped = select_windows(ranking, k * batch.group)
             gate = None if shares is None else shares.gather(1, selected)
-            x = block(x, partitions[block.shift], selected, batch.group, gate)
+            x = block(x, partitions[block.shift], selected, batch.group, gate, skipped)
         return release(x)
 
     def _rank(self, x: Tensor, hw_shape: Tuple[int, int], partitions: Dict[int, WindowPartition],
