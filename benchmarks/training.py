@@ -2,6 +2,8 @@
 and its imports for each."""
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Dict, Mapping, Optional, Tuple
 
@@ -17,6 +19,7 @@ from sparsevit_mm.search.evaluator import Evaluator
 from sparsevit_mm.search.objective import default_metric
 
 RESAMPLES = 1000
+TOOLS = Path(__file__).resolve().parents[1] / 'tools'
 
 
 def train(config: Path, checkpoint: Path, seed: int, load_from: Optional[Path] = None,
@@ -50,7 +53,8 @@ def train(config: Path, checkpoint: Path, seed: int, load_from: Optional[Path] =
 
 
 def test(config: Path, checkpoint: Path, results: Path, cases: Mapping[str, Tuple],
-         options: Optional[Mapping] = None, split: str = 'test', seed: int = 0) -> None:
+         options: Optional[Mapping] = None, split: str = 'test', seed: int = 0,
+         block: int = 1) -> None:
     """Tests a checkpoint at several sparsities.
 
     Args:
@@ -61,6 +65,7 @@ def test(config: Path, checkpoint: Path, results: Path, cases: Mapping[str, Tupl
         options: Merged into the config.
         split: 'test' or 'val'.
         seed: Of random selection.
+        block: Consecutive images that a resample draws together: frames of a video are alike.
     """
     cfg = load_config(str(config), dict(options or {}))
     cfg.work_dir = str(results.with_suffix(''))
@@ -77,10 +82,20 @@ def test(config: Path, checkpoint: Path, results: Path, cases: Mapping[str, Tupl
         selection = None if selection is None else Selection(**selection)
         metrics = evaluator.evaluate(sparsity, selection)
         record[name] = dict(metric=float(metrics.get(objective, 0.)),
-                            resampled=resample(RESAMPLES).round(6).tolist())
+                            resampled=resample(RESAMPLES, block=block).round(6).tolist())
         print(f'{name}: {record[name]["metric"]:.4f}', flush=True)
     with replacing(results) as partial:
         partial.write_text(json.dumps(record))
+
+
+def search(config: Path, checkpoint: Path, winner: Path, limit: float, trials: int,
+           seed: int) -> None:
+    """Runs search_sparsity.py below a share of the dense latency; it resumes what it began."""
+    subprocess.run([
+        sys.executable, str(TOOLS / 'search_sparsity.py'), str(config), str(checkpoint),
+        '--work-dir', str(winner.parent), '--out', str(winner), '--max-latency', f'{limit:.0%}',
+        '--trials', str(trials), '--seed', str(seed), '--rounds', '5', '--threads', '1',
+        '--resume'], check=True)
 
 
 def _one_process(cfg: Config) -> None:

@@ -16,8 +16,9 @@ def backbone_macs(backbone: SparseSwinTransformer,
                   count_padding: bool = False) -> int:
     """Multiply-accumulates of one forward pass.
 
-    Counts patch embedding, query, key and value, both products of attention, projection, FFN, patch
-    merging, and the update of skipped windows if they get one; no norms, no softmax, no scores (the convention of SparseViT, table 1).
+    Counts patch embedding, query, key and value, both products of attention, projection, FFN,
+    patch merging, and the update of skipped windows where they get one; no norms, no softmax, no
+    scores (the convention of SparseViT, table 1).
 
     Args:
         backbone: Gives depths, widths and window size.

@@ -7,8 +7,8 @@ SKIPPED = 'copy', 'linear'
 
 
 class Bypass(nn.Module):
-    """A linear layer on the normalised token, in place of a block that skips it: a thirteenth of the
-    block's weights. It starts at zero, as a copy, so that dense checkpoints, which have none, load
+    """A linear layer on the normalised token, in place of a block that skips it, at a twelfth of
+    its cost. It starts at zero, as a copy, so that dense checkpoints, which have none, load
     strictly.
 
     Args:

@@ -4,15 +4,16 @@ For inference on the CPU: there, a large temporary costs more than the arithmeti
 comes as fresh pages and has left the cache before the next layer reads it.
 """
 import math
-from typing import Callable, Iterator
+from typing import Callable, Iterator, Tuple
 
 import torch
 from torch import Tensor
 
 from .tracing import is_tracing
 
-# Of the largest temporary of a chunk.
+# Of the largest temporary of a chunk; of a strip, which has several at a time.
 CHUNK_BYTES = 2**20
+STRIP_BYTES = 3 * 2**18
 
 
 def pays(x: Tensor) -> bool:
@@ -52,23 +53,30 @@ def map_rows(step: Callable[[Tensor], Tensor], x: Tensor, width: int,
     return out
 
 
-def map_strips(step: Callable[[Tensor, slice], Tensor], x: Tensor, halo: int = 0) -> Tensor:
-    """``step(x, all rows)`` where a result depends on at most `halo` rows above and below its own.
+Part = Tuple[slice, slice]  # of a batch of maps: images, and rows of theirs
+
+
+def map_strips(step: Callable[[Tensor, Part], Tensor], x: Tensor, halo: int = 0) -> Tensor:
+    """``step(x, everything)`` where the result of a row depends on its image alone, on at most
+    `halo` rows above and below.
 
     Args:
-        step: Takes (B, h, W, C), some rows of the map, and which they are; returns one result for
-            each row, along dimension 1. Those of the outer `halo` rows are not used, unless they
-            are the map's own first or last.
+        step: Takes (b, h, W, C), some rows of some images, and which they are; returns one result
+            for each row, along dimension 1. Those of the outer `halo` rows are not used, unless
+            they are the map's own first or last.
         x: (B, H, W, C).
         halo: Rows.
     """
     height = x.shape[1]
     if not pays(x):
-        return step(x, slice(0, height))
-    parts = []
-    row_bytes = x.shape[0] * x.shape[2] * x.shape[3] * 4  # steps compute in fp32
-    for span in spans(height, CHUNK_BYTES // row_bytes):
-        low, high = max(span.start - halo, 0), min(span.stop + halo, height)
-        part = step(x[:, low:high], slice(low, high))
-        parts.append(part[:, span.start - low:span.stop - low])
-    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        return step(x, (slice(0, len(x)), slice(0, height)))
+    row_bytes = x.shape[2] * x.shape[3] * 4  # steps compute in fp32
+    images = []
+    for i in range(len(x)):
+        strips = []
+        for span in spans(height, STRIP_BYTES // row_bytes - 2 * halo):
+            low, high = max(span.start - halo, 0), min(span.stop + halo, height)
+            part = step(x[i:i + 1, low:high], (slice(i, i + 1), slice(low, high)))
+            strips.append(part[:, span.start - low:span.stop - low])
+        images.append(torch.cat(strips, 1))
+    return torch.cat(images)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .chunks import map_rows, map_strips
+from .chunks import Part, map_rows, map_strips
 
 BOX_GAIN = 1.
 EPS = 1e-6  # below which differences between tokens are rounding
@@ -66,9 +66,9 @@ def variation(x: Tensor, info: MapInfo) -> Tensor:
     """
     valid = ValidArea(x, info)
 
-    def step(rows: Tensor, span: slice) -> Tensor:
-        rows = valid.normalise(rows, span)
-        return torch.linalg.vector_norm(rows - valid.neighbour_mean(rows, span), dim=-1)
+    def step(rows: Tensor, part: Part) -> Tensor:
+        rows = valid.normalise(rows, part)
+        return torch.linalg.vector_norm(rows - valid.neighbour_mean(rows, part), dim=-1)
 
     return map_strips(step, _to_map(x, info), halo=1).flatten(1)
 
@@ -78,8 +78,8 @@ def distinct(x: Tensor, info: MapInfo) -> Tensor:
     valid = ValidArea(x, info)
     mean = valid.mean(x)
 
-    def step(rows: Tensor, span: slice) -> Tensor:
-        return torch.linalg.vector_norm(valid.normalise(rows, span) - mean, dim=-1)
+    def step(rows: Tensor, part: Part) -> Tensor:
+        return torch.linalg.vector_norm(valid.normalise(rows, part) - mean[part[0]], dim=-1)
 
     return valid.only(map_strips(step, _to_map(x, info))).flatten(1)
 
@@ -89,8 +89,8 @@ def learned(x: Tensor, info: MapInfo) -> Tensor:
     valid = ValidArea(x, info)
     mean = valid.mean(x)
 
-    def step(rows: Tensor, span: slice) -> Tensor:
-        return info.head(rows, valid, span, mean)
+    def step(rows: Tensor, part: Part) -> Tensor:
+        return info.head(rows, valid, part, mean[part[0]])
 
     return valid.only(map_strips(step, _to_map(x, info), halo=1)).flatten(1)
 
@@ -116,24 +116,25 @@ class ValidArea:
         # Neighbours along one axis, itself included: 3, 2 at an end, 1 of a sole token.
         counts = [(torch.minimum(places + 1, end - 1) - (places - 1).clamp(min=0) + 1).clamp(min=1)
                   for places, end in zip(sides, ends)]
-        self.weight = 9. / (counts[0][:, :, None] * counts[1][:, None])[..., None]
+        weight = 9. / (counts[0][:, :, None] * counts[1][:, None])[..., None]
+        self.weight = weight.expand(len(x), -1, -1, -1)
 
-    def normalise(self, rows: Tensor, span: slice) -> Tensor:
-        """LayerNorm without affine of the rows `span` of the map, in fp32; padding is 0."""
+    def normalise(self, rows: Tensor, part: Part) -> Tensor:
+        """LayerNorm without affine of the rows `part` of the maps, in fp32; padding is 0."""
         rows = F.layer_norm(rows.float(), rows.shape[-1:])
-        return rows if self.mask is None else rows * self.mask[:, span]
+        return rows if self.mask is None else rows * self.mask[part]
 
-    def neighbour_mean(self, rows: Tensor, span: slice) -> Tensor:
+    def neighbour_mean(self, rows: Tensor, part: Part) -> Tensor:
         """Mean of the 3x3 neighbourhood; that of the first and the last row of a strip lacks what
         lies outside the strip."""
         mean = F.avg_pool2d(rows.permute(0, 3, 1, 2), 3, 1, 1).permute(0, 2, 3, 1)
-        return mean * self.weight[:, span]
+        return mean * self.weight[part]
 
     def mean(self, x: Tensor) -> Tensor:
         """(B, 1, 1, C) fp32, mean of the normalised tokens of each image."""
         x = x.reshape(x.shape[0], *self.shape, -1)
         total = map_strips(
-            lambda rows, span: self.normalise(rows, span).sum(2), x).sum(1)[:, None, None]
+            lambda rows, part: self.normalise(rows, part).sum(2), x).sum(1)[:, None, None]
         if self.mask is None:
             return total / (self.shape[0] * self.shape[1])
         return total / self.mask.sum((1, 2), keepdim=True).clamp(min=1)

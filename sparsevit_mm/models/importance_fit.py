@@ -130,7 +130,7 @@ class _StageFit:
             return
         valid = ValidArea(self.x, self.info)
         rows = self.x.reshape(self.x.shape[0], *self.info.hw_shape, -1)
-        everything = slice(0, self.info.hw_shape[0])
+        everything = slice(None), slice(None)
         inputs = torch.cat(describe(rows, valid, everything, valid.mean(self.x)), -1).flatten(1, 2)
         targets = self.worth.clamp(min=torch.finfo(torch.float32).tiny).log()
         for image in range(len(inputs)):

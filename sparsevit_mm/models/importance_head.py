@@ -6,6 +6,7 @@ from typing import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from .chunks import Part
 from .importance import EPS, ValidArea
 
 STATISTICS = ('variation', 'distinct', 'magnitude')  # by name, in the order of the weights
@@ -32,20 +33,20 @@ class ImportanceHead(nn.Module):
         with torch.no_grad():
             self.weight[channels + STATISTICS.index('variation')] = 2 / GAIN
 
-    def forward(self, rows: Tensor, valid: ValidArea, span: slice, mean: Tensor) -> Tensor:
+    def forward(self, rows: Tensor, valid: ValidArea, part: Part, mean: Tensor) -> Tensor:
         """Scores of a strip of the map.
 
         Args:
             rows: (B, h, W, C) of any dtype.
             valid: Of the map.
-            span: Which of its rows these are.
+            part: Which images and rows these are.
             mean: (B, 1, 1, C), see :meth:`~.importance.ValidArea.mean`.
 
         Returns:
             (B, h, W) fp32, above 0.
         """
         channels = rows.shape[-1]
-        normed, statistics = describe(rows, valid, span, mean)
+        normed, statistics = describe(rows, valid, part, mean)
         weight = self.weight.float() * GAIN
         # A product under autocast would be in low precision; sums are not.
         log_score = (normed * weight[:channels]).sum(-1)
@@ -64,13 +65,13 @@ class ImportanceHead(nn.Module):
         self.weight.copy_(weights / GAIN)
 
 
-def describe(rows: Tensor, valid: ValidArea, span: slice, mean: Tensor):
-    """What a head sees of (B, h, W, C) rows: (B, h, W, C) normalised tokens and (B, h, W, 3) logs of
-    :data:`STATISTICS`, in fp32."""
-    normed = valid.normalise(rows, span)
+def describe(rows: Tensor, valid: ValidArea, part: Part, mean: Tensor):
+    """What a head sees of (B, h, W, C) rows: (B, h, W, C) normalised tokens and (B, h, W, 3) logs
+    of :data:`STATISTICS`, in fp32."""
+    normed = valid.normalise(rows, part)
     norm = torch.linalg.vector_norm
     statistics = torch.stack([
-        norm(normed - valid.neighbour_mean(normed, span), dim=-1),
+        norm(normed - valid.neighbour_mean(normed, part), dim=-1),
         norm(normed - mean, dim=-1),
         rows.float().abs().mean(-1)
     ], -1)

@@ -26,14 +26,17 @@ class Resampler:
     def __init__(self, matches: Callable, figure: Callable):
         self._matches, self._figure = matches, figure
 
-    def __call__(self, resamples: int, seed: int = 0) -> np.ndarray:
-        """(resamples,) float64; zeros where nothing was detected."""
+    def __call__(self, resamples: int, seed: int = 0, block: int = 1) -> np.ndarray:
+        """(resamples,) float64; zeros where nothing was detected. Draws blocks of so many
+        consecutive images, the last perhaps of fewer: frames of a video resemble each other."""
         matches = self._matches()
         if matches is None:
             return np.zeros(resamples)
-        number, rng = matches.num_images, np.random.default_rng(seed)
+        rng, block_of = np.random.default_rng(seed), np.arange(matches.num_images) // block
+        number = block_of[-1] + 1
         return np.array([
-            self._figure(matches, np.bincount(rng.integers(number, size=number), minlength=number))
+            self._figure(matches, np.bincount(rng.integers(number, size=number),
+                                              minlength=number)[block_of])
             for _ in range(resamples)])
 
 
