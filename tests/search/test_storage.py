@@ -292,6 +292,24 @@ def test_a_lock_that_was_broken_is_not_taken_from_its_next_holder(tmp_path):
     next_holder.release()  # as one whose lock was broken, and nobody took it
 
 
+def test_the_lock_of_one_who_was_killed_is_broken_by_one_who_held_it_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal, 'GRACE', 1)
+    path = tmp_path / 'study.log'
+    path.touch()
+    lock, killed = (journal.MendingLock(str(path)) for _ in range(2))
+    lock.acquire()
+    lock.release()
+    killed.acquire()
+    thread = threading.Thread(target=lock.acquire, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    killed.release()  # it was only asleep
+    assert os.path.exists(f'{path}.lock')
+    lock.release()
+    assert not os.path.exists(f'{path}.lock')
+
+
 def test_a_damaged_journal_says_so(tmp_path, monkeypatch, logged):
     path = tmp_path / 'study.log'
     study = study_of(open_storage(f'journal:{path}'))
