@@ -11,6 +11,7 @@ from unittest.mock import MagicMock
 
 import optuna
 import pytest
+from fake_time import Time
 from optuna.exceptions import DuplicatedStudyError, StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
@@ -36,6 +37,13 @@ def logged(monkeypatch):
     lines = []
     monkeypatch.setattr(retrying, 'print_log', lambda message, *_: lines.append(message))
     return lines
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    fake = Time()
+    monkeypatch.setattr(retrying, 'time', fake)
+    return fake
 
 
 def study_of(storage, name='study'):
@@ -140,24 +148,24 @@ def test_outages_are_waited_for(error, logged):
     assert len(logged) == 2 and 'trying again' in logged[0] and 'answers again' in logged[1]
 
 
-def test_a_lost_storage_is_given_up_after_a_while_and_then_no_one_waits_again(logged):
+def test_a_lost_storage_is_given_up_after_a_while_and_then_no_one_waits_again(
+        logged, clock):
     storage, call = retrying_over(*[LOST] * 100, patience=.5)
-    start = time.monotonic()
     with pytest.raises(StorageError, match='^db://x cannot be reached: server closed the conn'):
         storage.get_trial(0)
-    assert .5 <= time.monotonic() - start < 3 and call.call_count > 2
+    assert clock.now == pytest.approx(.5) and call.call_count > 2
     calls = call.call_count
     with pytest.raises(StorageError):
         storage.get_trial(0)
     assert call.call_count == calls + 1 and len(logged) == 1
+    assert clock.now == pytest.approx(.5)
 
 
-def test_room_on_a_full_disk_is_waited_for_for_a_shorter_time(logged):
+def test_room_on_a_full_disk_is_waited_for_for_a_shorter_time(logged, clock):
     storage, _ = retrying_over(*[FULL] * 100, full_patience=.3)
-    start = time.monotonic()
     with pytest.raises(StorageError, match='db://x has a full disk: .*No space left'):
         storage.get_trial(0)
-    assert time.monotonic() - start < 3
+    assert clock.now == pytest.approx(.3)
 
 
 def test_what_was_told_before_a_connection_broke_counts_as_told(tmp_path, logged):
@@ -360,7 +368,7 @@ def test_a_search_goes_on_when_its_server_was_restarted(postgres, logged):
 
 
 def wait_for(condition):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(.02)
