@@ -115,7 +115,8 @@ def recorded(storage: str) -> List[Dict]:
 
 def storm(storage: str, folder: Path, workers: int, seconds: float, evaluation: float = .1,
           between: float = 1., seed: int = 0) -> Outcome:
-    """Runs one, then calm weather until ``CALM`` more evaluations are in.
+    """Runs one as soon as there is an evaluation to be killed in, then calm weather until ``CALM``
+    more evaluations are in.
 
     Args:
         storage: URL, of a storage without this study.
@@ -130,6 +131,8 @@ def storm(storage: str, folder: Path, workers: int, seconds: float, evaluation: 
     processes = [worker.start() for _ in range(workers)]
     known: Dict[str, float] = {}
     crashed = 0
+    while not worker.log.exists() and any(process.is_alive() for process in processes):
+        time.sleep(.01)
     end = time.monotonic() + seconds
     for _ in track(range(int(seconds / between)), 'kills', console=Console(stderr=True)):
         time.sleep(min(rng.expovariate(1 / between), max(0, end - time.monotonic())))

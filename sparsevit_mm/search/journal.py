@@ -28,6 +28,7 @@ class MendingLock(JournalFileOpenLock):
         self._own = None
 
     def acquire(self) -> bool:
+        self._own = None  # what Optuna releases within is the lock of one who was killed
         super().acquire()
         try:
             self._own = self._stamp()

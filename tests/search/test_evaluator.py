@@ -161,7 +161,7 @@ def test_worker_processes_of_other_data_end_with_each_evaluation(trained, tmp_pa
     look = evaluator.on(fewer(cfg, num_workers=1, persistent_workers=True))
     before = set(multiprocessing.active_children())
     assert look(0)['toy/sparsity'] == 0
-    assert set(multiprocessing.active_children()) == before
+    assert set(multiprocessing.active_children()) <= before
 
 
 def test_every_nuscenes_metric_accepts_any_predictions(trained, tmp_path, monkeypatch):

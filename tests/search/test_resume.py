@@ -1,4 +1,5 @@
 """A search that is killed, and goes on."""
+import itertools
 import json
 import multiprocessing
 import os
@@ -46,13 +47,15 @@ class Worker:
     def __init__(self, url, log, num_trials=TRIALS):
         self.url, self.log, self.num_trials = url, log, num_trials
 
-    def start(self, commits=None):
-        """`commits`: kill yourself just before that many commits to the storage."""
-        process = fork.Process(target=self._run, args=(commits, ))
+    def start(self, commits=None, evaluations=None):
+        """`commits`: kill yourself just before that many commits to the storage; `evaluations`:
+        wait to be killed before the next after so many."""
+        process = fork.Process(target=self._run, args=(commits, evaluations))
         process.start()
         return process
 
-    def _run(self, commits):
+    def _run(self, commits, evaluations):
+        self._left = itertools.count() if evaluations is None else iter(range(evaluations))
         if commits is not None:
             left = iter(range(commits))
             sqlalchemy.event.listen(
@@ -62,6 +65,8 @@ class Worker:
         landscape.search(self.url, resume=True, limits=Limits(9.)).run(self.num_trials)
 
     def evaluate(self, config):
+        if next(self._left, None) is None:
+            time.sleep(600)
         with open(self.log, 'a') as file:
             file.write(json.dumps(config.to_list()) + '\n')
         time.sleep(.02)
@@ -116,10 +121,11 @@ def test_killed_at_any_commit_it_goes_on_where_it_was(url, tmp_path):
 
 
 def test_killed_from_outside_it_goes_on_where_it_was(url, tmp_path):
+    """In its third or fourth evaluation, or after it: never when the search has ended."""
     worker, rng = Worker(url, tmp_path / 'log'), random.Random(1)
 
     def kill(_):
-        process, evaluated = worker.start(), len(worker.evaluated())
+        evaluated, process = len(worker.evaluated()), worker.start(evaluations=4)
         while process.is_alive() and len(worker.evaluated()) < evaluated + 3:
             time.sleep(.01)
         time.sleep(rng.uniform(0, .06))
@@ -189,6 +195,8 @@ def test_search_of_something_else_is_refused_with_the_differences(url):
 
 @pytest.mark.parametrize('alive', [True, False])
 def test_trial_of_another_worker_is_taken_over_only_if_it_died(url, alive):
+    """All that is queued is evaluated, and nothing is drawn: a draw may meet what another worker
+    asked for and has not claimed yet."""
     asked = fork.Queue()
 
     def work():
@@ -196,21 +204,26 @@ def test_trial_of_another_worker_is_taken_over_only_if_it_died(url, alive):
         trial = search.study.ask(search_space(search.problem.space))
         trial.set_user_attr('worker', search.workers.id)
         asked.put((trial.number, trial.params))
-        time.sleep(60)
+        time.sleep(600)
 
-    other = fork.Process(target=work)
+    other = fork.Process(target=work, daemon=True)
     other.start()
-    number, params = asked.get(timeout=60)
-    if not alive:
+    try:
+        number, params = asked.get(timeout=60)
+        if not alive:
+            other.kill()
+            other.join()
+        search = Landscape().search(url, resume=True)
+        assert (search.study.trials[number].state == TrialState.RUNNING) == alive
+        space = search.problem.space
+        its, queued = space.decode(from_params(params)), set(space.uniform())
+        queued = queued - {its} if alive else queued | {its}
+        search.run(len(queued))
+        assert {c.config for c in search.candidates} == queued
+        assert (search.study.trials[number].state == TrialState.RUNNING) == alive
+    finally:
         other.kill()
         other.join()
-    search = Landscape().search(url, resume=True)
-    assert (search.study.trials[number].state == TrialState.RUNNING) == alive
-    search.run(10)
-    met = search.problem.space.decode(from_params(params)) in {c.config for c in search.candidates}
-    assert met == (not alive)
-    other.kill()
-    other.join()
 
 
 def test_what_a_worker_taken_for_dead_brings_home_is_kept_once(url):

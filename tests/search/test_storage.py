@@ -11,6 +11,7 @@ from unittest.mock import MagicMock
 
 import optuna
 import pytest
+from fake_time import Time
 from optuna.exceptions import DuplicatedStudyError, StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
@@ -36,6 +37,13 @@ def logged(monkeypatch):
     lines = []
     monkeypatch.setattr(retrying, 'print_log', lambda message, *_: lines.append(message))
     return lines
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    fake = Time()
+    monkeypatch.setattr(retrying, 'time', fake)
+    return fake
 
 
 def study_of(storage, name='study'):
@@ -140,24 +148,24 @@ def test_outages_are_waited_for(error, logged):
     assert len(logged) == 2 and 'trying again' in logged[0] and 'answers again' in logged[1]
 
 
-def test_a_lost_storage_is_given_up_after_a_while_and_then_no_one_waits_again(logged):
+def test_a_lost_storage_is_given_up_after_a_while_and_then_no_one_waits_again(
+        logged, clock):
     storage, call = retrying_over(*[LOST] * 100, patience=.5)
-    start = time.monotonic()
     with pytest.raises(StorageError, match='^db://x cannot be reached: server closed the conn'):
         storage.get_trial(0)
-    assert .5 <= time.monotonic() - start < 3 and call.call_count > 2
+    assert clock.now == pytest.approx(.5) and call.call_count > 2
     calls = call.call_count
     with pytest.raises(StorageError):
         storage.get_trial(0)
     assert call.call_count == calls + 1 and len(logged) == 1
+    assert clock.now == pytest.approx(.5)
 
 
-def test_room_on_a_full_disk_is_waited_for_for_a_shorter_time(logged):
+def test_room_on_a_full_disk_is_waited_for_for_a_shorter_time(logged, clock):
     storage, _ = retrying_over(*[FULL] * 100, full_patience=.3)
-    start = time.monotonic()
     with pytest.raises(StorageError, match='db://x has a full disk: .*No space left'):
         storage.get_trial(0)
-    assert time.monotonic() - start < 3
+    assert clock.now == pytest.approx(.3)
 
 
 def test_what_was_told_before_a_connection_broke_counts_as_told(tmp_path, logged):
@@ -292,6 +300,24 @@ def test_a_lock_that_was_broken_is_not_taken_from_its_next_holder(tmp_path):
     next_holder.release()  # as one whose lock was broken, and nobody took it
 
 
+def test_the_lock_of_one_who_was_killed_is_broken_by_one_who_held_it_before(tmp_path, monkeypatch):
+    monkeypatch.setattr(journal, 'GRACE', 1)
+    path = tmp_path / 'study.log'
+    path.touch()
+    lock, killed = (journal.MendingLock(str(path)) for _ in range(2))
+    lock.acquire()
+    lock.release()
+    killed.acquire()
+    thread = threading.Thread(target=lock.acquire, daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive()
+    killed.release()  # it was only asleep
+    assert os.path.exists(f'{path}.lock')
+    lock.release()
+    assert not os.path.exists(f'{path}.lock')
+
+
 def test_a_damaged_journal_says_so(tmp_path, monkeypatch, logged):
     path = tmp_path / 'study.log'
     study = study_of(open_storage(f'journal:{path}'))
@@ -342,7 +368,7 @@ def test_a_search_goes_on_when_its_server_was_restarted(postgres, logged):
 
 
 def wait_for(condition):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(.02)
