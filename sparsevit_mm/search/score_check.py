@@ -7,7 +7,6 @@ from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from mmengine.config import Config, ConfigDict
 from mmengine.model import is_model_wrapper
-from mmengine.registry import DATASETS, init_default_scope
 from mmengine.runner import Runner, set_random_seed
 
 from ..cli import build_runner as runner_of
@@ -18,10 +17,9 @@ from ..sparsity import Sparsity, SparsityConfig
 from .evaluator import Evaluator
 from .objective import default_metric
 from .problem import Metrics
-from .score_compare import (SAMPLES, SPARSITIES, ScoreComparison, check_importance, compare_scores,
-                            usable_scores)
+from .score_compare import (SPARSITIES, ScoreComparison, check_importance, compare_scores,
+                            take_samples, usable_scores)
 from .score_survey import StageRow, survey
-from .subset import restrict_to_subset
 
 # What models raise where data lack the ground truth, or the loss a way to run outside of training.
 _NO_LOSS = (AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError,
@@ -96,30 +94,6 @@ def check_selection(cfg: Config, checkpoint: str, sparsities: Sequence[Sparsity]
                                 report)
     stages, labelled = _survey(cfg, evaluator, scores, num_samples, seed, report)
     return SelectionReport(comparison, stages, labelled)
-
-
-def take_samples(cfg: Config, num_samples: Optional[int], seed: int) -> int:
-    """Restricts val to some images, see :func:`~.subset.restrict_to_subset`.
-
-    Args:
-        cfg: Changed in place.
-        num_samples: Images; 100, or all if there are fewer, if None.
-        seed: Which.
-
-    Returns:
-        Their number.
-
-    Raises:
-        ValueError: There are not so many.
-    """
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-    total = len(DATASETS.build(cfg.val_dataloader.dataset))
-    if num_samples is not None and num_samples > total:
-        raise ValueError(f'--num-samples {num_samples}: val has {total} images')
-    number = min(SAMPLES, total) if num_samples is None else num_samples
-    if number != total:
-        restrict_to_subset(cfg, 'val', number, seed, cfg.work_dir)
-    return number
 
 
 class _ObjectShares:

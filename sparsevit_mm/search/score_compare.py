@@ -5,9 +5,12 @@ from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
+from mmengine.config import Config
+from mmengine.registry import DATASETS, init_default_scope
 
 from ..checkpoints import read_checkpoint
 from ..config import find_backbone
+from ..models import SparseSwinTransformer
 from ..models.importance import BY_PRIOR, LEARNED, TOKEN_SCORES
 from ..models.importance_head import check_heads
 from ..sparsity import SparsityConfig
@@ -17,6 +20,7 @@ from .noise import difference, interval
 from .objective import check_metric
 from .problem import Metrics
 from .score_choice import RANDOM, Judged, choose, say
+from .subset import restrict_to_subset
 
 SPARSITIES = .5, .7
 SAMPLES = 100  # images, where there are as many
@@ -74,7 +78,31 @@ class ScoreComparison:
         return cls(**{**record, 'rows': [ScoreRow(**row) for row in record['rows']]})
 
 
-def usable_scores(cfg, checkpoint: str, backbone) -> List[str]:
+def take_samples(cfg: Config, num_samples: Optional[int], seed: int) -> int:
+    """Restricts val to some images, see :func:`~.subset.restrict_to_subset`.
+
+    Args:
+        cfg: Changed in place.
+        num_samples: Images; 100, or all if there are fewer, if None.
+        seed: Which.
+
+    Returns:
+        Their number.
+
+    Raises:
+        ValueError: There are not so many.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    total = len(DATASETS.build(cfg.val_dataloader.dataset))
+    if num_samples is not None and num_samples > total:
+        raise ValueError(f'--num-samples {num_samples}: val has {total} images')
+    number = min(SAMPLES, total) if num_samples is None else num_samples
+    if number != total:
+        restrict_to_subset(cfg, 'val', number, seed, cfg.work_dir)
+    return number
+
+
+def usable_scores(cfg: Config, checkpoint: str, backbone: SparseSwinTransformer) -> List[str]:
     """The scores that a checkpoint can be judged under: 'learned' where it holds the heads, none
     that goes by the frame before.
 
@@ -95,7 +123,8 @@ def usable_scores(cfg, checkpoint: str, backbone) -> List[str]:
             if name not in BY_PRIOR and (name != LEARNED or heads)]
 
 
-def check_importance(name: str, cfg, checkpoint: str, backbone) -> None:
+def check_importance(name: str, cfg: Config, checkpoint: str,
+                     backbone: SparseSwinTransformer) -> None:
     """Makes sure that a checkpoint can run under a score.
 
     Raises:
