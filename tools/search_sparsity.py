@@ -27,6 +27,7 @@ from sparsevit_mm.search.noise import difference
 from sparsevit_mm.search.pipeline import SearchPipeline
 from sparsevit_mm.search.request import POINTS, SearchRequest
 from sparsevit_mm.search.sampler import SAMPLERS
+from sparsevit_mm.search.score_tables import comparison_table
 from sparsevit_mm.swap import ensure_sparse
 from sparsevit_mm.visualization.tradeoff import draw_search
 
@@ -54,6 +55,9 @@ def parse_args() -> argparse.Namespace:
                       help='how far from dense does each latency fall without any training? As '
                       '--pareto on a dense checkpoint, by default 40 trials of 200 images; swaps '
                       'a dense Swin of the config by itself')
+    goal.add_argument('--importance', metavar='NAME', help='score that chooses the windows, see '
+                      'check_selection.py; auto: the best of them on the N images of '
+                      '--num-samples, or on 100 (default: the config\'s)')
     goal.add_argument('--metric', metavar='KEY', help='what to maximise (default: coco/bbox_mAP, '
                       'mIoU or NDS, by evaluator)')
     effort = parser.add_argument_group('effort')
@@ -132,7 +136,8 @@ def prepare(args: argparse.Namespace) -> Tuple[Config, SearchRequest]:
         points=args.points.split(',') if args.points else list(POINTS),
         finalists=args.finalists,
         references=args.references,
-        scopes=args.scopes)
+        scopes=args.scopes,
+        importance=args.importance)
     return cfg, request
 
 
@@ -153,6 +158,15 @@ def search(pipeline: SearchPipeline) -> None:
 
         pipeline.run(report, lambda worker: progress.update(
             task, description=f'worker {worker} judges the best again'))
+
+
+def show_scores(pipeline: SearchPipeline) -> None:
+    """What --importance auto chose by."""
+    check = pipeline.score_check
+    if check is not None:
+        Console(width=140).print(
+            comparison_table(check, f'scores on {check.num_images} images of val'))
+        print(check.sentence, flush=True)
 
 
 def show(pipeline: SearchPipeline) -> None:
@@ -199,7 +213,9 @@ def main() -> None:
             evaluator.serve()  # on all ranks but the first, until that one is through
             if not is_main_process():
                 return
-            with SearchPipeline(cfg, request, evaluations) as pipeline:
+            with SearchPipeline(cfg, request, evaluations, lambda label: print(
+                    f'evaluating {label} ...', flush=True)) as pipeline:
+                show_scores(pipeline)
                 search(pipeline)
         draw_search(pipeline.work_dir / 'tradeoff.png', pipeline)
         show(pipeline)

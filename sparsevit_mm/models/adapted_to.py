@@ -1,6 +1,7 @@
 """Which score a checkpoint's weights were trained to bear: it travels in the state dict."""
 import warnings
-from typing import Optional, Set
+from contextlib import contextmanager
+from typing import Iterator, Optional, Set
 
 import torch
 from torch import nn
@@ -22,13 +23,23 @@ class AdaptedTo(nn.Module):
                              persistent=False)
         self.name: Optional[str] = None
         self._warned: Set[str] = set()
+        self._silent = False
+
+    @contextmanager
+    def silenced(self) -> Iterator[None]:
+        """Within the context nothing is warned of: for comparing scores."""
+        self._silent = True
+        try:
+            yield
+        finally:
+            self._silent = False
 
     def check(self, importance: str, training: bool) -> None:
         """Warns, once for each score, that the weights belong to another; in training they belong
         to this one from then on."""
         if importance == self.name:
             return
-        if self.name is not None and importance not in self._warned:
+        if self.name is not None and importance not in self._warned and not self._silent:
             self._warned.add(importance)
             doing = 'trained' if training else 'run'
             warnings.warn(f'the checkpoint was adapted under importance={self.name!r} and is '

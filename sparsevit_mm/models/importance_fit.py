@@ -5,8 +5,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .importance import EPS, MapInfo, ValidArea
+from .importance import EPS, ValidArea
 from .importance_head import describe
+from .token_worth import StageWorth
 
 RIDGE = 1e-3  # of the mean of the squared inputs
 
@@ -60,10 +61,12 @@ class ImportanceFitter:
     less their means over it.
 
     Args:
-        backbone: A SparseSwinTransformer with heads.
+        backbone: A SparseSwinTransformer with heads, eager.
     """
 
     def __init__(self, backbone: nn.Module):
+        self.backbone = backbone
+        backbone.watched = True
         self.stages = [_StageFit(stage) for stage in backbone.stages]
 
     def take(self) -> None:
@@ -84,6 +87,7 @@ class ImportanceFitter:
         return done
 
     def close(self) -> None:
+        self.backbone.watched = False
         for stage in self.stages:
             stage.close()
 
@@ -92,47 +96,22 @@ class _StageFit:
     """The samples of one stage."""
 
     def __init__(self, stage: nn.Module):
-        self.stage = stage
+        self.stage, self.watch = stage, StageWorth(stage)
         self.sums = LeastSquares(len(stage.importance.weight))
-        self.handles = [stage.register_forward_pre_hook(self._on_stage)]
-        self.handles += [block.register_forward_hook(self._on_block) for block in stage.blocks]
-        self.clear()
-
-    def clear(self) -> None:
-        self.x: Optional[Tensor] = None
-        self.worth: Optional[Tensor] = None  # (B, L)
-
-    def close(self) -> None:
-        for handle in self.handles:
-            handle.remove()
-
-    def _on_stage(self, stage: nn.Module, args: tuple) -> None:
-        x, hw_shape, ratios, _, batch = args
-        self.clear()
-        if not any(ratios):
-            self.x, self.info = x.detach(), MapInfo(hw_shape, batch.sizes)
-
-    def _on_block(self, block: nn.Module, args: tuple, out: Tensor) -> None:
-        if self.x is None:
-            return
-        update = (out.detach().float() - args[0].detach().float()).norm(dim=-1)
-        if out.requires_grad:
-            out.register_hook(lambda grad: self._add(grad.float().norm(dim=-1) * update))
-        else:
-            self._add(update)
-
-    def _add(self, worth: Tensor) -> None:
-        self.worth = worth if self.worth is None else self.worth + worth
+        self.clear, self.close = self.watch.clear, self.watch.close
 
     @torch.no_grad()
     def take(self) -> None:
-        if self.x is None or self.worth is None:
+        last = self.watch.last
+        self.clear()
+        if last is None or last.worth is None:
             return
-        valid = ValidArea(self.x, self.info)
-        rows = self.x.reshape(self.x.shape[0], *self.info.hw_shape, -1)
+        x, info = last.x, last.info
+        valid = ValidArea(x, info)
+        rows = x.reshape(x.shape[0], *info.hw_shape, -1)
         everything = slice(None), slice(None)
-        inputs = torch.cat(describe(rows, valid, everything, valid.mean(self.x)), -1).flatten(1, 2)
-        targets = self.worth.clamp(min=torch.finfo(torch.float32).tiny).log()
+        inputs = torch.cat(describe(rows, valid, everything, valid.mean(x)), -1).flatten(1, 2)
+        targets = last.worth.clamp(min=torch.finfo(torch.float32).tiny).log()
         for image in range(len(inputs)):
             own, wanted = inputs[image], targets[image]
             if valid.mask is not None:
@@ -140,7 +119,6 @@ class _StageFit:
                 own, wanted = own[inside], wanted[inside]
             if len(own) > 1 and wanted.max() - wanted.min() > EPS:
                 self.sums.add(own - own.mean(0), wanted - wanted.mean())
-        self.clear()
 
     def fit(self) -> bool:
         self.sums.sum_over_ranks()

@@ -87,18 +87,19 @@ def read_batch(backbone: nn.Module, x: Tensor) -> Batch:
     map.
 
     Raises:
-        ValueError: See ``group_of`` of :class:`~.selection.Selection`; where the backbone prunes,
-            see :meth:`ToldBatch.sizes` and :class:`~.frame_memory.FrameMemory`.
+        ValueError: See ``group_of`` of :class:`~.selection.Selection`; where the backbone prunes
+            or is watched, see :meth:`ToldBatch.sizes` and :class:`~.frame_memory.FrameMemory`.
     """
     selection, side = backbone.selection, backbone.patch_size
     told = backbone.told if backbone.told is not None and backbone.told.is_of(x) else None
     group = selection.group_of(x.shape[0], told and told.views)
     sizes = prior = None
-    if told is not None and not backbone.sparsity.is_dense:
+    prunes = not backbone.sparsity.is_dense
+    if told is not None and (prunes or backbone.watched):
         sizes = told.sizes()
-        if selection.importance in BY_PRIOR and not backbone.training:
-            grid = tuple(-(-pixels // side) for pixels in x.shape[2:])
-            prior = backbone.memory.prior(told.shape, told.samples[0], grid, side, x.device)
+    if told is not None and prunes and selection.importance in BY_PRIOR and not backbone.training:
+        grid = tuple(-(-pixels // side) for pixels in x.shape[2:])
+        prior = backbone.memory.prior(told.shape, told.samples[0], grid, side, x.device)
     if sizes is not None:
         sizes = (-(-torch.tensor(sizes) // side)).to(x.device, non_blocking=True)
     elif selection.scope == 'area':

@@ -189,6 +189,7 @@ class SparseSwinTransformer(BaseModule):
             self.add_module(f'norm{i}', build_norm_layer(norm_cfg, self.num_features[i])[1])
         self.adapted_to = AdaptedTo()
         self.lacks_heads = False  # a checkpoint was loaded, and it held none
+        self.watched = False  # by an ImportanceFitter, which asks for padding in dense passes too
         self.selection = selection
         self._freeze_stages()
 

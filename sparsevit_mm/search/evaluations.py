@@ -11,8 +11,9 @@ from ..data import check_data
 from ..labels import check_labels
 from .evaluator import Evaluation, Evaluator
 from .export import check_exportable
-from .request import SearchRequest
+from .request import AUTO, SearchRequest
 from .resolution import at_scale
+from .score_compare import check_importance, take_samples
 from .subset import restrict_to_subset
 
 SCALES = .875, .75, .625  # of the image sides, for comparison
@@ -30,6 +31,8 @@ class Evaluations:
     Attributes:
         evaluator: On val, or ``request.num_samples`` images of it.
         look: On ``request.first_look`` images of it; None without.
+        check: On the images that scores are compared on, if ``request.importance`` is 'auto': the
+            evaluator's, or 100 where it has all of val.
         full: On all of val; None if the evaluator has all.
         smaller: (H, W) in pixels -> the same images as the evaluator's, scaled; empty unless
             ``request.references``.
@@ -48,6 +51,14 @@ class Evaluations:
         self._cfg.custom_hooks = without_adaptation(cfg.get('custom_hooks'))
         main = self._images(request.num_samples, request.seed)
         self.evaluator = Evaluator(main, request.checkpoint, build_runner)
+        own = self.evaluator.selection.importance
+        check_importance(own if request.importance in (None, AUTO) else request.importance,
+                         main, request.checkpoint, self.evaluator.backbone)
+        self.check: Evaluation = self.evaluator.main
+        if request.importance == AUTO and request.num_samples is None:
+            fewer = deepcopy(self._cfg)
+            take_samples(fewer, None, request.seed)
+            self.check = self.evaluator.on(fewer)
         self.look: Optional[Evaluation] = None
         if request.first_look is not None:
             self.look = self.evaluator.on(self._images(request.first_look, request.seed))

@@ -42,7 +42,8 @@ class Evaluator:
     Attributes:
         runner: Between evaluations its val loop is that of `cfg`, whatever was evaluated last.
         backbone: The sparse backbone.
-        selection: Its own, by the config.
+        selection: The one in force: by the config, until another is set.
+        main: The evaluation on the val data of `cfg`.
 
     Raises:
         FileNotFoundError, ValueError: The checkpoint is not there, is refused or does not fit
@@ -63,12 +64,12 @@ class Evaluator:
         self._loaded = False
         self._in_step = InStep(self._run)
         self._data: List[Evaluation] = []
-        self._main = self._add(self.runner.val_evaluator, lambda: self.runner.val_loop)
+        self.main = self._add(self.runner.val_evaluator, lambda: self.runner.val_loop)
 
     @property
     def metric(self) -> BaseMetric:
         """The first metric of the config's val evaluator."""
-        return self._main.metric
+        return self.main.metric
 
     def evaluate(self, sparsity: Sparsity,
                  selection: Optional[Selection] = None) -> Dict[str, float]:
@@ -79,7 +80,7 @@ class Evaluator:
             sparsity: How many windows run.
             selection: Which; as the config says if None.
         """
-        return self._main(sparsity, selection)
+        return self.main(sparsity, selection)
 
     def try_out(self, selection: Selection) -> None:
         """Runs the first batch of val, on this rank alone, to see whether the model can select so.

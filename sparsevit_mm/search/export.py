@@ -27,7 +27,7 @@ def check_exportable(config: str, out: Path, overwrite: bool) -> None:
 
 def export_config(cfg: Config, config: str, options: Optional[Dict], sparsity: SparsityConfig,
                   checkpoint: str, out: Path, comments: Sequence[str],
-                  scope: Optional[str] = None) -> None:
+                  scope: Optional[str] = None, importance: Optional[str] = None) -> None:
     """Writes a child config: sparsity, checkpoint, fine-tune schedule, and the custom hooks
     without the adaptation hook. ``tools/train.py`` and ``tools/test.py`` take it as it is.
 
@@ -39,12 +39,13 @@ def export_config(cfg: Config, config: str, options: Optional[Dict], sparsity: S
         checkpoint: What was searched, the start of fine-tuning.
         out: The file to write.
         comments: Lines of provenance.
-        scope: Of the backbone's selection, if another than the config's.
+        scope, importance: Of the backbone's selection, if others than the config's.
     """
     body = body_of(cfg, (dotted.split('.') for dotted in options or {}))
     merge(body, nested((*find_backbone(cfg), 'sparsity'), sparsity.to_list()))
-    if scope is not None:
-        merge(body, nested((*find_backbone(cfg), 'scope'), scope))
+    for key, value in (('scope', scope), ('importance', importance)):
+        if value is not None:
+            merge(body, nested((*find_backbone(cfg), key), value))
     body['load_from'] = checkpoint if '://' in checkpoint else os.path.abspath(checkpoint)
     if cfg.get('custom_hooks'):
         body['custom_hooks'] = without_adaptation(cfg.custom_hooks)

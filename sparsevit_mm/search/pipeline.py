@@ -23,6 +23,7 @@ from .problem import Metrics, Problem
 from .references import References
 from .request import SearchRequest, point_latency
 from .results import write_front, write_manifest, write_winners
+from .score_search import SearchedScore
 from .study import SparsitySearch
 from .summary import summarise
 
@@ -37,12 +38,15 @@ class SearchPipeline:
         cfg: The config.
         request: What the user asks for.
         evaluations: Made of both.
+        report: Called with what is evaluated for ``--importance auto``.
 
     Attributes:
         dense: The dense model, as a candidate.
         search: All candidates.
         finalists: After :meth:`run`: the best, judged again; the first is the winner. In a Pareto
             search one for each point.
+        score_check: What made ``--importance auto`` choose, for the worker that began the study as
+            for those that joined; None of other searches.
         searching, evaluating: Likewise: seconds that this worker spent, before the end, on the
             candidates, and of these on their evaluation by the toolkit.
         dense_full: Likewise: metrics of the dense model on all of val; None if the search had all.
@@ -51,7 +55,8 @@ class SearchPipeline:
         ValueError, FileNotFoundError: Name what is wrong.
     """
 
-    def __init__(self, cfg: Config, request: SearchRequest, evaluations: Evaluations):
+    def __init__(self, cfg: Config, request: SearchRequest, evaluations: Evaluations,
+                 report: Callable[[str], None] = lambda label: None):
         self.cfg, self.request, self.evaluations = cfg, request, evaluations
         self.searching = self.evaluating = 0.
         self.work_dir = Path(cfg.work_dir)
@@ -64,7 +69,6 @@ class SearchPipeline:
         self.table: Optional[LatencyTable] = None
         if request.table is not None:
             self.table = LatencyTable.load(request.table)
-            self.table.require(backbone, request.setting)
         resampler = make_resampler(evaluator.metric, metric)
         problem = Problem(
             self.space, self._evaluate, self.latency, self.macs, metric, request.limits,
@@ -74,7 +78,12 @@ class SearchPipeline:
         self.search = SparsitySearch(
             problem, request.storage, request.study, request.resume, request.seed, request.sampler,
             population_size=max(4, min(50, request.num_trials // 4)))
+        self.score = SearchedScore(cfg, request, evaluations, self.search)
         try:
+            self.score_check = self.score.settle(metric, report)
+            self.meter.backbone.selection = evaluator.selection.alone()
+            if self.table is not None:
+                self.table.require(backbone, request.setting)
             for scope in request.scopes:
                 selection = self._selection(scope)
                 selection.alone().group_of(request.setting.batch_size)  # raises
@@ -184,7 +193,7 @@ class SearchPipeline:
         summary = summarise(self.search.study)
         self.finalists, self.dense_full = summary.finalists, summary.dense_full
         self._write_csv(summary.candidates)
-        write_winners(self.cfg, self.request, self.search, self.finalists)
+        write_winners(self.cfg, self.request, self.search, self.finalists, self.score.written)
         if self.request.pareto:
             write_front(self.work_dir, self.search, self.request.setting.identity())
 

@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Dict, List, Optional
 
 from ..cost.latency import LatencySetting
+from ..models.importance import TOKEN_SCORES
 from .limits import Limits
 
 # Shares of the dense latency that a Pareto search picks winners for, unless told.
 POINTS = ['90%', '80%', '70%', '60%', '50%']
+AUTO = 'auto'
 
 
 @dataclass
@@ -37,6 +39,8 @@ class SearchRequest:
         finalists: How many are judged again for the winner.
         references: Whether to evaluate points to compare with.
         scopes: Of Selection, in which the finalists are judged beside the config's own.
+        importance: Score that windows are chosen by, or :data:`AUTO` to find the one that is best
+            before the search; the study's, else the config's, if None.
     """
     config: str
     checkpoint: str
@@ -61,11 +65,15 @@ class SearchRequest:
     finalists: int = 3
     references: bool = False
     scopes: List[str] = field(default_factory=list)
+    importance: Optional[str] = None
 
     def __post_init__(self):
         for option, value in (('--trials', self.num_trials), ('--finalists', self.finalists)):
             if value < 1:
                 raise ValueError(f'{option} {value}: at least one is needed')
+        if self.importance not in (None, AUTO, *TOKEN_SCORES):
+            raise ValueError(f'--importance {self.importance!r} is none of {AUTO}, '
+                             f'{", ".join(TOKEN_SCORES)}')
         if self.first_look is not None:
             if self.first_look < 1:
                 raise ValueError(f'--first-look {self.first_look}: at least one image is needed')

@@ -3,7 +3,7 @@ and where the study is."""
 import json
 import os
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, List, Optional
 
 import mmcv
 import mmengine
@@ -50,15 +50,18 @@ def write_front(work_dir: Path, search: SparsitySearch, setting: Dict) -> None:
 
 
 def write_winners(cfg: Config, request: SearchRequest, search: SparsitySearch,
-                  finalists: List[Finalist]) -> None:
-    """A config for the winner, or for each point of a Pareto search."""
+                  finalists: List[Finalist], importance: Optional[str] = None) -> None:
+    """A config for the winner, or for each point of a Pareto search; `importance` is the score it
+    was searched under, if that is to be in it."""
     for (name, path), finalist in zip(request.winners().items(), finalists):
         export_config(cfg, request.config, request.options, finalist.candidate.config,
-                      request.checkpoint, path, provenance(request, search, finalist),
-                      finalist.scope)
+                      request.checkpoint, path,
+                      provenance(request, search, finalist, importance), finalist.scope,
+                      importance)
 
 
-def provenance(request: SearchRequest, search: SparsitySearch, finalist: Finalist) -> List[str]:
+def provenance(request: SearchRequest, search: SparsitySearch, finalist: Finalist,
+               importance: Optional[str] = None) -> List[str]:
     """Where a config came from, as lines of comment."""
     summary, candidate = summarise(search.study), finalist.candidate
     metric, dense = summary.metric, summary.dense
@@ -77,6 +80,8 @@ def provenance(request: SearchRequest, search: SparsitySearch, finalist: Finalis
         f'sparsevit_mm {__version__}, torch {torch.__version__}, mmengine '
         f'{mmengine.__version__}, mmcv {mmcv.__version__}',
     ]
+    if importance is not None:
+        lines.insert(1, f'searched under importance={importance!r}')
     if finalist.full is not None:
         objective = search.problem.objective
         value = objective(finalist.full)  # the search itself may have had all of val

@@ -1,0 +1,88 @@
+"""The score that a search chooses windows by: one for all of a study."""
+from dataclasses import replace
+from typing import Callable, Optional
+
+from mmengine.config import Config
+
+from ..sparsity import SparsityConfig
+from .evaluations import Evaluations
+from .request import AUTO, SearchRequest
+from .score_compare import (SPARSITIES, ScoreComparison, check_importance, compare_scores,
+                            usable_scores)
+from .study import SparsitySearch
+
+IMPORTANCE = 'importance'  # in the study: name, and the comparison that it was chosen by
+
+
+class SearchedScore:
+    """The worker that begins a study settles it, and the others take it from there.
+
+    Args:
+        cfg: The config.
+        request: What the user asks for.
+        evaluations: Made of both.
+        search: Joined.
+
+    Attributes:
+        written: The score for the winner's config: where the user asked for one, or the study has
+            another than the config; None where the config has it.
+
+    Raises:
+        ValueError: The study was begun under another score than the one asked for.
+    """
+
+    def __init__(self, cfg: Config, request: SearchRequest, evaluations: Evaluations,
+                 search: SparsitySearch):
+        self.cfg, self.request, self.search = cfg, request, search
+        self.evaluations, self.evaluator = evaluations, evaluations.evaluator
+        self.own = self.evaluator.selection.importance
+        self.written: Optional[str] = None
+        try:
+            self._compare(search.study.user_attrs.get(IMPORTANCE))
+        except ValueError:
+            search.workers.stop()
+            raise
+
+    def settle(self, metric: str, report: Callable[[str], None]) -> Optional[ScoreComparison]:
+        """Puts the score in force, of the evaluator and its backbone.
+
+        Args:
+            metric: Key of the objective, which 'auto' chooses by.
+            report: Called with what it evaluates next.
+
+        Returns:
+            What it chose by; None if the score was given.
+
+        Raises:
+            ValueError: As the class, where another worker began the study just now; the checkpoint
+                can't run under the score; see :func:`~.score_compare.compare_scores`.
+        """
+        held = self.search.workers.once(IMPORTANCE, lambda: self._decide(metric, report))
+        self._compare(held)
+        name, asked = held['name'], self.request.importance
+        check_importance(name, self.cfg, self.request.checkpoint, self.evaluator.backbone)
+        if asked is not None or name != self.own:
+            self.written = name
+        selection = replace(self.evaluator.selection, importance=name)
+        self.evaluator.selection = self.evaluator.backbone.selection = selection
+        check = held.get('check')
+        return check and ScoreComparison.from_json(check)
+
+    def _compare(self, held: Optional[dict]) -> None:
+        asked = self.request.importance
+        if held is not None and asked not in (None, AUTO, held['name']):
+            raise ValueError(f'the study was made for another search:\n  importance: '
+                             f'{held["name"]} in the study, {asked} now')
+
+    def _decide(self, metric: str, report: Callable[[str], None]) -> dict:
+        asked = self.request.importance
+        if self.search.candidates:  # of before studies kept their score
+            return dict(name=self.own)
+        if asked != AUTO:
+            return dict(name=asked or self.own)
+        backbone = self.evaluator.backbone
+        sparsities = [SparsityConfig(ratio, backbone.depths) for ratio in SPARSITIES]
+        scores = usable_scores(self.cfg, self.request.checkpoint, backbone)
+        check = compare_scores(self.evaluator, self.evaluations.check, metric, sparsities, scores,
+                               self.request.seed, report=report)
+        return dict(name=check.choice, check=check.to_json())

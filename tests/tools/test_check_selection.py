@@ -1,0 +1,216 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from helpers import BACKBONE, backbone, forget_experiments, refused, run_tool, toy_config
+from mmengine.config import Config
+from mmengine.model import BaseModel
+from mmengine.registry import DATASETS, MODELS
+from mmengine.structures import BaseDataElement, PixelData
+from torch.utils.data import Dataset
+
+from sparsevit_mm.checkpoints import read_checkpoint
+from sparsevit_mm.models.importance import TOKEN_SCORES, uniform_noise
+from sparsevit_mm.models.importance_head import ImportanceHead
+from sparsevit_mm.search.score_check import _annotated, check_selection
+from sparsevit_mm.search.score_survey import survey
+from sparsevit_mm.visualization.windows import record_windows
+
+SCORES = ['magnitude', 'l2', 'random', 'variation', 'distinct']
+
+
+def check(trained, work_dir, *arguments, **options):
+    outcome = run_tool('check_selection', trained.config, trained.checkpoint, '--work-dir',
+                       work_dir, *arguments, **options)
+    assert outcome.code == 0, outcome.error
+    return json.loads((work_dir / 'selection.json').read_text()), outcome
+
+
+def check_laws(report, outcome, sparsities=2):
+    comparison, stages = report['comparison'], report['stages']
+    assert report['choice'] in SCORES
+    assert outcome.output.rstrip().endswith(report['sentence'])
+    assert [row['name'] for row in comparison['rows']] == ['dense', *SCORES]
+    for row in comparison['rows']:
+        assert len(row['values']) == len(row['intervals']) == sparsities
+        assert all(low <= high for low, high in row['intervals'])
+        assert row['name'] in outcome.output
+    assert [(row['stage'], row['score']) for row in stages] == [
+        (stage, score) for stage in range(4) for score in SCORES]
+    for row in stages:
+        assert all(row[key] is None or -1 <= row[key] <= 1 for key in ('update', 'gain'))
+    spreads = {row['score']: row['spread'] for row in stages if row['stage'] == 0}
+    assert spreads['l2'] < spreads['magnitude'] < spreads['variation']
+
+
+def test_a_detector_gets_metrics_shares_and_correlations(tiny, tmp_path, recwarn):
+    report, outcome = check(tiny, tmp_path / 'w')
+    check_laws(report, outcome)
+    comparison = report['comparison']
+    assert (comparison['metric'], comparison['num_images']) == ('coco/bbox_mAP', 8)
+    assert comparison['own'] == comparison['adapted_to'] == 'magnitude'
+    dense, *scores = comparison['rows']
+    for row in scores:
+        assert 1 > row['shares'][0] > row['shares'][1] > 0
+        assert (row['less_own'] is None) == (row['name'] == 'magnitude')
+    assert report['labelled'] == '8 images of val'
+    assert any(row['gain'] is not None for row in report['stages'])
+    # Comparing scores is what it is for.
+    assert not any('was adapted under' in str(warning.message) for warning in recwarn)
+    again, _ = check(tiny, tmp_path / 'again')
+    assert again == report
+
+
+def test_a_segmentor_at_another_sparsity_on_some_images(tiny_seg, tmp_path):
+    report, outcome = check(tiny_seg, tmp_path / 'w', '--sparsity', .6, '--num-samples', 4)
+    check_laws(report, outcome, 1)
+    comparison = report['comparison']
+    assert (comparison['metric'], comparison['num_images']) == ('mIoU', 4)
+    assert comparison['labels'] == ['60%'] and 'objects run' not in outcome.output
+    assert all(row['shares'] is None for row in comparison['rows'])
+
+
+def test_labels_are_loaded_before_the_image_is_resized(tiny_seg):
+    loader = Config.fromfile(tiny_seg.config).val_dataloader
+    assert [step['type'] for step in _annotated(loader).dataset.pipeline] == [
+        'LoadImageFromFile', 'LoadAnnotations', 'Resize', 'PackSegInputs']
+    del loader.dataset.pipeline[2]
+    assert _annotated(loader) is None
+
+
+def with_heads(trained, folder):
+    state = read_checkpoint(str(trained.checkpoint))
+    for stage, channels in enumerate((16, 32, 64, 128)):
+        head = ImportanceHead(channels)
+        state['state_dict'][f'backbone.stages.{stage}.importance.weight'] = head.weight.detach()
+    torch.save(state, folder / 'heads.pth')
+    return trained._replace(checkpoint=folder / 'heads.pth')
+
+
+def test_the_learned_score_takes_part_where_there_are_heads(tiny_seg, tmp_path):
+    report, _ = check(with_heads(tiny_seg, tmp_path), tmp_path / 'w', '--num-samples', 2)
+    rows = {row['name']: row for row in report['comparison']['rows']}
+    # Heads that are not fitted rank as 'variation' does.
+    assert rows['learned']['values'] == rows['variation']['values']
+
+
+@pytest.mark.parametrize('arguments, options, named', [
+    (['--num-samples', 9], {}, '--num-samples 9: val has 8 images'),
+    (['--num-samples', 0], {}, '--num-samples 0'),
+    (['--sparsity', 0], {}, 'is dense'),
+    ([], dict(model__backbone__importance='loudness'), "'loudness' is none of"),
+    ([], dict(model__backbone__importance='learned'), 'tools/fit_importance.py'),
+    ([], dict(model__backbone__importance='boxes'), 'frame before'),
+    ([], dict(model__backbone__type='SwinTransformer'), '0 SparseSwinTransformer'),
+    ([], dict(val_evaluator__type='ToyMetric'), 'ToyMetric')])
+def test_what_can_not_be_checked_is_refused_in_one_line(tiny, tmp_path, arguments, options, named):
+    message = refused('check_selection', tiny.config, tiny.checkpoint, *arguments, '--work-dir',
+                      tmp_path, **options)
+    assert named in message and len(message.splitlines()) == 1
+    assert not (tmp_path / 'selection.json').exists()
+
+
+def test_images_without_any_object_are_named(tiny, tmp_path):
+    path = tiny.data / 'annotations/instances_train2017.json'
+    content = json.loads(path.read_text())
+    empty = tmp_path / 'empty.json'
+    empty.write_text(json.dumps({**content, 'annotations': []}))
+    message = refused('check_selection', tiny.config, tiny.checkpoint, '--work-dir', tmp_path,
+                      val_evaluator__ann_file=empty, val_dataloader__dataset__ann_file=empty)
+    assert 'the 8 images of val hold no object' in message and len(message.splitlines()) == 1
+
+
+@DATASETS.register_module(force=True)
+class Scenes(Dataset):
+    """Noise, with an object somewhere."""
+    metainfo = dict(classes=('ground', 'object'), palette=[[0] * 3, [255] * 3])
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        rng = np.random.default_rng(index)
+        label = torch.zeros(16, 16, dtype=torch.int64)
+        row, col = rng.integers(0, 3, 2) * 4
+        label[row:row + 8, col:col + 8] = 1
+        image = torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(index))
+        return dict(inputs=image, label=label)
+
+
+@MODELS.register_module(force=True)
+class Sighted(BaseModel):
+    """Right about every pixel that its backbone ran in most blocks, and blind elsewhere."""
+    label = None
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone = MODELS.build(backbone)
+
+    def forward(self, inputs, label, mode='tensor'):
+        Sighted.label = label
+        if mode == 'loss':
+            return dict(loss=self.backbone(inputs)[-1].square().mean())
+        with record_windows(self.backbone) as maps:
+            self.backbone(inputs)
+        ran = torch.stack([side.repeat_interleave(16 // side.shape[1], 1).repeat_interleave(
+            16 // side.shape[2], 2) for blocks in maps for side in blocks]).float().mean(0) > .5
+        return [BaseDataElement(pred_sem_seg=PixelData(data=(a * b)[None]),
+                                gt_sem_seg=PixelData(data=a[None])) for a, b in zip(label, ran)]
+
+
+def seeing(x, info):
+    """Where the objects are."""
+    label = torch.nn.functional.adaptive_max_pool2d(Sighted.label.float(), info.hw_shape)
+    return .01 + label.flatten(1)
+
+
+def checked(work_dir, **settings):
+    forget_experiments()
+    cfg = toy_config(work_dir, model=dict(type='Sighted', backbone=dict(BACKBONE, **settings)),
+                     val_evaluator=dict(type='mmseg.IoUMetric', iou_metrics=['mIoU']))
+    for loader in (cfg.val_dataloader, cfg.train_dataloader):
+        loader.dataset.type = 'Scenes'
+    model = MODELS.build(cfg.model)
+    work_dir.mkdir(exist_ok=True)
+    torch.save(model.state_dict(), work_dir / 'random.pth')
+    return check_selection(cfg, str(work_dir / 'random.pth'))
+
+
+def test_the_score_that_finds_the_objects_is_the_one_to_use(tmp_path, monkeypatch):
+    monkeypatch.setitem(TOKEN_SCORES, 'distinct', seeing)
+    report = checked(tmp_path)
+    assert report.choice == 'distinct'
+    assert report.sentence.startswith("Use importance='distinct': at 50% and 70% it has the "
+                                      "highest mIoU of the scores, ")
+    rows = {row.name: row for row in report.comparison.rows}
+    assert rows['distinct'].less_own[1] > 0
+    assert rows['dense'].values == [100, 100]
+    assert report.labelled.startswith('the first 12 images of train')
+    # The config's own is kept where it is that one.
+    assert checked(tmp_path, importance='distinct').sentence.startswith(
+        "Keep 'distinct', the config's: at 50%")
+
+
+def test_noise_is_said_to_be_noise(tmp_path, monkeypatch):
+    for name in ('magnitude', 'l2', 'variation', 'distinct'):
+        monkeypatch.setitem(TOKEN_SCORES, name, uniform_noise)
+    report = checked(tmp_path)
+    assert report.choice == 'magnitude'
+    assert report.sentence == (
+        "No score beats random on these 12 images by more than chance: keep 'magnitude', the "
+        "config's, or look at more images.")
+
+
+def test_a_model_is_left_as_it_was(tmp_path):
+    model = Sighted(dict(BACKBONE, sparsity=.5))
+    loader = torch.utils.data.DataLoader(Scenes(), batch_size=4)
+    model.backbone.patch_embed.requires_grad_(False)
+    before = {name: p.requires_grad for name, p in model.named_parameters()}
+    rows = survey(model, model.backbone, ['magnitude', 'random'], loader, True)
+    assert len(rows) == 4 and all(row.gain is not None for row in rows)
+    assert model.backbone.sparsity == backbone(sparsity=.5).sparsity
+    assert before == {name: p.requires_grad for name, p in model.named_parameters()}
+    assert all(p.grad is None for p in model.parameters())
+    assert not model.training and not any(
+        stage._forward_pre_hooks for stage in model.backbone.stages)

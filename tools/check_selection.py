@@ -1,0 +1,62 @@
+"""Which score should choose my windows? Judges, on some images of val, every score that a
+checkpoint can run under: its metric at two sparsities, beside windows chosen at random, and how far
+it agrees with what running a window adds.
+"""
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+
+from sparsevit_mm.cli import add_runner_arguments, clear_errors, config_from
+from sparsevit_mm.files import replacing
+from sparsevit_mm.search.score_check import check_selection
+from sparsevit_mm.search.score_compare import SAMPLES, SPARSITIES
+from sparsevit_mm.search.score_tables import comparison_table, notes, stage_table
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file, or mmdet::path/in/the/toolkit.py')
+    parser.add_argument('checkpoint', help='checkpoint file of the whole model')
+    parser.add_argument('--num-samples', type=int, metavar='N',
+                        help=f'on N images of val (default: {SAMPLES}, or all of fewer)')
+    parser.add_argument('--sparsity', nargs='+', metavar='S', default=list(SPARSITIES),
+                        help='configurations to judge at, each as in test.py (default: '
+                        f'{" ".join(map(str, SPARSITIES))})')
+    parser.add_argument('--seed', type=int, default=0,
+                        help='which N images, and of the random scores (default: 0)')
+    parser.add_argument('--out', type=Path, metavar='FILE',
+                        help='the figures as JSON (default: selection.json in the work directory); '
+                        'a folder gets a file of that name')
+    add_runner_arguments(parser, launcher=False)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    with clear_errors():
+        cfg = config_from(args)
+        out = args.out or Path(cfg.work_dir)
+        out = out if out.suffix == '.json' else out / 'selection.json'
+        report = check_selection(cfg, args.checkpoint, args.sparsity, args.num_samples, args.seed,
+                                 report=lambda label: print(f'evaluating {label} ...', flush=True))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(out) as partial:
+            partial.write_text(json.dumps(report.to_json(), indent=2) + '\n', encoding='utf-8')
+    # A file is as wide as need be.
+    console = Console(width=None if sys.stdout.isatty() else 500)
+    console.print(stage_table(report.stages, report.labelled))
+    for note in notes(report.stages, report.labelled):
+        print(note)
+    comparison = report.comparison
+    console.print(comparison_table(
+        comparison, f'{Path(args.config).stem}, {comparison.num_images} images of val'))
+    print(out)
+    print(report.sentence)
+
+
+if __name__ == '__main__':
+    main()
