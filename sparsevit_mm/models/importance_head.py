@@ -6,7 +6,7 @@ from typing import Mapping, Optional, Sequence
 import torch
 from torch import Tensor, nn
 
-from .importance import EPS, ValidArea
+from .importance import EPS, ValidArea, distance
 
 STATISTICS = ('variation', 'distinct', 'magnitude')  # by name, in the order of the weights
 # Weights are stored divided by this, so that they learn ten times as fast as the model's.
@@ -68,10 +68,9 @@ def describe(rows: Tensor, valid: ValidArea, span: slice, mean: Tensor):
     """What a head sees of (B, h, W, C) rows: (B, h, W, C) normalised tokens and (B, h, W, 3) logs of
     :data:`STATISTICS`, in fp32."""
     normed = valid.normalise(rows, span)
-    norm = torch.linalg.vector_norm
     statistics = torch.stack([
-        norm(normed - valid.neighbour_mean(normed, span), dim=-1),
-        norm(normed - mean, dim=-1),
+        distance(normed, valid.neighbour_mean(normed, span)),
+        distance(normed, mean),
         rows.float().abs().mean(-1)
     ], -1)
     return normed, statistics.clamp(min=EPS).log()
