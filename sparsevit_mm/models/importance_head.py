@@ -65,8 +65,8 @@ class ImportanceHead(nn.Module):
 
 
 def describe(rows: Tensor, valid: ValidArea, span: slice, mean: Tensor):
-    """What a head sees of (B, h, W, C) rows: (B, h, W, C) normalised tokens and (B, h, W, 3) logs of
-    :data:`STATISTICS`, in fp32."""
+    """What a head sees of (B, h, W, C) rows: (B, h, W, C) normalised tokens and (B, h, W, 3) logs
+    of :data:`STATISTICS`, in fp32."""
     normed = valid.normalise(rows, span)
     statistics = torch.stack([
         distance(normed, valid.neighbour_mean(normed, span)),

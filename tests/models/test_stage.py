@@ -124,11 +124,15 @@ def test_scores_come_from_the_first_block_that_prunes(make_stage, monkeypatch):
     assert len(seen) == 1 and torch.equal(seen[0], expected)
 
 
-def test_a_dense_stage_neither_scores_nor_selects(make_stage, selections, monkeypatch):
+@pytest.mark.parametrize('importance', sorted(TOKEN_SCORES))
+def test_a_dense_stage_neither_scores_nor_selects(make_stage, selections, monkeypatch, importance):
     stage = make_stage(2)
-    monkeypatch.setitem(TOKEN_SCORES, 'magnitude', None)  # calling it fails
-    stage(features((9, 13)), (9, 13), [0, 0])
+    monkeypatch.setitem(TOKEN_SCORES, importance, None)  # calling it fails
+    for mode in (True, False):
+        stage.train(mode)(features((9, 13)), (9, 13), [0, 0], Selection(importance))
     assert not selections
+    with pytest.raises(TypeError):
+        stage(features((9, 13)), (9, 13), [0, .5], Selection(importance))
 
 
 @torch.no_grad()
