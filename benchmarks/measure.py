@@ -84,7 +84,7 @@ def overlap(model: str, state: Dict[str, Tensor], image: Tensor, sparsity: float
 
 
 def _as_mask(x: Tensor, windows: WindowPartition, selected: Optional[Tensor] = None,
-             group: int = 1) -> Tensor:
+             group: int = 1, *_) -> Tensor:
     """The arguments of a block whose images share no budget -> (B, nW) bool, what it runs."""
     every = torch.ones(len(x), windows.num_windows, dtype=torch.bool, device=x.device)
     return every if selected is None else torch.zeros_like(every).scatter_(1, selected, True)

@@ -13,7 +13,9 @@ from sparsevit_mm.cost.latency import LatencySetting
 from sparsevit_mm.deploy import (check_onnx, check_program, export, export_onnx, export_program,
                                  measure_onnx, open_session)
 from sparsevit_mm.deploy.check import closest_call
+from sparsevit_mm.deploy.export import random_image
 from sparsevit_mm.models import stage
+from sparsevit_mm.models.selection import Selection
 
 onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxscript')
@@ -146,6 +148,31 @@ def test_images_of_a_file_share_a_budget(randomise, tmp_path, selection, how, sh
     export_onnx(model, tmp_path / 'm.onnx', shape, **how)
     assert check_onnx(tmp_path / 'm.onnx', model) < 1e-4
     export_program(model, tmp_path / 'm.pt2', shape, **how)
+    assert check_program(tmp_path / 'm.pt2', model) < 1e-4
+
+
+@pytest.mark.parametrize('importance', ['variation', 'distinct', 'learned'])
+@pytest.mark.parametrize('shape, how', [(PADDED, dict(dynamic_batch=True)), (WHOLE, {})])
+def test_scores_of_the_map_are_in_the_graph(randomise, tmp_path, importance, shape, how):
+    model = randomise(backbone(sparsity=.5, importance=importance, **ONE_STAGE)).eval()
+    export_onnx(model, tmp_path / 'm.onnx', shape, **how)
+    assert check_onnx(tmp_path / 'm.onnx', model) < 1e-4
+    export_program(model, tmp_path / 'm.pt2', shape, **how)
+    assert check_program(tmp_path / 'm.pt2', model) < 1e-4
+    others = {}
+    for name in ('magnitude', importance):  # the file heeds the score
+        model.selection = Selection(name)
+        with torch.no_grad():
+            others[name] = model(random_image(model, shape, 1, 0))[0]
+    assert (others['magnitude'] - others[importance]).abs().max() > .1
+
+
+def test_weights_adapted_under_another_score_are_exported_with_the_warning(tmp_path):
+    model = backbone(sparsity=.5, importance='variation', **ONE_STAGE)
+    model.train()(torch.randn(1, 3, *WHOLE))
+    model.selection = Selection('distinct')
+    with pytest.warns(UserWarning, match="importance='variation' .* run under 'distinct'"):
+        export_program(model, tmp_path / 'm.pt2', WHOLE)
     assert check_program(tmp_path / 'm.pt2', model) < 1e-4
 
 

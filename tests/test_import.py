@@ -16,9 +16,11 @@ LAYERS = [{'version', 'sparsity', 'checkpoints', 'config', 'datasets', 'files'},
           {'models', 'child', 'data', 'front'},
           {'hooks', 'cost', 'arguments', 'labels'}, {'search', 'swap'}, {'visualization'}]
 MODEL_LAYERS = [{'tracing'},
-                {'windows', 'attention', 'pretrained', 'chunks', 'rows', 'frame_memory'},
-                {'importance', 'layout', 'patches'},
-                {'selection', 'kernels', 'execution'}, {'stage', 'metadata'}, {'sparse_swin'}]
+                {'windows', 'attention', 'pretrained', 'chunks', 'rows', 'frame_memory',
+                 'adapted_to'},
+                {'importance', 'layout', 'patches'}, {'importance_head'},
+                {'selection', 'kernels', 'execution', 'importance_fit'}, {'stage', 'metadata'},
+                {'sparse_swin'}]
 
 WITHOUT_TOOLKITS = '''
 import sys

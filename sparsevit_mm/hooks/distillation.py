@@ -38,12 +38,16 @@ class Distillation:
             self.teacher = copy.deepcopy(backbone).eval().requires_grad_(False)
             self.teacher.sparsity = None
         self.loss: Optional[Tensor] = None
-        self.handles = [backbone.register_forward_hook(self._compare),
+        self.handles = [model.register_forward_pre_hook(self._begin),
+                        backbone.register_forward_hook(self._compare),
                         model.register_forward_hook(self._add)]
 
     def remove(self) -> None:
         for handle in self.handles:
             handle.remove()
+
+    def _begin(self, model: nn.Module, args: tuple) -> None:
+        self.loss = None  # of a pass that failed, or of the backbone by itself
 
     def _compare(self, backbone: nn.Module, args: tuple, outs) -> None:
         if not backbone.training or backbone.sparsity.is_dense or not torch.is_grad_enabled():

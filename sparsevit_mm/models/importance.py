@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .chunks import Part, map_rows, map_strips
 
 BOX_GAIN = 1.
-EPS = 1e-6  # below which differences between tokens are rounding
+EPS = 1e-6  # of a token's norm, below which differences between tokens are rounding
 
 
 class MapInfo(NamedTuple):
@@ -68,9 +68,9 @@ def variation(x: Tensor, info: MapInfo) -> Tensor:
 
     def step(rows: Tensor, part: Part) -> Tensor:
         rows = valid.normalise(rows, part)
-        return torch.linalg.vector_norm(rows - valid.neighbour_mean(rows, part), dim=-1)
+        return distance(rows, valid.neighbour_mean(rows, part))
 
-    return map_strips(step, _to_map(x, info), halo=1).flatten(1)
+    return valid.only(map_strips(step, _to_map(x, info), halo=1)).flatten(1)
 
 
 def distinct(x: Tensor, info: MapInfo) -> Tensor:
@@ -79,7 +79,7 @@ def distinct(x: Tensor, info: MapInfo) -> Tensor:
     mean = valid.mean(x)
 
     def step(rows: Tensor, part: Part) -> Tensor:
-        return torch.linalg.vector_norm(valid.normalise(rows, part) - mean[part[0]], dim=-1)
+        return distance(valid.normalise(rows, part), mean[part[0]])
 
     return valid.only(map_strips(step, _to_map(x, info))).flatten(1)
 
@@ -95,6 +95,12 @@ def learned(x: Tensor, info: MapInfo) -> Tensor:
     return valid.only(map_strips(step, _to_map(x, info), halo=1)).flatten(1)
 
 
+def distance(tokens: Tensor, others: Tensor) -> Tensor:
+    """L2 norm over channels of the difference of normalised tokens, 0 where that is rounding."""
+    norm = torch.linalg.vector_norm(tokens - others, dim=-1)
+    return torch.where(norm < EPS * tokens.shape[-1]**.5, 0., norm)
+
+
 class ValidArea:
     """Steps over a map that take padding for what it is.
 
@@ -108,13 +114,13 @@ class ValidArea:
         self.mask: Optional[Tensor] = None  # (B, H, W, 1) bool
         sides = [torch.arange(side, device=x.device)[None] for side in info.hw_shape]
         if info.sizes is None:
-            ends = [x.new_tensor(side, dtype=torch.int64) for side in info.hw_shape]
+            ends = info.hw_shape  # no tensors: a CUDA graph can not capture their making
         else:
             ends = [info.sizes[:, i:i + 1] for i in range(2)]
             rows, cols = (places < end for places, end in zip(sides, ends))
             self.mask = (rows[:, :, None] & cols[:, None])[..., None]
         # Neighbours along one axis, itself included: 3, 2 at an end, 1 of a sole token.
-        counts = [(torch.minimum(places + 1, end - 1) - (places - 1).clamp(min=0) + 1).clamp(min=1)
+        counts = [((places + 1).clamp(max=end - 1) - (places - 1).clamp(min=0) + 1).clamp(min=1)
                   for places, end in zip(sides, ends)]
         weight = 9. / (counts[0][:, :, None] * counts[1][:, None])[..., None]
         self.weight = weight.expand(len(x), -1, -1, -1)

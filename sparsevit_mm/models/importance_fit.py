@@ -43,8 +43,8 @@ class LeastSquares:
                 total.copy_(on_device)
 
     def solve(self, ridge: float = RIDGE) -> Optional[Tensor]:
-        """(n,) fp32 weights; None where nothing was added."""
-        if not self.count:
+        """(n,) fp32 weights; None where nothing was added, or only inputs that are 0."""
+        if not self.moments.any():
             return None
         scale = self.moments.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
         damped = self.moments + ridge * scale * torch.eye(len(self.moments), dtype=torch.float64)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from .chunks import Part
-from .importance import EPS, ValidArea
+from .importance import EPS, ValidArea, distance
 
 STATISTICS = ('variation', 'distinct', 'magnitude')  # by name, in the order of the weights
 # Weights are stored divided by this, so that they learn ten times as fast as the model's.
@@ -69,10 +69,9 @@ def describe(rows: Tensor, valid: ValidArea, part: Part, mean: Tensor):
     """What a head sees of (B, h, W, C) rows: (B, h, W, C) normalised tokens and (B, h, W, 3) logs
     of :data:`STATISTICS`, in fp32."""
     normed = valid.normalise(rows, part)
-    norm = torch.linalg.vector_norm
     statistics = torch.stack([
-        norm(normed - valid.neighbour_mean(normed, part), dim=-1),
-        norm(normed - mean, dim=-1),
+        distance(normed, valid.neighbour_mean(normed, part)),
+        distance(normed, mean),
         rows.float().abs().mean(-1)
     ], -1)
     return normed, statistics.clamp(min=EPS).log()

@@ -33,7 +33,7 @@ def record_windows(backbone: SparseSwinTransformer) -> Iterator[List[List[Tensor
 
 
 def _ran(x: Tensor, windows: WindowPartition, selected: Optional[Tensor] = None,
-         group: int = 1, gate: Optional[Tensor] = None) -> Tensor:
+         group: int = 1, *_) -> Tensor:
     ran = x.new_full((len(x), windows.num_windows), selected is None, dtype=torch.bool)
     if selected is not None:
         ran.reshape(-1, group * windows.num_windows).scatter_(1, selected, True)

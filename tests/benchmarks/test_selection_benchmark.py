@@ -22,7 +22,7 @@ def test_every_selection_is_one_and_is_timed_with_its_metadata(name, monkeypatch
     assert len(task.narrow.sizes) == task.narrow.shape[0] * views
     seen, score = [], TOKEN_SCORES['boxes']
     monkeypatch.setitem(TOKEN_SCORES, 'boxes',
-                        lambda x, prior: seen.append(prior) or score(x, prior))
+                        lambda x, info: seen.append(info.prior) or score(x, info))
     times = benchmark.latencies(benchmark.test_as_val(task), task.variants, task.narrow, 2)
     assert all(prior is not None and prior.any() for prior in seen)
     assert bool(seen) == (name == 'nuscenes')

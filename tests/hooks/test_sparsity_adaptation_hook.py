@@ -11,7 +11,7 @@ import torch.multiprocessing as mp
 from helpers import Spy, backbone, toy_config, train_toy, weight_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mmengine.logging import MessageHub
+from mmengine.logging import HistoryBuffer, MessageHub
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import distributed as dist
 
@@ -20,6 +20,7 @@ from sparsevit_mm.cli import build_runner
 from sparsevit_mm.front import FrontPoint
 
 HOOK = dict(type='SparsityAdaptationHook', seed=3)
+NONE = HistoryBuffer()
 BY_EPOCH = dict(
     train_cfg=dict(by_epoch=True, max_epochs=3),
     default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1)),
@@ -130,6 +131,33 @@ def test_the_file_of_a_front_counts_as_the_list_of_its_configurations(tmp_path):
         assert [hook.draw(i) for i in range(50)] == [listed.draw(i) for i in range(50)]
 
 
+@pytest.mark.parametrize('around, expected', [
+    (None, {0: [.7, 0, [.1, .1, .1, .1, .2, .2], .7],
+            1: [.8, .2, [.3, .3, .5, .5, .6, .6], .3],
+            1000: [.7, .6, [0, 0, .5, .5, .7, .7], 0]}),
+    ([.6, [.1, .3, .3, .5]], {0: [.1, .3, .3, .5], 1: [.1, .4, .3, .5], 7: [.2, .3, .3, .5]})])
+def test_draws_are_those_of_earlier_versions(around, expected):
+    """A run that was begun with one goes on with the same."""
+    hook = ready((2, 2, 6, 2), seed=3, around=around)
+    assert {i: hook.draw(i) for i in expected} == {
+        i: SparsityConfig(config, (2, 2, 6, 2)) for i, config in expected.items()}
+
+
+@pytest.mark.parametrize('around', [None, [.6, [.1, .3]]])
+@pytest.mark.parametrize('share', [.1, .3, .8])
+def test_a_share_of_the_draws_is_dense_and_the_others_are_what_they_were(around, share):
+    with_dense, without = (ready((2, 2), choices=[.1, .2, .3, .5, .6, .7], around=around,
+                                 dense_share=s) for s in (share, 0))
+    draws = [with_dense.draw(i) for i in range(1000)]
+    dense = [draw.is_dense for draw in draws]
+    assert np.mean(dense) == pytest.approx(share, abs=.04)
+    assert all(is_dense or draw == without.draw(i)
+               for i, (draw, is_dense) in enumerate(zip(draws, dense)))
+    assert [with_dense.draw(i) for i in reversed(range(1000))] == draws[::-1]
+    other = ready((2, 2), seed=1, dense_share=share)
+    assert [other.draw(i).is_dense for i in range(1000)] != dense
+
+
 def test_global_random_states_neither_steer_a_draw_nor_are_used_up():
     drawn = []
     for seed in range(3):
@@ -162,12 +190,21 @@ def test_resumed_run_draws_what_the_unbroken_one_drew(tmp_path, how, around):
                                           for i in range(runner.iter)]
 
 
-def _train_rank(rank, port, folder):
+LEARNING = dict(teacher='online', dense_share=.3)
+
+
+def _train_rank(rank, port, folder, learning):
     """One of two processes: trains, then writes what it drew, read and computed."""
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2',
                       MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
     torch.set_num_threads(1)
-    runner, spy = build_runner(toy_config(folder, custom_hooks=[HOOK], launcher='pytorch')), Spy()
+    config = toy_config(folder, custom_hooks=[dict(HOOK, **learning)], launcher='pytorch')
+    if learning:
+        config.model.backbone.importance = 'learned'
+    runner, spy = build_runner(config), Spy()
+    assert not runner.model.find_unused_parameters
+    heads = [p.detach().clone() for name, p in runner.model.named_parameters()
+             if 'importance' in name]
     runner.register_hook(spy)
     gradients = []
     update = runner.build_optim_wrapper(runner.optim_wrapper)
@@ -178,21 +215,30 @@ def _train_rank(rank, port, folder):
     (folder / f'{rank}.json').write_text(json.dumps(dict(
         world_size=dist.get_world_size(), backend=dist.get_backend(),
         draws=[d.to_list() for d in spy.draws.values()], inputs=spy.inputs, gradients=gradients,
-        weight=weight_of(runner.model))))
+        weight=weight_of(runner.model), heads_moved=[not torch.equal(p, old) for p, old in zip(
+            (p for name, p in runner.model.named_parameters() if 'importance' in name), heads)],
+        taught=len(runner.message_hub.log_scalars.get('train/loss_distillation', NONE).data[0]))))
     dist.destroy_process_group()
 
 
-def test_two_processes_draw_the_same_and_step_together(tmp_path):
+@pytest.mark.parametrize('learning', [
+    {}, pytest.param(LEARNING, marks=pytest.mark.slow)], ids=['plain', 'learned, taught'])
+def test_two_processes_draw_the_same_and_step_together(tmp_path, learning):
+    """Every parameter has a gradient at every step, as DDP wants it, in dense ones too."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
-    mp.start_processes(_train_rank, (port, tmp_path), nprocs=2, start_method='spawn')
+    mp.start_processes(_train_rank, (port, tmp_path, learning), nprocs=2, start_method='spawn')
     first, second = (json.loads((tmp_path / f'{rank}.json').read_text()) for rank in (0, 1))
     assert first['world_size'] == 2 and first['backend'] == 'gloo'
     assert len(first['draws']) == 6 and first['draws'] == second['draws']
     assert not set(first['inputs']) & set(second['inputs'])  # each rank saw its own images
     assert len(first['gradients']) == 6 and first['gradients'] == second['gradients']
     assert first['weight'] == second['weight']
+    assert first['heads_moved'] == ([True, True] if learning else [])
+    pruned = sum(any(map(any, draw)) for draw in first['draws'])
+    assert first['taught'] == second['taught'] == (pruned if learning else 0)
+    assert pruned < 6 or not learning
 
 
 def test_validation_is_dense_unless_told_otherwise(tmp_path):
@@ -276,9 +322,13 @@ def test_drawn_sparsity_reaches_message_hub_log_and_tensorboard(tmp_path):
 
 @pytest.mark.parametrize('arguments', [
     dict(choices=[]), dict(choices=[0, 1]), dict(choices=[-.1]), dict(choices=[float('nan')]),
-    dict(val_sparsity={}), dict(around=[]), dict(around=()), dict(around=.6), dict(around={})])
+    dict(val_sparsity={}), dict(around=[]), dict(around=()), dict(around=.6), dict(around={}),
+    dict(teacher='offline'), dict(teacher=''), dict(dense_share=1), dict(dense_share=-.1),
+    dict(dense_share=float('nan'))])
 def test_unusable_arguments_are_refused_when_the_hook_is_built(arguments):
-    with pytest.raises(ValueError, match='choice|empty dict|around is .* neither a list'):
+    with pytest.raises(ValueError, match='choice|empty dict|around is .* neither a list|'
+                                         "teacher '.*' is none of None, 'online', 'frozen'|"
+                                         'dense_share is .* not within 0 and 1'):
         SparsityAdaptationHook(**arguments)
 
 

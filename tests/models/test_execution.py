@@ -223,12 +223,27 @@ def test_more_configurations_compile_than_one_function_recompiles_for(make_swin,
 
 
 @pytest.mark.slow
-def test_torch_compile_takes_the_whole_backbone(make_swin):
-    model, image = make_swin(sparsity=.5), torch.randn(1, 3, 50, 61)
+@pytest.mark.parametrize('importance', ['magnitude', 'variation', 'distinct', 'learned'])
+def test_torch_compile_takes_the_whole_backbone(make_swin, importance):
+    model, image = make_swin(sparsity=.5, importance=importance), torch.randn(1, 3, 50, 61)
     with torch.no_grad():
         expected = model(image)
         for got, feature in zip(torch.compile(model, fullgraph=True)(image), expected):
             torch.testing.assert_close(got, feature, atol=1e-5, rtol=1e-5)
+
+
+def test_each_score_has_a_capture_of_its_own_and_follows_its_heads(captured):
+    model, eager = captured
+    image = torch.randn(2, 3, 50, 61)
+    for importance in ('magnitude', 'variation', 'distinct', 'learned') * 2:
+        model.selection = eager.selection = Selection(importance)
+        assert same(model, eager, image)
+    before = model(image)
+    for stages in zip(model.stages, eager.stages):
+        for stage in stages:
+            stage.importance.set(-torch.arange(len(stage.importance.weight.data)) % 7 - 3.)
+    assert same(model, eager, image)
+    assert not torch.equal(model(image)[0], before[0])
 
 
 def test_a_selection_and_a_group_size_have_captures_of_their_own(captured):

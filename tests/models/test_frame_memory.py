@@ -9,7 +9,7 @@ from mmengine.model import BaseModel
 
 from sparsevit_mm.models import execution
 from sparsevit_mm.models.frame_memory import boxes_in_images, cover
-from sparsevit_mm.models.importance import TOKEN_SCORES, mean_magnitude
+from sparsevit_mm.models.importance import TOKEN_SCORES, MapInfo, mean_magnitude
 from sparsevit_mm.visualization.windows import record_windows
 
 SIZE = 64
@@ -67,8 +67,9 @@ def test_cover_is_the_share_of_pixels_in_the_box_that_covers_most(boxes, side):
 def test_boxes_lift_the_score_of_their_tokens():
     x, prior = torch.randn(2, 5, 8), torch.rand(2, 5)
     score = TOKEN_SCORES['boxes']
-    assert torch.equal(score(x, None), mean_magnitude(x))
-    torch.testing.assert_close(score(x, prior), mean_magnitude(x) * (1 + prior))
+    assert torch.equal(score(x, MapInfo((1, 5))), mean_magnitude(x))
+    torch.testing.assert_close(score(x, MapInfo((1, 5), prior=prior)),
+                               mean_magnitude(x) * (1 + prior))
 
 
 def test_the_frame_after_looks_where_boxes_were(detector):

@@ -14,7 +14,7 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from sparsevit_mm.models.metadata import ToldBatch, read_call
-from sparsevit_mm.models.selection import valid_windows
+from sparsevit_mm.models.selection import Selection, valid_windows
 from sparsevit_mm.models.windows import partition
 from sparsevit_mm.visualization.windows import record_windows
 
@@ -129,11 +129,12 @@ def padded():
 
 @pytest.mark.parametrize('changes', [
     {}, dict(scope='area'), dict(scope='group', group_size=3, min_windows=2),
-    dict(importance='random'), dict(execution='compiled')])
+    dict(importance='random'), dict(importance='variation'), dict(importance='distinct'),
+    dict(importance='learned'), dict(execution='compiled')])
 def test_windows_wholly_in_padding_run_last(make_swin, padded, changes):
     model = Model(make_swin(sparsity=.6, **changes))
     assert not padding_runs(ran(model, *padded), SIZES)
-    model.backbone.selection = make_swin(padding_last=False).selection
+    model.backbone.selection = Selection(padding_last=False)
     assert padding_runs(ran(model, *padded), SIZES)
     assert padding_runs(ran(model, padded[0], None), SIZES)
 

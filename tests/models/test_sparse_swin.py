@@ -117,9 +117,11 @@ def test_sparse_equals_the_oracle(make_swin, importance, token_score, case):
         torch.testing.assert_close(got, expected, atol=2e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize('importance', ['magnitude', 'variation', 'distinct', 'learned'])
+@settings(max_examples=8)
 @given(RATIO.filter(bool), st.integers(2, 4))
-def test_an_image_does_not_depend_on_its_neighbours(make_swin, ratio, batch_size):
-    model = make_swin(sparsity=ratio)
+def test_an_image_does_not_depend_on_its_neighbours(make_swin, importance, ratio, batch_size):
+    model = make_swin(sparsity=ratio, importance=importance)
     with torch.no_grad():
         images = torch.randn(batch_size, 3, 50, 61)
         together = model(images)
@@ -128,8 +130,9 @@ def test_an_image_does_not_depend_on_its_neighbours(make_swin, ratio, batch_size
                 torch.testing.assert_close(among[i], alone[0], atol=1e-6, rtol=1e-6)
 
 
-def test_gradients_reach_every_parameter_that_ran(make_swin):
-    model = make_swin(sparsity=[[0, .5], [.5, .8]]).train()
+@pytest.mark.parametrize('importance', ['magnitude', 'learned'])
+def test_gradients_reach_every_parameter_that_ran(make_swin, importance):
+    model = make_swin(sparsity=[[0, .5], [.5, .8]], importance=importance).train()
     image = torch.randn(2, 3, 50, 61, requires_grad=True)
     sum(f.sin().sum() for f in model(image)).backward()
     assert all(p.grad is not None and p.grad.any() for p in model.parameters())

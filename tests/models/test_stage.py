@@ -7,7 +7,8 @@ from torch.utils.checkpoint import checkpoint
 
 from sparsevit_mm.models import rows
 from sparsevit_mm.models import stage as stage_module
-from sparsevit_mm.models.importance import TOKEN_SCORES
+from sparsevit_mm.models.importance import TOKEN_SCORES, MapInfo
+from sparsevit_mm.models.importance_head import ImportanceHead
 from sparsevit_mm.models.selection import Selection, rank_windows, score_windows
 from sparsevit_mm.models.stage import SwinStage
 from sparsevit_mm.models.windows import num_windows, partition
@@ -23,13 +24,16 @@ def make_stage(randomise):
     """Equal arguments give equal weights; the first blocks of a deeper stage have those of a
     shallower one."""
 
-    def make(depth, drop_path=0.):
+    def make(depth, drop_path=0., head=False):
         stage = SwinStage(
             depth=depth, drop_path_rates=[drop_path] * depth, downsample=None,
             window_size=WINDOW, embed_dims=8, num_heads=2,
             feedforward_channels=16, qkv_bias=True, qk_scale=None, drop_rate=0.,
             attn_drop_rate=0., act_cfg=dict(type='GELU'), norm_cfg=dict(type='LN'), with_cp=False)
-        return randomise(stage).eval()
+        randomise(stage)
+        if head:
+            stage.importance = randomise(ImportanceHead(8))
+        return stage.eval()
 
     return make
 
@@ -60,12 +64,12 @@ def test_a_block_changes_k_windows_and_no_bit_elsewhere(make_stage, importance, 
     """The plain block first, then the shifted one, whose input is the plain block's output."""
     x, outputs = features(size), []
     for depth in (1, 2):
-        stage = make_stage(depth)
+        stage = make_stage(depth, head=importance == 'learned')
         torch.manual_seed(7)
         outputs.append(stage(x.clone(), size, [ratio] * depth, Selection(importance)))
     k = kept_windows(num_windows(*size, WINDOW), ratio)
     torch.manual_seed(7)
-    token_scores = TOKEN_SCORES[importance](x)
+    token_scores = TOKEN_SCORES[importance](x, MapInfo(size, head=stage.importance))
     for shift, before, after in [(0, x, outputs[0]), (WINDOW // 2, *outputs)]:
         ranking = rank_windows(score_windows(token_scores, windows_of(size, shift)))
         expected = [set(image[:k].tolist()) for image in ranking]
@@ -111,7 +115,7 @@ def test_later_blocks_run_a_prefix_of_one_ranking(make_stage, selections):
 def test_scores_come_from_the_first_block_that_prunes(make_stage, monkeypatch):
     stage, seen = make_stage(4), []
     score = TOKEN_SCORES['magnitude']
-    monkeypatch.setitem(TOKEN_SCORES, 'magnitude', lambda x, prior: seen.append(x) or score(x))
+    monkeypatch.setitem(TOKEN_SCORES, 'magnitude', lambda x, info: seen.append(x) or score(x))
     x = features((9, 13))
     stage(x, (9, 13), [0, 0, .3, .6])
     expected = x
@@ -120,11 +124,15 @@ def test_scores_come_from_the_first_block_that_prunes(make_stage, monkeypatch):
     assert len(seen) == 1 and torch.equal(seen[0], expected)
 
 
-def test_a_dense_stage_neither_scores_nor_selects(make_stage, selections, monkeypatch):
+@pytest.mark.parametrize('importance', sorted(TOKEN_SCORES))
+def test_a_dense_stage_neither_scores_nor_selects(make_stage, selections, monkeypatch, importance):
     stage = make_stage(2)
-    monkeypatch.setitem(TOKEN_SCORES, 'magnitude', None)  # calling it fails
-    stage(features((9, 13)), (9, 13), [0, 0])
+    monkeypatch.setitem(TOKEN_SCORES, importance, None)  # calling it fails
+    for mode in (True, False):
+        stage.train(mode)(features((9, 13)), (9, 13), [0, 0], Selection(importance))
     assert not selections
+    with pytest.raises(TypeError):
+        stage(features((9, 13)), (9, 13), [0, .5], Selection(importance))
 
 
 @torch.no_grad()
