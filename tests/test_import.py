@@ -13,7 +13,7 @@ TOOLKITS = {'mmdet', 'mmseg', 'mmdet3d'}
 
 # Each line may import from the lines above it only; what is not named stands on top of all.
 LAYERS = [{'version', 'sparsity', 'checkpoints', 'config', 'datasets', 'files'},
-          {'models', 'child', 'data', 'front'},
+          {'models', 'child', 'data', 'front', 'loading'},
           {'hooks', 'cost', 'arguments', 'labels'}, {'search', 'swap'}, {'visualization'}]
 MODEL_LAYERS = [{'tracing'},
                 {'windows', 'attention', 'pretrained', 'chunks', 'rows', 'frame_memory',

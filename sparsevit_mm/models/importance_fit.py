@@ -10,6 +10,7 @@ from .importance_head import describe
 from .token_worth import StageWorth
 
 RIDGE = 1e-3  # of the mean of the squared inputs
+LEAST = 1e-6  # of the mean of its image's: what a token is worth at least
 
 
 class LeastSquares:
@@ -24,15 +25,16 @@ class LeastSquares:
         self.products = torch.zeros(size, dtype=torch.float64)
         self.count = torch.zeros((), dtype=torch.float64)
 
-    def add(self, inputs: Tensor, targets: Tensor) -> None:
+    def add(self, inputs: Tensor, targets: Tensor) -> bool:
         """Takes (M, n) inputs and (M,) targets in; a part with a value that is not finite is left
-        out."""
+        out. Whether it was taken."""
         inputs, targets = inputs.double(), targets.double()
         if not (inputs.isfinite().all() and targets.isfinite().all()):
-            return
+            return False
         for total, part in ((self.moments, inputs.T @ inputs), (self.products, inputs.T @ targets),
                             (self.count, torch.tensor(float(len(targets))))):
             total += part.to(total)
+        return True
 
     def sum_over_ranks(self) -> None:
         """Makes the sums those of all processes."""
@@ -98,6 +100,7 @@ class _StageFit:
     def __init__(self, stage: nn.Module):
         self.stage, self.watch = stage, StageWorth(stage)
         self.sums = LeastSquares(len(stage.importance.weight))
+        self.images = 0  # taken in
         self.clear, self.close = self.watch.clear, self.watch.close
 
     @torch.no_grad()
@@ -111,14 +114,15 @@ class _StageFit:
         rows = x.reshape(x.shape[0], *info.hw_shape, -1)
         everything = slice(None), slice(None)
         inputs = torch.cat(describe(rows, valid, everything, valid.mean(x)), -1).flatten(1, 2)
-        targets = last.worth.clamp(min=torch.finfo(torch.float32).tiny).log()
+        floor = LEAST * last.worth.mean(1, keepdim=True)  # few tokens have no gradient at all
+        targets = last.worth.maximum(floor).clamp(min=torch.finfo(torch.float32).tiny).log()
         for image in range(len(inputs)):
             own, wanted = inputs[image], targets[image]
             if valid.mask is not None:
                 inside = valid.mask[image].flatten()
                 own, wanted = own[inside], wanted[inside]
             if len(own) > 1 and wanted.max() - wanted.min() > EPS:
-                self.sums.add(own - own.mean(0), wanted - wanted.mean())
+                self.images += self.sums.add(own - own.mean(0), wanted - wanted.mean())
 
     def fit(self) -> bool:
         self.sums.sum_over_ranks()

@@ -7,10 +7,11 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, init_default_scope
 
 from ..data import step_name
+from ..loading import load_model, prepare
 from ..models import get_sparse_backbone
 from .camera_panel import GROUND_TRUTH, PREDICTION, View
 from .ground_truth import check_split
-from .inference import file_pipeline, load_model, prepare, run_recorded
+from .inference import file_pipeline, run_recorded
 from .windows import Placement, count_blocks
 
 LOADER = 'LoadCameras'

@@ -7,14 +7,12 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
-from mmengine.model import BaseModel, revert_sync_batchnorm
-from mmengine.registry import DATASETS, MODELS, init_default_scope
-from mmengine.runner.checkpoint import load_checkpoint
+from mmengine.model import BaseModel
+from mmengine.registry import DATASETS
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
-from ..checkpoints import check_fits
-from ..config import find_backbone
+from ..loading import load_model, prepare
 from ..models import get_sparse_backbone
 from .ground_truth import SPLITS, absolute, is_annotation_loader, split_leaves
 from .overlay import Counts
@@ -68,29 +66,6 @@ class FileInferencer:
         return Inference(image, stages, prediction)
 
 
-def prepare(cfg: Config, device: str) -> None:
-    """Makes sure that the model can be looked at on the device, and sets its toolkit's scope.
-
-    Raises:
-        ValueError: As find_backbone; no such device.
-    """
-    find_backbone(cfg)
-    check_device(device)
-    init_default_scope(cfg.get('default_scope', 'mmengine'))
-
-
-def load_model(cfg: Config, checkpoint: str, device: str) -> Tuple[BaseModel, Dict]:
-    """The model in eval mode on the device, with the checkpoint's weights, and its ``meta``.
-
-    Raises:
-        FileNotFoundError, ValueError: As check_fits.
-    """
-    model = revert_sync_batchnorm(MODELS.build(cfg.model))
-    check_fits(model, checkpoint)
-    meta = load_checkpoint(model, checkpoint, map_location='cpu').get('meta', {})
-    return model.to(device).eval(), meta
-
-
 def run_recorded(model: BaseModel, packed: Dict) -> Tuple[BaseDataElement, List[List[Tensor]]]:
     """The model's data sample of what a pipeline packed, and the maps of
     :func:`~.windows.record_windows`."""
@@ -126,15 +101,6 @@ def dataset_meta(cfg: Config, checkpoint_meta: Dict) -> Optional[Dict]:
                 theirs['classes']):
             meta = {**theirs, **meta}
     return meta if 'classes' in meta else None
-
-
-def check_device(device: str) -> None:
-    """Raises ValueError where torch has no such device."""
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f'device {device!r} can not be used: '
-                         f'{str(error).splitlines()[0]}') from None
 
 
 def check_images(paths: Sequence[str]) -> None:

@@ -1,0 +1,103 @@
+"""Gives a checkpoint, a dense one too, the heads of the learned score: importance='learned' then
+ranks windows by what running them is worth to the model.
+
+Runs the model dense on some images of its training data and fits one linear head a stage, in
+closed form: no training, minutes. Writes a new checkpoint that differs by the heads alone. A dense
+Swin of the config is swapped by itself.
+"""
+import argparse
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Callable, Iterator
+
+import torch
+from rich.console import Console
+from rich.progress import (BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn,
+                           TimeRemainingColumn)
+from rich.table import Table
+
+from sparsevit_mm.cli import add_runner_arguments, clear_errors, config_from
+from sparsevit_mm.config import find_backbone
+from sparsevit_mm.fit import TARGETS, CheckpointFit, StageFit, fit_checkpoint
+from sparsevit_mm.swap import ensure_sparse
+
+WORTH = dict(gradient='the gradient times the update', update='the update')
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file, or mmdet::path/in/the/toolkit.py')
+    parser.add_argument('checkpoint', help='checkpoint file of the whole model')
+    parser.add_argument('--num-images', type=int, default=200, metavar='N',
+                        help='training images to run, every fifth of them only to judge the fit '
+                        '(default: 200)')
+    parser.add_argument('--targets', choices=TARGETS,
+                        help='gradient: what the update of a token is worth to the loss; update: '
+                        'its size, which needs no ground truth and may use the images of val '
+                        '(default: gradient where the loss can be computed, else update)')
+    parser.add_argument('--out', type=Path, metavar='FILE',
+                        help='the checkpoint to write (default: NAME_learned.pth in the work '
+                        'directory)')
+    parser.add_argument('--overwrite', action='store_true', help='replace --out if it exists')
+    parser.add_argument('--seed', type=int, default=0, help='which N images (default: 0)')
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    add_runner_arguments(parser, launcher=False)
+    return parser.parse_args()
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[int, int], None]]:
+    """Gives what is to be told the number of batches done and of all. Shown from the first on."""
+    columns = (TextColumn('fit'), BarColumn(), MofNCompleteColumn(), TextColumn('batches'),
+               TimeElapsedColumn(), TextColumn('left'), TimeRemainingColumn())
+    progress = Progress(*columns, console=Console(stderr=True))
+    task = progress.add_task('')
+
+    def tell(done: int, total: int) -> None:
+        progress.start()
+        progress.update(task, completed=done, total=total)
+
+    try:
+        yield tell
+    finally:
+        if progress.live.is_started:
+            progress.stop()
+
+
+def show(fit: CheckpointFit) -> None:
+    print(f'fitted to {fit.fitted} images of {fit.split}; rank correlation with '
+          f'{WORTH[fit.targets]}, over the windows of an image, on {fit.held_out} held out:')
+    table = Table()
+    for column in ('stage', *StageFit._fields):
+        table.add_column(column, justify='right')
+    for i, (images, *figures) in enumerate(fit.stages):
+        table.add_row(f'{i}', f'{images}', *('-' if figure is None else f'{figure:.2f}'
+                                             for figure in figures))
+    Console().print(table)
+    unfit = [str(i) for i, stage in enumerate(fit.stages) if not stage.images]
+    if unfit:
+        print(f'no image was of use for stage {", ".join(unfit)}: ranked as by variation')
+
+
+def main() -> None:
+    args = parse_args()
+    with clear_errors():
+        config = ensure_sparse(args.config, Path(args.work_dir or 'work_dirs'))
+        if config != args.config:
+            print(f'the dense Swin of {args.config} is swapped in {config}')
+        args.config = config
+        cfg = config_from(args)
+        out = args.out or Path(cfg.work_dir) / f'{Path(args.checkpoint).stem}_learned.pth'
+        with progress_bar() as on_batch:
+            fit = fit_checkpoint(cfg, args.checkpoint, out, args.num_images, args.targets,
+                                 args.device, args.seed, args.overwrite, on_batch=on_batch)
+    show(fit)
+    key = '.'.join(find_backbone(cfg))
+    print(f'wrote {out}')
+    print(f'use it: python tools/test.py {config} {out} --sparsity 0.5 --cfg-options '
+          f"{key}.importance=learned (or importance='learned' in {key} of the config)")
+
+
+if __name__ == '__main__':
+    main()
