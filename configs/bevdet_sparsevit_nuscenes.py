@@ -2,7 +2,7 @@
 # schedule at a tenth of its rate.
 _base_ = ['./bevdet_sparsevit_nuscenes_dense.py']
 
-model = dict(img_backbone=dict(init_cfg=None))
+model = dict(img_backbone=dict(init_cfg=None, skipped='linear'))
 load_from = 'work_dirs/bevdet_sparsevit_nuscenes_dense/epoch_20.pth'
 
 custom_hooks = [dict(type='SparsityAdaptationHook')]

@@ -1,4 +1,8 @@
 # Configuration 2 of SparseViT, table 1.
 _base_ = ['./mask_rcnn_sparsevit_finetune.py']
 
-model = dict(backbone=dict(sparsity=[[.6, .6], [0, 0], [.2, .2, .4, .4, .5, .5], [0, 0]]))
+model = dict(
+    backbone=dict(
+        importance='magnitude',
+        skipped='copy',
+        sparsity=[[.6, .6], [0, 0], [.2, .2, .4, .4, .5, .5], [0, 0]]))

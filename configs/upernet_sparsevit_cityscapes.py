@@ -2,7 +2,7 @@
 # schedule at a tenth of its learning rate.
 _base_ = ['./upernet_sparsevit_cityscapes_dense.py']
 
-model = dict(backbone=dict(init_cfg=None))
+model = dict(backbone=dict(init_cfg=None, skipped='linear'))
 load_from = 'work_dirs/upernet_sparsevit_cityscapes_dense/iter_80000.pth'
 
 custom_hooks = [dict(type='SparsityAdaptationHook')]

@@ -3,7 +3,7 @@ _base_ = ['./bevdet_swin-narrow_mini_nuscenes.py']
 custom_imports = dict(
     imports=['sparsevit_mm', 'sparsevit_mm.models.bevdet'], allow_failed_imports=False)
 
-model = dict(img_backbone=dict(type='SparseSwinTransformer'))
+model = dict(img_backbone=dict(type='SparseSwinTransformer', skipped='linear'))
 custom_hooks = [dict(type='SparsityAdaptationHook', val_sparsity={'dense': 0, '60%': 0.6})]
 
 max_iters = 150

@@ -34,7 +34,7 @@ class Selection:
             as k and its valid area allow.
         padding_last: Whether windows that lie wholly in padding rank behind all others.
     """
-    importance: str = 'magnitude'
+    importance: str = 'variation'
     scope: str = 'image'
     group_size: Optional[Union[int, str]] = None
     min_windows: int = 0

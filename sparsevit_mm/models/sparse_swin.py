@@ -106,7 +106,7 @@ class SparseSwinTransformer(BaseModule):
                  frozen_stages: int = -1,
                  init_cfg: Optional[dict] = None,
                  sparsity: Sparsity = None,
-                 importance: str = 'magnitude',
+                 importance: str = 'variation',
                  scope: str = 'image',
                  group_size: Optional[Union[int, str]] = None,
                  min_windows: int = 0,
