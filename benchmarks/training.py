@@ -22,6 +22,12 @@ RESAMPLES = 1000
 TOOLS = Path(__file__).resolve().parents[1] / 'tools'
 
 
+def schedule(iters: int) -> Dict:
+    """Options that make a demo config train for so many iterations."""
+    return {'train_cfg.max_iters': iters, 'param_scheduler.1.end': iters,
+            'param_scheduler.1.T_max': iters - 50}
+
+
 def train(config: Path, checkpoint: Path, seed: int, load_from: Optional[Path] = None,
           options: Optional[Mapping] = None) -> None:
     """Trains an iteration-based config without validation.

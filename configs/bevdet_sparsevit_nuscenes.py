@@ -5,7 +5,7 @@ _base_ = ['./bevdet_sparsevit_nuscenes_dense.py']
 model = dict(img_backbone=dict(init_cfg=None, skipped='linear'))
 load_from = 'work_dirs/bevdet_sparsevit_nuscenes_dense/epoch_20.pth'
 
-custom_hooks = [dict(type='SparsityAdaptationHook')]
+custom_hooks = [dict(type='SparsityAdaptationHook', distillation=1.)]
 
 max_epochs = 7
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)

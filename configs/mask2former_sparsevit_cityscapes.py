@@ -6,7 +6,7 @@ _base_ = ['./mask2former_sparsevit_cityscapes_dense.py']
 model = dict(backbone=dict(init_cfg=None, skipped='linear'))
 load_from = 'https://download.openmmlab.com/mmsegmentation/v0.5/mask2former/mask2former_swin-l-in22k-384x384-pre_8xb2-90k_cityscapes-512x1024/mask2former_swin-l-in22k-384x384-pre_8xb2-90k_cityscapes-512x1024_20221202_141901-28ad20f1.pth'  # noqa: E501
 
-custom_hooks = [dict(type='SparsityAdaptationHook')]
+custom_hooks = [dict(type='SparsityAdaptationHook', distillation=1.)]
 
 max_iters = 30000
 train_cfg = dict(max_iters=max_iters)

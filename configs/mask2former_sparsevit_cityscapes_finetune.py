@@ -4,5 +4,5 @@
 # the size of the test (docs/results.md, CamVid).
 _base_ = ['./mask2former_sparsevit_cityscapes_dense.py']
 
-model = dict(backbone=dict(init_cfg=None))
+model = dict(backbone=dict(init_cfg=None, skipped='linear'))
 optim_wrapper = dict(optimizer=dict(lr=1e-5))

@@ -5,7 +5,7 @@ _base_ = ['./mask_rcnn_sparsevit_dense.py']
 model = dict(backbone=dict(init_cfg=None, skipped='linear'))
 load_from = 'https://download.openmmlab.com/mmdetection/v2.0/swin/mask_rcnn_swin-t-p4-w7_fpn_ms-crop-3x_coco/mask_rcnn_swin-t-p4-w7_fpn_ms-crop-3x_coco_20210906_131725-bacf6f7b.pth'  # noqa: E501
 
-custom_hooks = [dict(type='SparsityAdaptationHook')]
+custom_hooks = [dict(type='SparsityAdaptationHook', distillation=1.)]
 
 max_epochs = 12
 train_cfg = dict(max_epochs=max_epochs)

@@ -5,7 +5,7 @@ _base_ = ['./upernet_sparsevit_cityscapes_dense.py']
 model = dict(backbone=dict(init_cfg=None, skipped='linear'))
 load_from = 'work_dirs/upernet_sparsevit_cityscapes_dense/iter_80000.pth'
 
-custom_hooks = [dict(type='SparsityAdaptationHook')]
+custom_hooks = [dict(type='SparsityAdaptationHook', distillation=1.)]
 
 max_iters = 27000
 train_cfg = dict(max_iters=max_iters, val_interval=3000)

@@ -4,7 +4,9 @@ custom_imports = dict(
     imports=['sparsevit_mm', 'sparsevit_mm.models.bevdet'], allow_failed_imports=False)
 
 model = dict(img_backbone=dict(type='SparseSwinTransformer', skipped='linear'))
-custom_hooks = [dict(type='SparsityAdaptationHook', val_sparsity={'dense': 0, '60%': 0.6})]
+custom_hooks = [
+    dict(type='SparsityAdaptationHook', distillation=1., val_sparsity={'dense': 0, '60%': 0.6})
+]
 
 max_iters = 150
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)

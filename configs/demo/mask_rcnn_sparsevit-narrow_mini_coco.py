@@ -3,7 +3,9 @@ _base_ = ['./mask_rcnn_swin-narrow_mini_coco.py']
 custom_imports = dict(imports=['sparsevit_mm'], allow_failed_imports=False)
 
 model = dict(backbone=dict(type='SparseSwinTransformer', skipped='linear'))
-custom_hooks = [dict(type='SparsityAdaptationHook', val_sparsity={'dense': 0, '60%': 0.6})]
+custom_hooks = [
+    dict(type='SparsityAdaptationHook', distillation=1., val_sparsity={'dense': 0, '60%': 0.6})
+]
 
 max_iters = 250
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)

@@ -9,11 +9,11 @@ from mmengine.registry import HOOKS
 
 from ..front import Front
 from ..models import get_sparse_backbone
-from ..models.importance_fit import ImportanceFitter
 from ..sparsity import Sparsity, SparsityConfig, SparsitySpace
 from .distillation import Distillation
 
-TEACHERS = None, 'online', 'frozen'
+DENSE_SHARE = .2  # with distillation
+RECORD = 'sparsity_adaptation'  # key in a checkpoint
 OWN_SHARE = .5  # of the draws around a list are its configurations, the others neighbours of them
 
 
@@ -43,11 +43,11 @@ class SparsityAdaptationHook(Hook):
             default), or a dict of several by name.
         around: Configurations to draw around (anything SparsityConfig takes), or the file of a
             :class:`~sparsevit_mm.front.Front`, as a search leaves it.
-        teacher: What teaches the drawn configuration the features of the dense one: 'online', the
-            present weights with all windows run; 'frozen', the weights that training starts from;
-            None for no teacher. See :class:`~.distillation.Distillation`.
-        teacher_weight: Of that loss.
-        dense_share: Of the iterations, those that train the dense configuration.
+        distillation: Weight of a loss that keeps the features of the drawn configuration near the
+            dense ones of the weights that adaptation starts from, see
+            :class:`~.distillation.Distillation`; 0 for none.
+        dense_share: Of the iterations, those that train the dense configuration: by default 0.2
+            with distillation, else none.
 
     Raises:
         ValueError, TypeError: A choice that SparsitySpace refuses, an empty dict or list, or a
@@ -64,11 +64,8 @@ class SparsityAdaptationHook(Hook):
                  seed: int = 0,
                  val_sparsity: Sparsity = None,
                  around: Optional[Union[str, Path, Sequence[Sparsity]]] = None,
-                 teacher: Optional[str] = None,
-                 teacher_weight: float = 1.,
-                 dense_share: float = 0.,
-                 fit_iters: int = 0,
-                 gate: bool = True):
+                 distillation: float = 0.,
+                 dense_share: Optional[float] = None):
         self.space_args = {} if choices is None else dict(choices=tuple(choices))
         SparsitySpace((1, ), **self.space_args)  # refuse bad choices while the config is built
         self.seed = seed
@@ -81,13 +78,15 @@ class SparsityAdaptationHook(Hook):
             raise ValueError(f'around is {around!r}: neither a list of configurations nor the '
                              f'file of a front')
         self.around = around
-        if teacher not in TEACHERS:
-            raise ValueError(f'teacher {teacher!r} is none of {", ".join(map(repr, TEACHERS))}')
+        if not distillation >= 0:
+            raise ValueError(f'distillation is {distillation}: a weight is 0 or more')
+        if dense_share is None:
+            dense_share = DENSE_SHARE if distillation else 0.
         if not 0 <= dense_share < 1:
             raise ValueError(f'dense_share is {dense_share}: not within 0 and 1, 1 left out')
-        self.teacher, self.teacher_weight = teacher, teacher_weight
-        self.dense_share = dense_share
-        self.fit_iters, self.gate = fit_iters, gate
+        self.distillation, self.dense_share = distillation, dense_share
+        self.distiller: Optional[Distillation] = None
+        self.teacher_state: Optional[Dict] = None  # of a resumed adaptation
 
     def before_run(self, runner) -> None:
         self.backbone = get_sparse_backbone(runner.model)
@@ -106,27 +105,36 @@ class SparsityAdaptationHook(Hook):
         self.dense = SparsityConfig(0., self.backbone.depths)
 
     def before_train(self, runner) -> None:
-        if self.teacher is not None:
-            self.distillation = Distillation(runner.model, self.backbone, self.teacher == 'frozen',
-                                             self.teacher_weight)
-        self.fitter = ImportanceFitter(self.backbone) if self.fit_iters else None
-        if not self.gate:
-            for stage in self.backbone.stages:
-                stage.importance.requires_grad_(False)
+        if self.distillation:
+            self.distiller = Distillation(runner.model, self.backbone, self.distillation)
+            if self.teacher_state is not None:
+                self.distiller.teacher.load_state_dict(self.teacher_state)
 
-    def after_train_iter(self, runner, batch_idx: int, data_batch: DATA_BATCH = None,
-                         outputs=None) -> None:
-        if self.fitter is not None:
-            self.fitter.take()
-            if runner.iter + 1 == self.fit_iters:
-                self.fitter.fit()
-                self.fitter.close()
-                self.fitter = None
+    @property
+    def settings(self) -> Dict:
+        """What a resumed adaptation must have in common with the one it goes on with."""
+        return dict(importance=self.backbone.selection.importance, seed=self.seed,
+                    distillation=self.distillation, dense_share=self.dense_share)
+
+    def before_save_checkpoint(self, runner, checkpoint: Dict) -> None:
+        checkpoint[RECORD] = dict(settings=self.settings)
+        if self.distiller is not None:
+            checkpoint[RECORD]['teacher'] = self.distiller.teacher.state_dict()
+
+    def after_load_checkpoint(self, runner, checkpoint: Dict) -> None:
+        if not runner._resume or RECORD not in checkpoint:
+            return
+        held = checkpoint[RECORD]
+        differences = [f'{key}={held["settings"].get(key)!r} there, {value!r} here'
+                       for key, value in self.settings.items()
+                       if held['settings'].get(key) != value]
+        if differences:
+            raise ValueError('the adaptation to be resumed was begun with other settings: '
+                             + '; '.join(differences))
+        self.teacher_state = held.get('teacher')
 
     def draw(self, iteration: int) -> SparsityConfig:
         """The configuration of an iteration, counted from 0 over the whole training."""
-        if iteration < self.fit_iters:
-            return self.dense
         rng = np.random.default_rng((self.seed, iteration))
         if self.centres is None:
             config = self.space.sample(rng)
@@ -149,8 +157,9 @@ class SparsityAdaptationHook(Hook):
 
     def after_train(self, runner) -> None:
         self.backbone.sparsity = self.built_with
-        if self.teacher is not None:
-            self.distillation.remove()
+        if self.distiller is not None:
+            self.distiller.remove()
+            self.distiller = None
 
     def before_val_epoch(self, runner) -> None:
         self.before_validation = self.backbone.sparsity

@@ -1,4 +1,4 @@
-"""The loss towards the dense configuration's features: its value, its gradient, its traces."""
+"""The loss towards the features of the dense model: its value, its gradient, its traces."""
 from copy import deepcopy
 
 import pytest
@@ -11,9 +11,8 @@ from sparsevit_mm.cli import build_runner
 from sparsevit_mm.hooks.distillation import LOSS, Distillation
 from sparsevit_mm.models.selection import Selection
 
-HOOK = dict(type='SparsityAdaptationHook', seed=3, teacher_weight=2.)
+HOOK = dict(type='SparsityAdaptationHook', seed=3)
 INPUTS = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-frozen_or_online = pytest.mark.parametrize('frozen', [False, True], ids=['online', 'frozen'])
 
 
 @pytest.fixture
@@ -24,8 +23,8 @@ def model(randomise):
     return randomise(ToyModel(config.backbone)).train()
 
 
-def distil(model, frozen=False, weight=1.):
-    return Distillation(model, model.backbone, frozen, weight)
+def distil(model, weight=1.):
+    return Distillation(model, model.backbone, weight)
 
 
 def step(model, seed=5, **kwargs):
@@ -52,16 +51,14 @@ def gradients(model, loss):
     return [None if p.grad is None else p.grad.clone() for p in model.parameters()]
 
 
-@frozen_or_online
 @pytest.mark.parametrize('importance', ['magnitude', 'learned'])
-def test_loss_and_gradient_are_those_of_the_definition(model, frozen, importance):
-    """The teacher is eval, dense, and gets no gradient; of the present weights, or the first."""
+def test_loss_and_gradient_are_those_of_the_definition(model, importance):
+    """The teacher is eval, dense, gets no gradient, and has the first weights."""
     model.backbone.selection = Selection(importance)
-    first = dense_features(model)
-    distil(model, frozen, weight=3.)
+    targets = dense_features(model)
+    distil(model, weight=3.)
     for parameter in model.parameters():
         parameter.data.mul_(.9)
-    targets = first if frozen else dense_features(model)
     expected = towards(model, targets)
     losses = step(model)
     assert losses.keys() == {'loss', LOSS}
@@ -70,8 +67,8 @@ def test_loss_and_gradient_are_those_of_the_definition(model, frozen, importance
         torch.testing.assert_close(got, wanted, atol=1e-6, rtol=1e-4)
 
 
-def test_the_frozen_teacher_stays_and_gets_no_gradient(model):
-    distillation = distil(model, frozen=True)
+def test_the_teacher_stays_and_gets_no_gradient(model):
+    distillation = distil(model)
     before = deepcopy(distillation.teacher.state_dict())
     optimizer = torch.optim.SGD(model.parameters(), .1)
     for _ in range(2):
@@ -84,18 +81,16 @@ def test_the_frozen_teacher_stays_and_gets_no_gradient(model):
         'index' in k for k in before), 'it is no part of the model'
 
 
-@frozen_or_online
-def test_the_task_s_own_loss_is_what_it_is_without(model, frozen):
+def test_the_task_s_own_loss_is_what_it_is_without(model):
     expected = step(model)['loss']
-    distil(model, frozen)
+    distil(model)
     assert torch.equal(step(model)['loss'], expected)
 
 
-@frozen_or_online
 @pytest.mark.parametrize('change', [
     lambda m: setattr(m.backbone, 'sparsity', 0), lambda m: m.eval()], ids=['dense', 'eval'])
-def test_dense_passes_and_eval_have_no_such_loss(model, frozen, change):
-    distil(model, frozen)
+def test_dense_passes_and_eval_have_no_such_loss(model, change):
+    distil(model)
     change(model)
     assert step(model).keys() == {'loss'}
 
@@ -141,36 +136,8 @@ def test_a_backbone_that_runs_twice_is_taught_twice(model):
     torch.testing.assert_close(step(model)[LOSS], 2 * once)
 
 
-@pytest.mark.parametrize('fails', [False, True])
-def test_modes_and_sparsity_are_restored_even_after_an_error(model, fails):
-    model.backbone.frozen_stages = 1
-    model.train()
-    model.backbone.norm1.eval()
-    modes = {name: m.training for name, m in model.named_modules()}
-    assert len(set(modes.values())) == 2
-    sparsity = model.backbone.sparsity
+def test_each_parameter_gets_one_gradient_a_step(model):
     distil(model)
-    seen = []
-
-    def watch(block, args):
-        seen.append((block.training, model.backbone.sparsity.is_dense))
-        if fails and not block.training:
-            raise ArithmeticError
-
-    model.backbone.stages[1].blocks[1].register_forward_pre_hook(watch)
-    if fails:
-        with pytest.raises(ArithmeticError):
-            step(model)
-    else:
-        step(model)
-    assert seen == [(True, False), (False, True)]
-    assert {name: m.training for name, m in model.named_modules()} == modes
-    assert model.backbone.sparsity == sparsity
-
-
-@frozen_or_online
-def test_each_parameter_gets_one_gradient_a_step(model, frozen):
-    distil(model, frozen)
     counts = []
     for index, parameter in enumerate(model.parameters()):
         parameter.register_hook(lambda grad, index=index: counts.append(index))
@@ -192,22 +159,23 @@ def test_a_wrapped_model_is_taught_and_another_kind_refused(model, tmp_path):
                                          world_size=1)
     try:
         wrapped = MMDistributedDataParallel(model)
-        Distillation(wrapped, model.backbone, False, 1.)
+        Distillation(wrapped, model.backbone, 1.)
         assert LOSS in wrapped(INPUTS, mode='loss')
     finally:
         torch.distributed.destroy_process_group()
     plain = nn.Sequential(backbone(sparsity=.5))
     with pytest.raises(TypeError, match='Sequential is none'):
-        Distillation(plain, plain[0], False, 1.)
+        Distillation(plain, plain[0], 1.)
 
 
-@pytest.mark.parametrize('teacher', [None, 'online', 'frozen'])
-def test_a_run_logs_the_loss_where_it_draws_sparse_ones_and_ends_as_it_began(tmp_path, teacher):
-    runner, spy = train_toy(tmp_path, custom_hooks=[dict(HOOK, teacher=teacher, dense_share=.4)])
+@pytest.mark.parametrize('weight', [0, 2.])
+def test_a_run_logs_the_loss_where_it_draws_sparse_ones_and_ends_as_it_began(tmp_path, weight):
+    runner, spy = train_toy(
+        tmp_path, custom_hooks=[dict(HOOK, distillation=weight, dense_share=.4)])
     logged = runner.message_hub.log_scalars
     pruned = sum(not draw.is_dense for draw in spy.draws.values())
     assert 0 < pruned < len(spy.draws)
-    if teacher is None:
+    if not weight:
         assert f'train/{LOSS}' not in logged
     else:
         values, counts = logged[f'train/{LOSS}'].data
@@ -218,16 +186,39 @@ def test_a_run_logs_the_loss_where_it_draws_sparse_ones_and_ends_as_it_began(tmp
     assert LOSS not in runner.model(INPUTS, mode='loss')
 
 
-def test_the_frozen_teacher_of_a_run_has_the_weights_that_were_loaded(tmp_path, randomise):
+def adaptation(tmp_path, **changes):
+    return toy_config(tmp_path, custom_hooks=[dict(HOOK, **{'distillation': 2., **changes})])
+
+
+def test_the_teacher_has_the_weights_that_were_loaded_also_in_a_resumed_run(tmp_path, randomise):
     start = randomise(ToyModel(toy_config(tmp_path).model.backbone))
     torch.save(dict(state_dict=start.state_dict()), tmp_path / 'start.pth')
-    runner = build_runner(toy_config(
-        tmp_path, load_from=str(tmp_path / 'start.pth'),
-        custom_hooks=[dict(HOOK, teacher='frozen')]))
+    config = adaptation(tmp_path)
+    config.load_from = str(tmp_path / 'start.pth')
+    runner = build_runner(config)
     runner.train()
-    hook, = (h for h in runner.hooks if hasattr(h, 'distillation'))
+    path = sorted(tmp_path.glob('*.pth'), key=lambda p: p.stat().st_mtime)[-1]
+    resumed = adaptation(tmp_path / 'resumed')
+    resumed.load_from, resumed.resume = str(path), True
+    runner = build_runner(resumed)
+    hook, = (h for h in runner.hooks if hasattr(h, 'teacher_state'))
+    runner.train()
     state = start.backbone.state_dict()
-    teacher = hook.distillation.teacher.state_dict()
-    assert teacher.keys() == state.keys()
-    assert all(torch.equal(v, state[k]) for k, v in teacher.items())
-    assert not torch.equal(runner.model.backbone.norm0.weight, state['norm0.weight'])
+    assert hook.teacher_state.keys() == state.keys()
+    assert all(torch.equal(v, state[k]) for k, v in hook.teacher_state.items())
+
+
+@pytest.mark.parametrize('change, named', [
+    (dict(distillation=0), 'distillation=2.0 there, 0 here'),
+    (dict(dense_share=.5), 'dense_share=0.2 there, 0.5 here'),
+    (dict(importance='magnitude'), "importance='variation' there, 'magnitude' here")])
+def test_an_adaptation_resumed_with_other_settings_is_refused(tmp_path, change, named):
+    build_runner(adaptation(tmp_path)).train()
+    path = sorted(tmp_path.glob('*.pth'), key=lambda p: p.stat().st_mtime)[-1]
+    change = dict(change)
+    importance = change.pop('importance', 'variation')
+    resumed = adaptation(tmp_path / 'resumed', **change)
+    resumed.model.backbone.importance = importance
+    resumed.load_from, resumed.resume = str(path), True
+    with pytest.raises(ValueError, match=named):
+        build_runner(resumed).train()

@@ -190,7 +190,7 @@ def test_resumed_run_draws_what_the_unbroken_one_drew(tmp_path, how, around):
                                           for i in range(runner.iter)]
 
 
-LEARNING = dict(teacher='online', dense_share=.3)
+LEARNING = dict(distillation=1., dense_share=.3)
 
 
 def _train_rank(rank, port, folder, learning):
@@ -323,11 +323,12 @@ def test_drawn_sparsity_reaches_message_hub_log_and_tensorboard(tmp_path):
 @pytest.mark.parametrize('arguments', [
     dict(choices=[]), dict(choices=[0, 1]), dict(choices=[-.1]), dict(choices=[float('nan')]),
     dict(val_sparsity={}), dict(around=[]), dict(around=()), dict(around=.6), dict(around={}),
-    dict(teacher='offline'), dict(teacher=''), dict(dense_share=1), dict(dense_share=-.1),
+    dict(distillation=-1), dict(distillation=float('nan')), dict(dense_share=1),
+    dict(dense_share=-.1),
     dict(dense_share=float('nan'))])
 def test_unusable_arguments_are_refused_when_the_hook_is_built(arguments):
     with pytest.raises(ValueError, match='choice|empty dict|around is .* neither a list|'
-                                         "teacher '.*' is none of None, 'online', 'frozen'|"
+                                         'distillation is .*: a weight|'
                                          'dense_share is .* not within 0 and 1'):
         SparsityAdaptationHook(**arguments)
 

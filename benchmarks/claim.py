@@ -1,0 +1,282 @@
+"""The published claim on real street scenes: at equal latency, is a sparse model at full size
+better than a dense one on smaller images, or a narrower one?
+
+CamVid's images of 480x360 in the layout of Cityscapes are expected in data/camvid_cityscapes. For
+each seed a dense model and two narrower ones are trained from scratch. From the dense one go on,
+for as many iterations, the adapted model and dense ones at the image sizes that take the latencies
+asked for; then all are fine-tuned as they are to run, the adapted one at uniform and at searched
+sparsities. Fine-tuning and tests are on whole images.
+
+Each result has a file of its own, and what is there is not made again: a killed run goes on, and
+further seeds or latencies are added to those that are done.
+"""
+import argparse
+import json
+from functools import partial
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Optional, Tuple
+
+import numpy as np
+import torch
+from jobs import Job, run_jobs
+from rich.console import Console
+from rich.table import Table
+from training import schedule, search, test, train
+
+from sparsevit_mm.cli import build_backbone, clear_errors, test_shape
+from sparsevit_mm.config import load_config
+from sparsevit_mm.cost.latency import LatencyMeter, LatencySetting
+from sparsevit_mm.cost.macs import backbone_macs
+from sparsevit_mm.files import replacing
+from sparsevit_mm.search.noise import interval
+from sparsevit_mm.sparsity import SparsityConfig
+
+CONFIGS = Path(__file__).resolve().parents[1] / 'configs' / 'demo'
+DENSE = CONFIGS / 'upernet_swin-narrow_camvid.py'
+ADAPT = CONFIGS / 'upernet_sparsevit-narrow_camvid.py'
+WIDTHS = {0.75: 24, 0.6: 20}  # of the dense model's 32, a multiple of the heads
+BLOCK = 5  # consecutive frames that the bootstrap draws together
+
+
+class Row(NamedTuple):
+    """One model of the comparison.
+
+    Attributes:
+        name: Of its files.
+        start: The checkpoint it goes on from.
+        shape: (H, W) of its images.
+        width: Channels of the first stage.
+        sparsity: A configuration; a share of the dense latency for the searched one.
+        limit: Share of the dense latency that it is to stay below; None for the dense model.
+    """
+    name: str
+    start: str
+    shape: Tuple[int, int]
+    width: int = 32
+    sparsity: object = 0.
+    limit: Optional[float] = None
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/claim'))
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--limits', type=float, nargs='+', default=[.7, .5],
+                        help='latencies, as shares of the dense one')
+    parser.add_argument('--iters', type=int, nargs=3, default=[1000, 500, 300],
+                        metavar=('DENSE', 'ADAPT', 'FINETUNE'))
+    parser.add_argument('--trials', type=int, default=30, help='candidates of each search')
+    parser.add_argument('--jobs', type=int, default=2, help='processes at once')
+    parser.add_argument('--pretrained', type=Path, metavar='FILE',
+                        help='start the dense models from this backbone, of pretrain.py')
+    return parser.parse_args()
+
+
+def width_options(width: int) -> Dict:
+    return {'model.backbone.embed_dims': width,
+            'model.decode_head.in_channels': [width * 2**i for i in range(4)],
+            'model.auxiliary_head.in_channels': width * 4}
+
+
+def size_options(shape: Tuple[int, int], whole: bool) -> Dict:
+    """Settings that make the config train and test at another size, on crops or whole images."""
+    cfg = load_config(str(DENSE))
+    crop = shape
+    if not whole:
+        crop = tuple(round(side * new / old / 16) * 16
+                     for side, new, old in zip(cfg.crop_size, shape, test_shape(cfg)))
+    train_step, test_step = (f'{split}_dataloader.dataset.pipeline' for split in ('train', 'test'))
+    options = {f'{train_step}.2.scale': shape[::-1], f'{train_step}.3.crop_size': crop,
+               'model.data_preprocessor.size': crop, f'{test_step}.1.scale': shape[::-1],
+               'val_dataloader.dataset.pipeline.1.scale': shape[::-1]}
+    if whole:
+        options[f'{train_step}.2.ratio_range'] = (1., 1.)
+    return options
+
+
+def backbone_of(width: int = 32):
+    return build_backbone(load_config(str(ADAPT), width_options(width))).eval()
+
+
+def measure(path: Path, limits: List[float]) -> None:
+    """Writes which uniform sparsity and which image size come nearest to each latency from below,
+    and what the narrower models take: medians of ratios to the dense one, all in turn."""
+    full = test_shape(load_config(str(ADAPT)))
+    backbone = backbone_of()
+    dense = SparsityConfig(0., backbone.depths)
+    uniform = [SparsityConfig(i / 50, backbone.depths) for i in range(4, 42, 2)]
+    shapes = [(width * 3 // 4, width) for width in range(288, 480, 16)]
+    narrow = {width: LatencyMeter(backbone_of(width), LatencySetting(full), 1)
+              for width in WIDTHS.values()}
+    small = {shape: LatencyMeter(backbone, LatencySetting(shape), 1) for shape in shapes}
+    meter = LatencyMeter(backbone, LatencySetting(full), 1)
+    rounds = []
+    for _ in range(9):
+        first, *others = (found.median for found in meter.measure([dense, *uniform]))
+        others += [m.measure([dense])[0].median for m in (*small.values(), *narrow.values())]
+        rounds.append(np.array(others) / first)
+    ratios = np.median(rounds, axis=0)
+    of_uniform, of_small = ratios[:len(uniform)], ratios[len(uniform):-len(narrow)]
+    found = {'dense': 1., 'narrow': {str(w): r for w, r in zip(narrow, ratios[-len(narrow):])}}
+    for limit in limits:
+        under = [i for i, ratio in enumerate(of_uniform) if ratio <= limit]
+        size = int(np.argmin(np.abs(of_small - limit)))  # the sparse one shall not be slower
+        found[str(limit)] = dict(
+            uniform=uniform[min(under)].mean, uniform_ratio=of_uniform[min(under)],
+            shape=shapes[size], shape_ratio=of_small[size])
+    with replacing(path) as partial_file:
+        partial_file.write_text(json.dumps(found, indent=1))
+
+
+def rows(found: Dict, limits: List[float]) -> List[Row]:
+    full = test_shape(load_config(str(ADAPT)))
+    made = [Row('dense', 'dense', full)]
+    made += [Row(f'width_{share:g}', f'narrow{width}', full, width, limit=None)
+             for share, width in WIDTHS.items()]
+    for limit in limits:
+        at = found[str(limit)]
+        made += [Row(f'small_{limit:g}', 'dense', tuple(at['shape']), limit=limit),
+                 Row(f'uniform_{limit:g}', 'adapted', full, sparsity=at['uniform'], limit=limit),
+                 Row(f'searched_{limit:g}', 'adapted', full, sparsity=limit, limit=limit)]
+    return made
+
+
+def searched(path: Path) -> List:
+    """The sparsity of a winner's config."""
+    return load_config(str(path)).model.backbone.sparsity
+
+
+def make_jobs(args: argparse.Namespace, seed: int, found: Dict) -> List[Job]:
+    folder = args.work_dir / f'seed{seed}'
+    dense_iters, adapt_iters, finetune_iters = args.iters
+    full = test_shape(load_config(str(ADAPT)))
+    jobs = []
+
+    def training(name: str, config: Path, start: Optional[Path], *options: Dict,
+                 needs=()) -> Path:
+        checkpoint = folder / f'{name}.pth'
+        merged = {key: value for part in options for key, value in part.items()}
+        jobs.append(Job(checkpoint, partial(train, config, checkpoint, seed, start, merged),
+                        [*([start] if start else []), *needs]))
+        return checkpoint
+
+    def testing(name: str, checkpoint: Path, row: Row, sparsity, *needs: Path) -> None:
+        result = folder / f'{name}.json'
+        options = {**width_options(row.width), **size_options(row.shape, True)}
+
+        def run() -> None:
+            config = searched(sparsity) if isinstance(sparsity, Path) else sparsity
+            test(ADAPT, checkpoint, result, {'test': (config, None)}, options, block=BLOCK)
+
+        jobs.append(Job(result, run, [checkpoint, *needs]))
+
+    pretrained = {}
+    if args.pretrained:
+        pretrained = {'model.backbone.init_cfg': dict(
+            type='Pretrained', checkpoint=str(args.pretrained))}
+    starts = {'dense': training('dense', DENSE, None, schedule(dense_iters), pretrained)}
+    for width in WIDTHS.values():
+        if not args.pretrained:  # there are no weights for them
+            starts[f'narrow{width}'] = training(f'narrow{width}', DENSE, None,
+                                                schedule(dense_iters), width_options(width))
+    starts['adapted'] = training('adapted', ADAPT, starts['dense'], schedule(adapt_iters))
+    for row in rows(found, args.limits):
+        if row.start not in starts:
+            continue
+        options = [width_options(row.width), {'custom_hooks': []}]
+        start, sparsity, needs = starts[row.start], row.sparsity, []
+        if row.start != 'adapted':
+            start = training(f'{row.name}_longer', ADAPT, start, schedule(adapt_iters),
+                             size_options(row.shape, False), *options)
+        elif row.name.startswith('searched'):
+            sparsity = folder / f'search_{row.limit:g}' / 'winner.py'
+            jobs.append(Job(sparsity, partial(search, ADAPT, start, sparsity, row.limit,
+                                              args.trials, seed), [start]))
+            needs = [sparsity]
+        testing(f'{row.name}_before', start, row, sparsity, *needs)
+        jobs.append(finetuning(folder, row, start, sparsity, seed, finetune_iters, options, needs))
+        testing(row.name, jobs[-1].done, row, sparsity, *needs)
+    testing('adapted_dense', starts['adapted'], Row('', '', full), 0.)
+    return jobs
+
+
+def finetuning(folder: Path, row: Row, start: Path, sparsity, seed: int, iters: int,
+               options: List[Dict], needs: List[Path]) -> Job:
+    """Trains on whole images, as the row is to run."""
+    checkpoint = folder / f'{row.name}.pth'
+
+    def run() -> None:
+        config = searched(sparsity) if isinstance(sparsity, Path) else sparsity
+        merged = {**schedule(iters), **size_options(row.shape, True),
+                  'model.backbone.sparsity': config}
+        for part in options:
+            merged.update(part)
+        train(ADAPT, checkpoint, seed, start, merged)
+
+    return Job(checkpoint, run, [start, *needs])
+
+
+def report(args: argparse.Namespace, found: Dict) -> None:
+    """Prints the mean over seeds, with the interval over blocks of frames of the mean's difference
+    from the searched model at the same latency."""
+    def read(name: str) -> Optional[List[Dict]]:
+        paths = [args.work_dir / f'seed{seed}' / f'{name}.json' for seed in args.seeds]
+        held = [json.loads(path.read_text())['test'] for path in paths if path.exists()]
+        return held if len(held) == len(paths) else None
+
+    table = Table(title=f'mIoU on the test frames, seeds {args.seeds}', title_justify='left')
+    for column in ('model', 'of dense latency', 'GMACs', 'before fine-tuning', 'mIoU', 'seeds',
+                   'searched less this (95%)'):
+        table.add_column(column)
+    for row in rows(found, args.limits):
+        after, before = read(row.name), read(f'{row.name}_before')
+        if after is None:
+            continue
+        at = found.get(str(row.limit), {})
+        ratio = {'small': at.get('shape_ratio'), 'uniform': at.get('uniform_ratio'),
+                 'width': found['narrow'].get(str(row.width)), 'dense': 1.}.get(
+                     row.name.split('_')[0])
+        cells = [row.name, f'at most {row.limit}' if ratio is None else f'{ratio:.2f}']
+        backbone = backbone_of(row.width)
+        macs = '' if row.name.startswith('searched') else (
+            f'{backbone_macs(backbone, row.shape, 1, row.sparsity) / 1e9:.2f}')
+        points = [held['metric'] for held in after]
+        cells += [macs, f'{np.mean([held["metric"] for held in before]):.2f}' if before else '',
+                  f'{np.mean(points):.2f}', f'{min(points):.2f} to {max(points):.2f}']
+        limits = [row.limit] if row.limit else args.limits
+        differences = []
+        for limit in limits:
+            best = read(f'searched_{limit:g}')
+            if best and not row.name.startswith('searched'):
+                resampled = np.mean([np.subtract(b['resampled'], a['resampled'])
+                                     for a, b in zip(after, best)], axis=0)
+                low, high = interval(resampled)
+                less = np.mean([b['metric'] for b in best]) - np.mean(points)
+                differences.append(f'{limit:g}: {less:+.2f} ({low:+.2f} to {high:+.2f})')
+        table.add_row(*cells, '\n'.join(differences))
+    Console(width=140).print(table)
+    adapted = read('adapted_dense')
+    if adapted:
+        print(f'the adapted model run dense, before fine-tuning: '
+              f'{np.mean([held["metric"] for held in adapted]):.2f}')
+
+
+def main() -> None:
+    args = parse_args()
+    torch.set_num_threads(1)
+    with clear_errors():
+        latencies = args.work_dir / 'latencies.json'
+        if not latencies.exists():
+            latencies.parent.mkdir(parents=True, exist_ok=True)
+            measure(latencies, args.limits)
+        found = json.loads(latencies.read_text())
+    failed = run_jobs([job for seed in args.seeds for job in make_jobs(args, seed, found)],
+                      args.jobs)
+    report(args, found)
+    if failed:
+        raise SystemExit(f'not made: {", ".join(map(str, failed))}')
+
+
+if __name__ == '__main__':
+    main()
