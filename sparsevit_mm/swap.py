@@ -17,6 +17,8 @@ DENSE = 'SwinTransformer'
 PACKAGE = 'sparsevit_mm'
 # Scopes whose Swin takes other arguments than that of mmdet, mmseg and mmpose.
 CLASSIFIERS = ('mmpretrain', 'mmcls')
+TO_ADAPT = dict(skipped='linear')  # of the backbone, where it is to be adapted
+HOOK = dict(distillation=1.)
 CHECKED = ('model', 'custom_hooks', 'custom_imports')
 
 
@@ -50,7 +52,8 @@ def swap_backbone(config: str, out: Path, sparsity: Sparsity = None, adapt: bool
         config: A file, or ``toolkit::path``.
         out: The file to write.
         sparsity: Of the backbones, anything that SparsityConfig takes; None leaves them dense.
-        adapt: Whether to append the SparsityAdaptationHook to the custom hooks.
+        adapt: Whether to append the SparsityAdaptationHook to the custom hooks, with a dense
+            teacher, and give skipped windows an update that it trains.
         overwrite: Whether `out` may be there already.
 
     Raises:
@@ -79,6 +82,8 @@ def swap_backbone(config: str, out: Path, sparsity: Sparsity = None, adapt: bool
                          f'{len(swaps)}: {", ".join(swap.dotted for swap in swaps)}')
     hooks = base.get('custom_hooks') or []
     adapt = adapt and not any(is_type(hook, ADAPTATION_HOOK) for hook in hooks)
+    if adapt:
+        swaps = [swap._replace(arguments={**swap.arguments, **TO_ADAPT}) for swap in swaps]
     expected = _swapped(base, swaps, adapt, new_style)
     if new_style:
         text = _new_style_text(module_of(Path(cfg.filename), out), base, swaps, adapt)
@@ -182,7 +187,7 @@ def _swapped(base: Dict, swaps: List[Swap], adapt: bool, new_style: bool) -> Dic
         node.update(swap.arguments, type=prefix + BACKBONE)
     if adapt:
         new['custom_hooks'] = [*(new.get('custom_hooks') or []),
-                               dict(type=prefix + ADAPTATION_HOOK)]
+                               dict(type=prefix + ADAPTATION_HOOK, **HOOK)]
     if not new_style:
         own = new.get('custom_imports') or {}
         modules = own.get('imports') or []
@@ -235,5 +240,6 @@ def _new_style_text(module: str, base: Dict, swaps: List[Swap], adapt: bool) -> 
         lines += [f'{target}.update(dict(type={BACKBONE}{arguments}))']
     if adapt:
         kept = '*custom_hooks, ' if base.get('custom_hooks') else ''
-        lines += [f'custom_hooks = [{kept}dict(type={ADAPTATION_HOOK})]']
+        settings = ''.join(f', {k}={v!r}' for k, v in HOOK.items())
+        lines += [f'custom_hooks = [{kept}dict(type={ADAPTATION_HOOK}{settings})]']
     return '\n'.join(lines) + '\n'

@@ -70,8 +70,9 @@ def selections(change=lambda selected: selected):
     seen, select = [], stage.select_windows
 
     def spy(*args):
-        seen.append(change(select(*args)))
-        return seen[-1]
+        selected, skipped = select(*args)
+        seen.append(change(selected))
+        return seen[-1], skipped
 
     stage.select_windows = spy
     try:

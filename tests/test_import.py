@@ -18,7 +18,7 @@ LAYERS = [{'version', 'sparsity', 'checkpoints', 'config', 'datasets', 'files'},
 MODEL_LAYERS = [{'tracing'},
                 {'windows', 'attention', 'pretrained', 'chunks', 'rows', 'frame_memory',
                  'adapted_to'},
-                {'importance', 'layout', 'patches'}, {'importance_head'},
+                {'importance', 'layout', 'patches', 'bypass'}, {'importance_head', 'token_worth'},
                 {'selection', 'kernels', 'execution', 'importance_fit'}, {'stage', 'metadata'},
                 {'sparse_swin'}]
 

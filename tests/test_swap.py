@@ -25,7 +25,7 @@ MODELS_WITH_SWIN = dict(
     item=dict(type='A', parts=[NECK, dict(type='B', backbone=SCOPED)], neck=NECK),
     item_of_item=dict(type='A', parts=([NECK, SWIN], ), neck=NECK))
 HOOKS = [dict(type='EMAHook', momentum=.1), dict(type='NumClassCheckHook')]
-ADAPT = dict(type='SparsityAdaptationHook')
+ADAPT = dict(type='SparsityAdaptationHook', distillation=1.)
 
 
 @pytest.fixture
@@ -100,8 +100,11 @@ def test_imports_of_the_base_are_kept(settings, imports, write, swapped):
     (dict(custom_hooks=[dict(ADAPT, seed=4), *HOOKS]), [dict(ADAPT, seed=4), *HOOKS])])
 def test_adaptation_is_appended_once_and_other_hooks_are_kept(settings, adapted, write, swapped):
     config = write(model=MODELS_WITH_SWIN['backbone'], **settings)
-    assert swapped(config, adapt=True).custom_hooks == adapted
-    assert swapped(config, 'plain.py').get('custom_hooks') == settings.get('custom_hooks')
+    child, plain = swapped(config, adapt=True), swapped(config, 'plain.py')
+    assert child.custom_hooks == adapted
+    assert child.model.backbone.get('skipped') == ('linear' if ADAPT in adapted else None)
+    assert plain.get('custom_hooks') == settings.get('custom_hooks')
+    assert 'skipped' not in plain.model.backbone
 
 
 @pytest.mark.parametrize('model', ['backbone', 'item'])

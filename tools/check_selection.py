@@ -9,7 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sparsevit_mm.cli import add_runner_arguments, clear_errors, config_from
+from sparsevit_mm.cli import (add_runner_arguments, build_runner, clear_errors,
+                              config_from)
 from sparsevit_mm.files import replacing
 from sparsevit_mm.search.score_check import check_selection
 from sparsevit_mm.search.score_compare import SAMPLES, SPARSITIES
@@ -41,8 +42,9 @@ def main() -> None:
         cfg = config_from(args)
         out = args.out or Path(cfg.work_dir)
         out = out if out.suffix == '.json' else out / 'selection.json'
-        report = check_selection(cfg, args.checkpoint, args.sparsity, args.num_samples, args.seed,
-                                 report=lambda label: print(f'evaluating {label} ...', flush=True))
+        report = check_selection(cfg, args.checkpoint, build_runner, args.sparsity,
+                                 args.num_samples, args.seed,
+                                 lambda label: print(f'evaluating {label} ...', flush=True))
         out.parent.mkdir(parents=True, exist_ok=True)
         with replacing(out) as partial:
             partial.write_text(json.dumps(report.to_json(), indent=2) + '\n', encoding='utf-8')

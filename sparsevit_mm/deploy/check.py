@@ -124,7 +124,8 @@ def closest_call(backbone: SparseSwinTransformer, image: Tensor) -> float:
         scores = score_windows(token_scores[stage], windows)
         scores = scores.reshape(len(selected), -1).sort(descending=True).values
         last, k = scores[:, selected.shape[1] - 1], selected.shape[1]
-        gaps.append(((last - scores[:, k]) / last).min().item())
+        least = torch.finfo(last.dtype).tiny  # scores may all be 0
+        gaps.append(((last - scores[:, k]) / last.clamp(min=least)).min().item())
 
     for stage in model.stages:
         for block in stage.blocks:

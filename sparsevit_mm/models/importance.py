@@ -123,7 +123,7 @@ class ValidArea:
         counts = [((places + 1).clamp(max=end - 1) - (places - 1).clamp(min=0) + 1).clamp(min=1)
                   for places, end in zip(sides, ends)]
         weight = 9. / (counts[0][:, :, None] * counts[1][:, None])[..., None]
-        self.weight = weight.expand(len(x), -1, -1, -1)
+        self.weight = weight.expand(x.shape[0], -1, -1, -1)
 
     def normalise(self, rows: Tensor, part: Part) -> Tensor:
         """LayerNorm without affine of the rows `part` of the maps, in fp32; padding is 0."""

@@ -114,13 +114,14 @@ class _StageFit:
         rows = x.reshape(x.shape[0], *info.hw_shape, -1)
         everything = slice(None), slice(None)
         inputs = torch.cat(describe(rows, valid, everything, valid.mean(x)), -1).flatten(1, 2)
-        floor = LEAST * last.worth.mean(1, keepdim=True)  # few tokens have no gradient at all
-        targets = last.worth.maximum(floor).clamp(min=torch.finfo(torch.float32).tiny).log()
         for image in range(len(inputs)):
-            own, wanted = inputs[image], targets[image]
+            own, worth = inputs[image], last.worth[image]
             if valid.mask is not None:
                 inside = valid.mask[image].flatten()
-                own, wanted = own[inside], wanted[inside]
+                own, worth = own[inside], worth[inside]
+            # Few tokens have no gradient at all: they are no outliers.
+            least = (LEAST * worth.mean()).clamp(min=torch.finfo(torch.float32).tiny)
+            wanted = worth.maximum(least).log()
             if len(own) > 1 and wanted.max() - wanted.min() > EPS:
                 self.images += self.sums.add(own - own.mean(0), wanted - wanted.mean())
 

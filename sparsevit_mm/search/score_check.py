@@ -9,7 +9,6 @@ from mmengine.config import Config, ConfigDict
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner, set_random_seed
 
-from ..cli import build_runner as runner_of
 from ..config import find_backbone, without_adaptation
 from ..data import check_data, is_annotation_loader, step_name
 from ..labels import check_labels
@@ -51,19 +50,19 @@ class SelectionReport:
         return {**asdict(self), 'choice': self.choice, 'sentence': self.sentence}
 
 
-def check_selection(cfg: Config, checkpoint: str, sparsities: Sequence[Sparsity] = SPARSITIES,
+def check_selection(cfg: Config, checkpoint: str, build_runner: Callable[[Config], Runner],
+                    sparsities: Sequence[Sparsity] = SPARSITIES,
                     num_samples: Optional[int] = None, seed: int = 0,
-                    build_runner: Callable[[Config], Runner] = runner_of,
                     report: Callable[[str], None] = lambda label: None) -> SelectionReport:
     """Judges the scores that windows may be chosen by.
 
     Args:
         cfg: The config; its ``work_dir`` gets the log, and the annotations of the images drawn.
         checkpoint: Checkpoint file of the whole model.
+        build_runner: Config -> mmengine Runner.
         sparsities: To judge at; the choice goes by the mean over them.
         num_samples: Images of val; 100, or all if there are fewer, if None.
         seed: Which images, and of the random scores.
-        build_runner: Config -> mmengine Runner.
         report: Called with what is done next.
 
     Raises:

@@ -72,7 +72,7 @@ def test_checkpoints_with_heads_load_into_any_backbone(make_swin, load, built):
     source = make_swin(sparsity=.5, **LEARNED)
     model = make_swin(seed=1, sparsity=.5, **built)
     load(model, source.state_dict())
-    assert model.selection.importance == built.get('importance', 'magnitude')
+    assert model.selection.importance == built.get('importance', 'variation')
     assert all(torch.equal(model.state_dict()[k], v) for k, v in source.state_dict().items())
     model.selection = Selection('learned')
     assert all(map(torch.equal, model(IMAGE), source(IMAGE)))

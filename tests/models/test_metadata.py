@@ -134,7 +134,7 @@ def padded():
 def test_windows_wholly_in_padding_run_last(make_swin, padded, changes):
     model = Model(make_swin(sparsity=.6, **changes))
     assert not padding_runs(ran(model, *padded), SIZES)
-    model.backbone.selection = Selection(padding_last=False)
+    model.backbone.selection = Selection('magnitude', padding_last=False)
     assert padding_runs(ran(model, *padded), SIZES)
     assert padding_runs(ran(model, padded[0], None), SIZES)
 
@@ -143,7 +143,7 @@ def test_windows_wholly_in_padding_run_last(make_swin, padded, changes):
     lambda m: m, deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
 @pytest.mark.parametrize('wrapped', [False, True])
 def test_copies_and_deeper_backbones_are_told_too(make_swin, padded, make, wrapped):
-    model = make(Model(make_swin(sparsity=.6), wrapped))
+    model = make(Model(make_swin(sparsity=.6, importance='magnitude'), wrapped))
     assert not padding_runs(ran(model, *padded), SIZES)
     assert padding_runs(ran(model, padded[0], None), SIZES)
 

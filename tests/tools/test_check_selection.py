@@ -11,6 +11,7 @@ from mmengine.structures import BaseDataElement, PixelData
 from torch.utils.data import Dataset
 
 from sparsevit_mm.checkpoints import read_checkpoint
+from sparsevit_mm.cli import build_runner
 from sparsevit_mm.models.importance import TOKEN_SCORES, uniform_noise
 from sparsevit_mm.models.importance_head import ImportanceHead
 from sparsevit_mm.search.score_check import _annotated, check_selection
@@ -174,7 +175,7 @@ def checked(work_dir, **settings):
     model = MODELS.build(cfg.model)
     work_dir.mkdir(exist_ok=True)
     torch.save(model.state_dict(), work_dir / 'random.pth')
-    return check_selection(cfg, str(work_dir / 'random.pth'))
+    return check_selection(cfg, str(work_dir / 'random.pth'), build_runner)
 
 
 def test_the_score_that_finds_the_objects_is_the_one_to_use(tmp_path, monkeypatch):

@@ -31,7 +31,7 @@ def test_what_was_swapped_and_written_is_told(tmp_path, monkeypatch):
     assert again.code == 0, again.error
     child = load_config(NAME)
     assert child.model.backbone.sparsity == [[.1] * 2, [.2] * 2, [.3] * 6, [.4] * 2]
-    assert child.custom_hooks == [dict(type='SparsityAdaptationHook')]
+    assert child.custom_hooks == [dict(type='SparsityAdaptationHook', distillation=1.)]
 
 
 def test_several_backbones_are_told_of(tmp_path):

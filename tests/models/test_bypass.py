@@ -1,0 +1,149 @@
+"""The linear update of windows that a block skips."""
+from copy import deepcopy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from test_kernels import forward, small_chunks  # noqa: F401
+
+from sparsevit_mm import SparseSwinTransformer
+from sparsevit_mm.cost.macs import backbone_macs
+from sparsevit_mm.deploy import check_program, export_program
+from sparsevit_mm.models.bypass import Bypass
+from sparsevit_mm.sparsity import kept_windows
+
+LINEAR = dict(skipped='linear')
+SIZES = [(64, 64), (50, 61)]
+groups = pytest.mark.parametrize('selection', [{}, dict(scope='group', group_size=2)])
+
+
+def bypasses(model):
+    return [m for m in model.modules() if isinstance(m, Bypass)]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('size', SIZES)
+def test_a_fresh_one_copies_bit_by_bit_and_dense_checkpoints_load_strictly(make_swin, size):
+    copying, linear = make_swin(sparsity=.5), make_swin(seed=1, sparsity=.5, **LINEAR)
+    assert all(m.weight.any() for m in bypasses(linear))
+    linear.load_state_dict(copying.state_dict())
+    assert not any(p.any() for m in bypasses(linear) for p in m.parameters())
+    image = torch.randn(2, 3, *size)
+    assert all(map(torch.equal, copying(image), linear(image)))
+
+
+@torch.no_grad()
+def test_from_scratch_it_starts_as_a_copy(narrow):
+    model = SparseSwinTransformer(**narrow(**LINEAR))
+    model.init_weights()
+    assert len(bypasses(model)) == 4
+    assert not any(p.any() for m in bypasses(model) for p in m.parameters())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('training', [False, True])
+@pytest.mark.parametrize('size', SIZES)
+def test_each_token_gets_the_block_or_the_update(make_swin, size, training):
+    """Those that run are what they are where others are copied; the others get one layer more."""
+    images = torch.randn(2, 3, *size)
+    results = []
+    for skipped in ('copy', 'linear'):
+        model = make_swin(depths=(1, ), num_heads=(2, ), strides=(4, ), out_indices=(0, ),
+                          skipped='linear').train(training)
+        if skipped == 'copy':
+            for p in bypasses(model)[0].parameters():
+                p.zero_()
+        block, seen = model.stages[0].blocks[0], []
+        model.sparsity = .5
+        block.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
+        block.register_forward_hook(lambda _, args, out: seen.append(out.clone()))
+        model(images)
+        results.append(seen)
+    (before, copied), (_, linear) = results
+    skipped = (before == copied).all(-1)
+    assert 0 < skipped.float().mean() < 1
+    assert torch.equal(linear[~skipped], copied[~skipped])
+    layer = bypasses(model)[0]
+    update = F.layer_norm(before, before.shape[-1:]) @ layer.weight.T + layer.bias
+    torch.testing.assert_close(linear[skipped], (before + update)[skipped], atol=1e-5, rtol=1e-5)
+
+
+@groups
+@given(st.integers(1, 75), st.integers(1, 75), st.sampled_from([.5, [[0, .2], [.6, .6]], .8]))
+def test_chunks_equal_the_reference(make_swin, small_chunks, selection,  # noqa: F811
+                                    height, width, sparsity):
+    model = make_swin(sparsity=sparsity, **LINEAR, **selection)
+    image = torch.randn(2, 3, height, width)
+    expected = forward(model, image, chunked=False)
+    for got, feature in zip(forward(model, image, chunked=True), expected):
+        torch.testing.assert_close(got, feature, atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_reach_it_and_are_zero_where_nothing_is_skipped(make_swin):
+    """Zero, not missing: DDP wants one of each parameter."""
+    model = make_swin(sparsity=[0, .5], **LINEAR).train()
+    image = torch.randn(2, 3, 50, 61)
+    sum(f.sin().sum() for f in model(image)).backward()
+    dense, pruned = ([p.grad for m in bypasses(stage) for p in m.parameters()]
+                     for stage in model.stages)
+    assert all(g is not None and not g.any() for g in dense)
+    assert all(g is not None and g.any() for g in pruned)
+
+
+def test_gradients_are_those_of_the_dense_formula(make_swin):
+    """One block: where(ran, block(x), x + update(x)), with both computed everywhere."""
+    model = make_swin(depths=(1, ), num_heads=(2, ), strides=(4, ), out_indices=(0, ),
+                      sparsity=.5, importance='magnitude', **LINEAR).train()
+    image, gradients = torch.randn(2, 3, 64, 64), []
+    copying = deepcopy(model.stages[0])
+    with torch.no_grad():
+        for p in bypasses(copying)[0].parameters():
+            p.zero_()
+        x = model.patch_embed(image)[0]
+        ran = ~(copying(x, (16, 16), [.5], model.selection) == x).all(-1, keepdim=True)
+    assert ran.any() and not ran.all()
+    for explicit in (False, True):
+        model.zero_grad()
+        if explicit:
+            x = model.patch_embed(image)[0]
+            dense = model.stages[0](x, (16, 16), [0], model.selection)
+            out = torch.where(ran, dense, x + bypasses(model)[0](x))
+            features = model.norm0(out).transpose(1, 2).reshape(2, -1, 16, 16)
+        else:
+            features, = model(image)
+        features.sin().sum().backward()
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters()})
+    for name, grad in gradients[0].items():
+        torch.testing.assert_close(grad, gradients[1][name], atol=1e-5, rtol=1e-4)
+
+
+def test_a_backbone_without_it_refuses_a_checkpoint_with_it(make_swin):
+    state = make_swin(**LINEAR).state_dict()
+    with pytest.raises(ValueError, match="skipped='linear'.*bypass"):
+        make_swin().load_state_dict(state)
+    assert make_swin(seed=1, **LINEAR).load_state_dict(state)
+
+
+def test_another_treatment_is_refused(narrow):
+    with pytest.raises(ValueError, match="skipped 'drop' is none of copy, linear"):
+        SparseSwinTransformer(**narrow(skipped='drop'))
+
+
+@pytest.mark.parametrize('size', [(64, 64), (128, 64)])
+def test_macs_are_those_of_one_layer_for_each_token_skipped(make_swin, size):
+    copying, linear = make_swin(), make_swin(**LINEAR)
+    assert backbone_macs(copying, size) == backbone_macs(linear, size)
+    tokens = [(size[0] // side) * (size[1] // side) for side in (4, 8)]
+    expected = 0
+    for number, channels in zip(tokens, (16, 32)):
+        windows = number // 16
+        expected += 2 * (windows - kept_windows(windows, .5)) * 16 * channels**2
+    assert (backbone_macs(linear, size, 1, .5) - backbone_macs(copying, size, 1, .5)) == expected
+
+
+def test_it_is_in_the_exported_program(make_swin, tmp_path):
+    model = make_swin(sparsity=.5, **LINEAR)
+    export_program(model, tmp_path / 'm.pt2', (50, 61))
+    assert check_program(tmp_path / 'm.pt2', model) < 1e-4
