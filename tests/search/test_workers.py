@@ -274,21 +274,25 @@ def test_a_paused_worker_is_alive_on_its_own_machine_and_dead_to_others(
         run, tmp_path, monkeypatch):
     url = f'journal:{tmp_path}/study.log'
 
-    def work(machine):
+    def work(machine, seen, over):
         if machine:
             monkeypatch.setattr(workers, '_identity',
                                 lambda: dict(machine=machine, pid=os.getpid(), started=1))
         worker = Workers(join(url), interval=.25).start()
         worker.claim(machine or 'here')
+        seen.wait()
         with worker._lock:  # not in the midst of a beat: it would keep a file locked
             os.kill(os.getpid(), signal.SIGSTOP)
-        time.sleep(3600)
+        over.wait()
+        worker.stop()
 
     for machine, alive in ((None, ['here']), ('elsewhere', [])):
-        process = run(work, machine)
+        seen, over = fork.Event(), fork.Event()
+        process = run(work, machine, seen, over)
         with Workers(join(url), interval=.25) as worker:
+            wait_for(lambda: list(worker.claimed().values()) == [machine or 'here'])
+            seen.set()
             os.waitpid(process.pid, os.WUNTRACED)
-            assert list(worker.claimed().values()) == [machine or 'here']
             wait_for(lambda: list(worker.claimed().values()) == alive)
             time.sleep(1.25)
             assert list(worker.claimed().values()) == alive
@@ -296,7 +300,7 @@ def test_a_paused_worker_is_alive_on_its_own_machine_and_dead_to_others(
             worker.release()
             os.kill(process.pid, signal.SIGCONT)
             wait_for(worker.claimed)  # back again
-            process.kill()
+            over.set()
             process.join()
 
 
