@@ -87,7 +87,7 @@ class Server:
         """At once, as in a crash: connections break, what was not committed is lost."""
         if self._process is not None:
             self._process.send_signal(signal.SIGQUIT)
-            self._process.wait(20)
+            self._process.wait(300)
             self._process = None
 
     def _run(self, program: str, *arguments: str) -> None:

@@ -34,7 +34,7 @@ def start(how, function, *args):
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
     both = mp.start_processes(function, (port, *args), nprocs=2, join=False, start_method=how)
-    end = time.monotonic() + 300
+    end = time.monotonic() + 1200
     while not both.join(timeout=1):
         if time.monotonic() > end:
             for process in both.processes:

@@ -66,7 +66,7 @@ class Worker:
 
     def evaluate(self, config):
         if next(self._left, None) is None:
-            time.sleep(600)
+            time.sleep(3600)
         with open(self.log, 'a') as file:
             file.write(json.dumps(config.to_list()) + '\n')
         time.sleep(.02)
@@ -204,12 +204,12 @@ def test_trial_of_another_worker_is_taken_over_only_if_it_died(url, alive):
         trial = search.study.ask(search_space(search.problem.space))
         trial.set_user_attr('worker', search.workers.id)
         asked.put((trial.number, trial.params))
-        time.sleep(600)
+        time.sleep(3600)
 
     other = fork.Process(target=work, daemon=True)
     other.start()
     try:
-        number, params = asked.get(timeout=60)
+        number, params = asked.get(timeout=300)
         if not alive:
             other.kill()
             other.join()

@@ -81,7 +81,7 @@ def run():
         process.join()
 
 
-def wait_for(condition, seconds=60):
+def wait_for(condition, seconds=300):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
@@ -189,7 +189,7 @@ def play(monkeypatch, num_workers, schedule):
         if not waiting:
             break
         turns[waiting[choice % len(waiting)]].release()
-        assert ready.acquire(timeout=10)
+        assert ready.acquire(timeout=300)
     assert len(results) == num_workers, 'they wait for each other'
     return [results[i] for i in range(num_workers)]
 
@@ -257,16 +257,16 @@ def test_the_heartbeat_and_the_claims_of_a_worker_do_not_undo_each_other():
 def test_a_killed_worker_is_dead_at_once_and_its_claim_is_free(run, shared_url):
 
     def claim_and_wait():
-        Workers(join(shared_url)).start().claim('key')
-        time.sleep(600)
+        Workers(join(shared_url), interval=900).start().claim('key')
+        time.sleep(3600)
 
     process = run(claim_and_wait)
-    with Workers(join(shared_url)) as worker:
+    with Workers(join(shared_url), interval=900) as worker:  # its beat would not tell for an hour
         wait_for_grant(worker)
         other, = worker.others()
         assert worker.is_alive(other) and not worker.claim('key')
         process.kill()
-        wait_for(lambda: not worker.is_alive(other), 30)  # a zombie, not waited for yet
+        wait_for(lambda: not worker.is_alive(other))  # a zombie, not waited for yet
         assert worker.claim('key') and worker.others() == []
 
 
@@ -274,21 +274,25 @@ def test_a_paused_worker_is_alive_on_its_own_machine_and_dead_to_others(
         run, tmp_path, monkeypatch):
     url = f'journal:{tmp_path}/study.log'
 
-    def work(machine):
+    def work(machine, seen, over):
         if machine:
             monkeypatch.setattr(workers, '_identity',
                                 lambda: dict(machine=machine, pid=os.getpid(), started=1))
         worker = Workers(join(url), interval=.25).start()
         worker.claim(machine or 'here')
+        seen.wait()
         with worker._lock:  # not in the midst of a beat: it would keep a file locked
             os.kill(os.getpid(), signal.SIGSTOP)
-        time.sleep(600)
+        over.wait()
+        worker.stop()
 
     for machine, alive in ((None, ['here']), ('elsewhere', [])):
-        process = run(work, machine)
+        seen, over = fork.Event(), fork.Event()
+        process = run(work, machine, seen, over)
         with Workers(join(url), interval=.25) as worker:
+            wait_for(lambda: list(worker.claimed().values()) == [machine or 'here'])
+            seen.set()
             os.waitpid(process.pid, os.WUNTRACED)
-            assert list(worker.claimed().values()) == [machine or 'here']
             wait_for(lambda: list(worker.claimed().values()) == alive)
             time.sleep(1.25)
             assert list(worker.claimed().values()) == alive
@@ -296,7 +300,7 @@ def test_a_paused_worker_is_alive_on_its_own_machine_and_dead_to_others(
             worker.release()
             os.kill(process.pid, signal.SIGCONT)
             wait_for(worker.claimed)  # back again
-            process.kill()
+            over.set()
             process.join()
 
 
@@ -438,7 +442,7 @@ def test_who_dies_computing_is_replaced(run, tmp_path):
     url = f'journal:{tmp_path}/study.log'
 
     def work():
-        Workers(join(url)).start().once('key', lambda: time.sleep(600))
+        Workers(join(url)).start().once('key', lambda: time.sleep(3600))
 
     process = run(work)
     with Workers(join(url)) as worker:
@@ -484,8 +488,7 @@ def test_kills_at_any_moment_break_no_claim(run, shared_url, tmp_path, monkeypat
         processes[i % 3].join()
         processes[i % 3] = run(hammer, shared_url, tmp_path, none, math.inf)
     living = {(key, str(p.pid)) for key in KEYS for p in processes}
-    wait_for(lambda: {key for key, pid in held(tmp_path) if (key, pid) in living} == set(KEYS),
-             180)
+    wait_for(lambda: {key for key, pid in held(tmp_path) if (key, pid) in living} == set(KEYS))
     for process in processes:
         process.kill()
         process.join()

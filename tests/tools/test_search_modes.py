@@ -221,7 +221,7 @@ def test_two_workers_share_a_study_and_both_write_the_winner(tiny, tmp_path):
         command(tiny, tmp_path / name, '--storage', storage, '--study', 'shared', '--trials', 12),
         env=dict(os.environ, OMP_NUM_THREADS='1'), stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT, text=True) for name in 'ab']
-    outputs = [worker.communicate(timeout=500)[0] for worker in workers]
+    outputs = [worker.communicate(timeout=1800)[0] for worker in workers]
     assert [worker.returncode for worker in workers] == [0, 0], outputs
     a, b = (summary_of(tmp_path / name) for name in 'ab')
     configs = [c.config for c in a.candidates if c.state == 'evaluated']
@@ -237,7 +237,7 @@ def test_two_ranks_evaluate_each_candidate_together(tiny, tmp_path):
     done = subprocess.run(
         command(tiny, tmp_path / 'w', '--trials', 5, '--launcher', 'pytorch', run=(
             sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node=2')),
-        env=dict(os.environ, OMP_NUM_THREADS='1'), capture_output=True, text=True, timeout=500)
+        env=dict(os.environ, OMP_NUM_THREADS='1'), capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr
     winner = tmp_path / 'w' / 'winner.py'
     best = summary_of(tmp_path / 'w').finalists[0]
