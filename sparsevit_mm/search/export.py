@@ -39,7 +39,7 @@ def export_config(cfg: Config, config: str, options: Optional[Dict], sparsity: S
         checkpoint: What was searched, the start of fine-tuning.
         out: The file to write.
         comments: Lines of provenance.
-        scope, importance: Of the backbone's selection, if others than the config's.
+        scope, importance: Of the backbone's selection; None for the config's.
     """
     body = body_of(cfg, (dotted.split('.') for dotted in options or {}))
     merge(body, nested((*find_backbone(cfg), 'sparsity'), sparsity.to_list()))

@@ -24,8 +24,7 @@ class SearchedScore:
         search: Joined.
 
     Attributes:
-        written: The score for the winner's config: where the user asked for one, or the study has
-            another than the config; None where the config has it.
+        written: The score in force, for the winner's config; None before it is settled.
 
     Raises:
         ValueError: The study was begun under another score than the one asked for.
@@ -59,10 +58,9 @@ class SearchedScore:
         """
         held = self.search.workers.once(IMPORTANCE, lambda: self._decide(metric, report))
         self._compare(held)
-        name, asked = held['name'], self.request.importance
+        name = held['name']
         check_importance(name, self.cfg, self.request.checkpoint, self.evaluator.backbone)
-        if asked is not None or name != self.own:
-            self.written = name
+        self.written = name
         selection = replace(self.evaluator.selection, importance=name)
         self.evaluator.selection = self.evaluator.backbone.selection = selection
         check = held.get('check')

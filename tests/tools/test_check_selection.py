@@ -50,11 +50,11 @@ def test_a_detector_gets_metrics_shares_and_correlations(tiny, tmp_path, recwarn
     check_laws(report, outcome)
     comparison = report['comparison']
     assert (comparison['metric'], comparison['num_images']) == ('coco/bbox_mAP', 8)
-    assert comparison['own'] == comparison['adapted_to'] == 'magnitude'
+    assert comparison['own'] == comparison['adapted_to'] == 'variation'
     dense, *scores = comparison['rows']
     for row in scores:
         assert 1 > row['shares'][0] > row['shares'][1] > 0
-        assert (row['less_own'] is None) == (row['name'] == 'magnitude')
+        assert (row['less_own'] is None) == (row['name'] == 'variation')
     assert report['labelled'] == '8 images of val'
     assert any(row['gain'] is not None for row in report['stages'])
     # Comparing scores is what it is for.
@@ -197,9 +197,9 @@ def test_noise_is_said_to_be_noise(tmp_path, monkeypatch):
     for name in ('magnitude', 'l2', 'variation', 'distinct'):
         monkeypatch.setitem(TOKEN_SCORES, name, uniform_noise)
     report = checked(tmp_path)
-    assert report.choice == 'magnitude'
+    assert report.choice == 'variation'
     assert report.sentence == (
-        "No score beats random on these 12 images by more than chance: keep 'magnitude', the "
+        "No score beats random on these 12 images by more than chance: keep 'variation', the "
         "config's, or look at more images.")
 
 

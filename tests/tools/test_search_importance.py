@@ -110,6 +110,6 @@ def test_a_score_that_there_is_none_of_is_refused_at_once(tiny, tmp_path):
 def test_without_the_option_the_config_s_own_is_searched_under(tiny, tmp_path):
     assert search(tiny, tmp_path, *SEARCH, model__backbone__importance='distinct').code == 0
     assert optuna_study(tmp_path).user_attrs['importance'] == dict(name='distinct')
-    assert 'searched under' not in (tmp_path / 'winner.py').read_text()
-    assert importance_of(tmp_path) == 'distinct'  # an option of the search
+    assert "# searched under importance='distinct'" in (tmp_path / 'winner.py').read_text()
+    assert importance_of(tmp_path) == 'distinct'
     check_winner(tmp_path)

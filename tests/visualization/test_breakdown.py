@@ -35,7 +35,7 @@ def record(backbone, inputs, samples):
 def by_brightness(monkeypatch, inputs):
     """Ranks the windows of each of two stages by what of the image is bright in them."""
     pooled = [F.avg_pool2d(inputs[:, :1], side, ceil_mode=True).flatten(1) for side in (4, 8)]
-    monkeypatch.setitem(TOKEN_SCORES, 'magnitude', lambda x, info: next(
+    monkeypatch.setitem(TOKEN_SCORES, 'variation', lambda x, info: next(
         p for p in pooled if p.shape[1] == x.shape[1]))
 
 
