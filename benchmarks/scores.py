@@ -14,7 +14,7 @@ from rich.table import Table
 from torch.utils.benchmark.utils.timer import timer
 
 from sparsevit_mm.models import SparseSwinTransformer
-from sparsevit_mm.models.importance import BY_PRIOR, TOKEN_SCORES, MapInfo
+from sparsevit_mm.models.importance import TOKEN_SCORES, MapInfo
 
 SHAPES = {'672x672': (1, 672, 672), '6 x 256x704': (6, 256, 704)}
 
@@ -45,9 +45,8 @@ def shares(shape: Tuple[int, int, int], rounds: int) -> Dict[str, np.ndarray]:
         sizes.append(tuple(-(-side // 2) for side in sizes[-1]))
     backbone.maps = [torch.randn(batch, h * w, channels)
                      for (h, w), channels in zip(sizes, backbone.num_features)]
-    names = [name for name in TOKEN_SCORES if name not in BY_PRIOR]
     runs = {'dense': partial(backbone, image)}
-    runs.update({name: partial(score_maps, name, backbone, image) for name in names})
+    runs.update({name: partial(score_maps, name, backbone, image) for name in TOKEN_SCORES})
     times = {name: np.empty(rounds + 1) for name in runs}
     with torch.inference_mode():
         for i in range(rounds + 1):
@@ -55,7 +54,7 @@ def shares(shape: Tuple[int, int, int], rounds: int) -> Dict[str, np.ndarray]:
                 start = timer()
                 run()
                 times[name][i] = timer() - start
-    return {name: times[name][1:] / times['dense'][1:] for name in names}
+    return {name: times[name][1:] / times['dense'][1:] for name in TOKEN_SCORES}
 
 
 def main() -> None:

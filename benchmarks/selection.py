@@ -103,11 +103,9 @@ TASKS = {
         ('mask_rcnn_sparsevit.py', Input((2, 3, 672, 672), [(672, 504), (448, 672)]))),
     'nuscenes': Task(
         'bevdet_swin-narrow_mini_nuscenes.py', 'bevdet_sparsevit-narrow_mini_nuscenes.py',
-        dict(test_dataloader__batch_size=1),  # the score that looks back takes frames one by one
+        {},
         'model__img_backbone',
-        {**ALONE, 'image, boxes': dict(importance='boxes'), **SHARED,
-         'group, at least 2': dict(scope='group', min_windows=2),
-         'group, boxes': dict(scope='group', importance='boxes')},
+        {**ALONE, **SHARED, 'group, at least 2': dict(scope='group', min_windows=2)},
         ['group'],
         Input((1, 6, 3, 64, 176), [(64, 176)] * 6),
         ('bevdet_sparsevit_nuscenes.py', Input((1, 6, 3, 256, 704), [(256, 704)] * 6))),
@@ -173,22 +171,17 @@ def latencies(cfg: Config, variants: Dict[str, Dict], given: Input,
     """Milliseconds of the backbone, told its metadata, (rounds, sparsities) for each variant and
     'dense'; all of them in turn, after a round of warm-up."""
     backbone = build_backbone(cfg).eval()
+    backbone.told = given.told()
     images = torch.randn(given.shape, generator=torch.Generator().manual_seed(0)).flatten(0, -4)
     cases = [('dense', 0, Selection())] + [
         (name, s, Selection(**changes)) for name, changes in variants.items() for s in SPARSITIES]
     times: Dict[str, List[List[float]]] = {name: [] for name, *_ in cases}
-    height, width = given.shape[-2:]
-    boxes = torch.tensor([[.1 * i * width, .2 * height, (.1 * i + .2) * width, .8 * height]
-                          for i in range(8)])  # as a prior
     with torch.inference_mode():
         for _ in range(rounds + 1):
             for name in times:
                 times[name].append([])
             for name, sparsity, selection in cases:
                 backbone.sparsity, backbone.selection = sparsity, selection
-                backbone.told = given.told()
-                # Either setter has made it forget the frame before.
-                backbone.memory.shape, backbone.memory.boxes = given.shape, [boxes] * len(images)
                 start = timer()
                 backbone(images)
                 times[name][-1].append((timer() - start) * 1e3)

@@ -197,7 +197,6 @@ def test_two_stages_equal_pytorch(randomise, tmp_path, sparsity, shape, how):
     (dict(opset=17), {}, 'opset 17 is not from 18'),
     (dict(name='m.pb'), {}, 'does not end in .onnx'),
     ({}, dict(importance='random', sparsity=.5), 'random'),
-    ({}, dict(importance='boxes', sparsity=.5), 'does not remember the frame before'),
     (dict(dynamic_batch=True), dict(scope='group', sparsity=.5), 'a batch of fixed size'),
     (dict(batch_size=4), dict(scope='group', group_size=3, sparsity=.5), 'no multiple')])
 def test_what_can_not_be_exported_is_refused_by_name(tmp_path, arguments, settings, named):

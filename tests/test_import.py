@@ -16,8 +16,7 @@ LAYERS = [{'version', 'sparsity', 'checkpoints', 'config', 'datasets', 'files'},
           {'models', 'child', 'data', 'front', 'loading'},
           {'hooks', 'cost', 'arguments', 'labels'}, {'search', 'swap'}, {'visualization'}]
 MODEL_LAYERS = [{'tracing'},
-                {'windows', 'attention', 'pretrained', 'chunks', 'rows', 'frame_memory',
-                 'adapted_to'},
+                {'windows', 'attention', 'pretrained', 'chunks', 'rows', 'adapted_to'},
                 {'importance', 'layout', 'patches', 'bypass'}, {'importance_head', 'token_worth'},
                 {'selection', 'kernels', 'execution', 'importance_fit'}, {'stage', 'metadata'},
                 {'sparse_swin'}]

@@ -12,8 +12,7 @@ cameras = ('CAM_FRONT_LEFT', 'CAM_FRONT', 'CAM_FRONT_RIGHT', 'CAM_BACK_LEFT', 'C
            'CAM_BACK_RIGHT')
 data_prefix = {camera: f'samples/{camera}' for camera in cameras}
 meta_keys = ('token', 'sample_idx', 'img_path', 'img_shape', 'ori_shape', 'box_type_3d',
-             'box_mode_3d', 'timestamp', 'cameras', 'cam2img', 'lidar2cam', 'img_aug_matrix',
-             'bev_aug_matrix')
+             'box_mode_3d', 'cameras', 'cam2img', 'lidar2cam', 'img_aug_matrix', 'bev_aug_matrix')
 
 train_pipeline = [
     dict(type='LoadCameras', image_size=(900, 1600), backend_args=backend_args),

@@ -24,10 +24,6 @@ PathLike = Union[str, os.PathLike]
 INPUT = 'image'
 MIN_TORCH = '2.6'
 MIN_OPSET = 18  # torch's exporter writes none below
-NOT_IN_A_GRAPH = {
-    'random': 'windows kept at random are an ablation',
-    'boxes': 'a file does not remember the frame before',
-}
 MAX_BYTES = 2**31 - 2**20  # protobuf's limit on a file, less some room for the graph
 
 
@@ -110,10 +106,9 @@ def _trace(backbone: SparseSwinTransformer, shape: Sequence[int], batch_size: in
     if batch_size < 1:
         raise ValueError(f'batch size {batch_size} is not positive')
     model = frozen(backbone)
-    if not model.sparsity.is_dense and model.selection.importance in NOT_IN_A_GRAPH:
-        raise ValueError(f'importance {model.selection.importance!r} can not be exported: '
-                         f'{NOT_IN_A_GRAPH[model.selection.importance]}; build the backbone with '
-                         f'\'magnitude\' or \'l2\'')
+    if not model.sparsity.is_dense and model.selection.importance == 'random':
+        raise ValueError("importance 'random' can not be exported: windows kept at random are an "
+                         'ablation; build the backbone with another')
     batch = None
     if dynamic_batch:
         group = batch_group(model)

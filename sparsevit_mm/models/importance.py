@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from .chunks import Part, map_rows, map_strips
 
-BOX_GAIN = 1.
 EPS = 1e-6  # of a token's norm, below which differences between tokens are rounding
 
 
@@ -21,13 +20,10 @@ class MapInfo(NamedTuple):
     Attributes:
         hw_shape: (H, W).
         sizes: (B, 2) int64, valid height and width in tokens; None if there is no padding.
-        prior: (B, H * W) fp32 in [0, 1], how much of each token lay within a box of the frame
-            before; None without.
         head: The learned score's, see :class:`~.importance_head.ImportanceHead`.
     """
     hw_shape: Tuple[int, int]
     sizes: Optional[Tensor] = None
-    prior: Optional[Tensor] = None
     head: Optional[nn.Module] = None
 
 
@@ -47,14 +43,6 @@ def l2(x: Tensor, info: Optional[MapInfo] = None) -> Tensor:
 def uniform_noise(x: Tensor, info: Optional[MapInfo] = None) -> Tensor:
     """Scores that ignore the features: the ablation in which windows are kept at random."""
     return torch.rand(x.shape[:-1], dtype=torch.float32, device=x.device)
-
-
-def boxed_magnitude(x: Tensor, info: Optional[MapInfo] = None) -> Tensor:
-    """:func:`mean_magnitude`, doubled where a box was in the frame before; the same without one."""
-    score = mean_magnitude(x)
-    if info is None or info.prior is None:
-        return score
-    return score * (1 + BOX_GAIN * info.prior)
 
 
 def variation(x: Tensor, info: MapInfo) -> Tensor:
@@ -161,7 +149,5 @@ TOKEN_SCORES: Dict[str, TokenScore] = {
     'variation': variation,
     'distinct': distinct,
     'learned': learned,
-    'boxes': boxed_magnitude,
 }
-BY_PRIOR = frozenset({'boxes'})
 LEARNED = 'learned'

@@ -1,5 +1,5 @@
-"""What the toolkits' metadata say of a batch: where images end and padding begins, how many views a
-frame has, where boxes were in the frame before.
+"""What the toolkits' metadata say of a batch: where images end and padding begins, and how many
+views a frame has.
 
 Detectors and segmentors of all three toolkits give their backbone a tensor and keep the data
 samples for themselves. They are mmengine models whose forward takes both, so a forward hook on the
@@ -15,9 +15,7 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
-from .frame_memory import FrameMemory
-from .importance import BY_PRIOR
-from .selection import Batch
+from .selection import Batch, Selection
 
 Size = Tuple[int, int]
 
@@ -88,23 +86,19 @@ def read_batch(backbone: nn.Module, x: Tensor) -> Batch:
 
     Raises:
         ValueError: See ``group_of`` of :class:`~.selection.Selection`; where the backbone prunes
-            or is watched, see :meth:`ToldBatch.sizes` and :class:`~.frame_memory.FrameMemory`.
+            or is watched, see :meth:`ToldBatch.sizes`.
     """
     selection, side = backbone.selection, backbone.patch_size
     told = backbone.told if backbone.told is not None and backbone.told.is_of(x) else None
     group = selection.group_of(x.shape[0], told and told.views)
-    sizes = prior = None
-    prunes = not backbone.sparsity.is_dense
-    if told is not None and (prunes or backbone.watched):
+    sizes = None
+    if told is not None and (backbone.watched or not backbone.sparsity.is_dense):
         sizes = told.sizes()
-    if told is not None and prunes and selection.importance in BY_PRIOR and not backbone.training:
-        grid = tuple(-(-pixels // side) for pixels in x.shape[2:])
-        prior = backbone.memory.prior(told.shape, told.samples[0], grid, side, x.device)
     if sizes is not None:
         sizes = (-(-torch.tensor(sizes) // side)).to(x.device, non_blocking=True)
     elif selection.scope == 'area':
         group = 1  # every image has the same share
-    return Batch(group, sizes, prior)
+    return Batch(group, sizes)
 
 
 def listen_to_models() -> None:
@@ -137,7 +131,7 @@ def _on_registration(module: nn.Module, name: str, child: Optional[nn.Module]) -
 
 def _backbones(module: nn.Module) -> Iterator[nn.Module]:
     """The sparse backbones in a module, itself included."""
-    return (m for m in module.modules() if isinstance(getattr(m, 'memory', None), FrameMemory))
+    return (m for m in module.modules() if isinstance(getattr(m, 'selection', None), Selection))
 
 
 class _Teller:
@@ -154,10 +148,7 @@ class _Teller:
 
     def take_back(self, model: nn.Module, args: tuple, kwargs: dict, output) -> None:
         for backbone in self._backbones_of(model):
-            told, backbone.told = backbone.told, None
-            if told is not None and not model.training and (
-                    backbone.selection.importance in BY_PRIOR):
-                backbone.memory.keep(told.shape, output)
+            backbone.told = None
 
     def _backbones_of(self, model: nn.Module) -> Iterator[nn.Module]:
         return chain.from_iterable(

@@ -97,20 +97,15 @@ class Batch(NamedTuple):
     Attributes:
         group: Images that share a budget; B is a multiple of it.
         sizes: (B, 2) int64, height and width in tokens of what is no padding; None if nothing is.
-        prior: (B, H, W) fp32 in [0, 1], see :mod:`.importance`; None without.
     """
     group: int = 1
     sizes: Optional[Tensor] = None
-    prior: Optional[Tensor] = None
 
     def merged(self, stride: int) -> 'Batch':
         """The same for the map after patch merging."""
-        sizes, prior = self.sizes, self.prior
-        if sizes is not None:
-            sizes = (sizes + stride - 1) // stride
-        if prior is not None:
-            prior = F.max_pool2d(prior[:, None], stride, ceil_mode=True)[:, 0]
-        return Batch(self.group, sizes, prior)
+        if self.sizes is None:
+            return self
+        return Batch(self.group, (self.sizes + stride - 1) // stride)
 
 
 def window_energy(token_scores: Tensor, windows: WindowPartition) -> Tensor:

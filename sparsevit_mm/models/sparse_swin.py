@@ -17,7 +17,6 @@ from ..sparsity import Sparsity, SparsityConfig
 from .adapted_to import AdaptedTo
 from .bypass import SKIPPED, Bypass
 from .execution import EXECUTIONS
-from .frame_memory import FrameMemory
 from .importance import LEARNED
 from .importance_head import ImportanceHead, check_heads
 from .metadata import ToldBatch, listen_to_models, read_batch
@@ -64,8 +63,7 @@ class SparseSwinTransformer(BaseModule):
         sparsity: Anything that :class:`~sparsevit_mm.sparsity.SparsityConfig` takes. The
             attribute of this name may be set at any time, on a loaded model too.
         importance: How windows are ranked: 'magnitude' (as published), 'l2', 'variation',
-            'distinct', 'learned', 'random' (see :mod:`.importance`), or 'boxes', which adds where
-            boxes were predicted in the frame before, for frames in their order, one a batch.
+            'distinct', 'learned' or 'random', see :mod:`.importance`.
         scope, group_size, min_windows, padding_last: Who competes for the windows that run, see
             :class:`~.selection.Selection`. All five are one attribute, `selection`, which may be
             set at any time.
@@ -129,7 +127,6 @@ class SparseSwinTransformer(BaseModule):
         super().__init__(init_cfg=init_cfg)
         listen_to_models()
         self.told: Optional[ToldBatch] = None  # set by the model for the time of its forward
-        self.memory = FrameMemory()
         self.in_channels = in_channels
         self.patch_size = patch_size
         self.window_size = window_size
@@ -201,7 +198,6 @@ class SparseSwinTransformer(BaseModule):
     @sparsity.setter
     def sparsity(self, value: Sparsity) -> None:
         self._sparsity = SparsityConfig(value, self.depths)
-        self.memory.forget()  # what is evaluated next begins as if nothing had been seen
 
     @property
     def selection(self) -> Selection:
@@ -211,7 +207,6 @@ class SparseSwinTransformer(BaseModule):
     @selection.setter
     def selection(self, value: Selection) -> None:
         self._selection = value
-        self.memory.forget()
         if value.importance == LEARNED:
             self.make_heads()
 
@@ -250,15 +245,14 @@ class SparseSwinTransformer(BaseModule):
         """
         if not self.sparsity.is_dense:
             self._check_score()
-        group, *tensors = read_batch(self, x)
+        group, sizes = read_batch(self, x)
         if self._executor is None:
-            return self._forward(group, x, *tensors)
+            return self._forward(group, x, sizes)
         config = self.sparsity, self.selection, group
-        return self._executor(self, partial(self._forward, group), config, (x, *tensors))
+        return self._executor(self, partial(self._forward, group), config, (x, sizes))
 
-    def _forward(self, group: int, x: Tensor, sizes: Optional[Tensor] = None,
-                 prior: Optional[Tensor] = None) -> Tuple[Tensor, ...]:
-        batch = Batch(group, sizes, prior)
+    def _forward(self, group: int, x: Tensor, sizes: Optional[Tensor]) -> Tuple[Tensor, ...]:
+        batch = Batch(group, sizes)
         x, hw_shape = embed_patches(self.patch_embed, x)
         if self.use_abs_pos_embed:
             x = x + self._position_embedding(hw_shape)

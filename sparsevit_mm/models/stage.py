@@ -152,8 +152,7 @@ class SwinStage(BaseModule):
               selection: Selection, batch: Batch) -> Dict[int, Ranked]:
         """The ranking of each partition by one score of the tokens (B, L, C), and in the training
         of a learned score the shares that carry its gradient."""
-        prior = None if batch.prior is None else batch.prior.flatten(1)
-        info = MapInfo(hw_shape, batch.sizes, prior, self.importance)
+        info = MapInfo(hw_shape, batch.sizes, self.importance)
         trains = selection.importance == LEARNED and self.training and torch.is_grad_enabled()
         with torch.set_grad_enabled(trains):
             token_scores = TOKEN_SCORES[selection.importance](x, info)

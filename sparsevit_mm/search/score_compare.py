@@ -11,7 +11,7 @@ from mmengine.registry import DATASETS, init_default_scope
 from ..checkpoints import read_checkpoint
 from ..config import find_backbone
 from ..models import SparseSwinTransformer
-from ..models.importance import BY_PRIOR, LEARNED, TOKEN_SCORES
+from ..models.importance import LEARNED, TOKEN_SCORES
 from ..models.importance_head import check_heads
 from ..sparsity import SparsityConfig
 from .bootstrap import make_resampler
@@ -103,8 +103,8 @@ def take_samples(cfg: Config, num_samples: Optional[int], seed: int) -> int:
 
 
 def usable_scores(cfg: Config, checkpoint: str, backbone: SparseSwinTransformer) -> List[str]:
-    """The scores that a checkpoint can be judged under: 'learned' where it holds the heads, none
-    that goes by the frame before.
+    """The scores that a checkpoint can be judged under: all, 'learned' where it holds the
+    heads.
 
     Args:
         cfg: The config.
@@ -119,8 +119,7 @@ def usable_scores(cfg: Config, checkpoint: str, backbone: SparseSwinTransformer)
              for key, value in state.get('state_dict', state).items()}
     prefix = '.'.join(map(str, find_backbone(cfg)[1:])) + '.'
     heads = check_heads(state, prefix, backbone.num_features)
-    return [name for name in TOKEN_SCORES
-            if name not in BY_PRIOR and (name != LEARNED or heads)]
+    return [name for name in TOKEN_SCORES if name != LEARNED or heads]
 
 
 def check_importance(name: str, cfg: Config, checkpoint: str,
@@ -156,14 +155,9 @@ def compare_scores(evaluator: Evaluator, evaluate: Evaluation, metric: str,
         report: Called with what is evaluated next.
 
     Raises:
-        ValueError: The metric is not there, is NaN, or has no resamples; the config's score is none
-            that can be judged.
+        ValueError: The metric is not there, is NaN, or has no resamples.
     """
     own = evaluator.selection.importance
-    if own not in scores:
-        raise ValueError(f'importance {own!r} goes by the frame before, and single images have '
-                         f'none: compare the others with --cfg-options '
-                         f'model.backbone.importance=magnitude')
     resample = make_resampler(evaluate.metric, metric)
     if resample is None:
         raise ValueError(f'{type(evaluate.metric).__name__} has no resamples of {metric}, so that '

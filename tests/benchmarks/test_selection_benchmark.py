@@ -20,12 +20,10 @@ def test_every_selection_is_one_and_is_timed_with_its_metadata(name, monkeypatch
     assert set(task.own) < set(task.variants)
     views = task.narrow.shape[1] if len(task.narrow.shape) == 5 else 1
     assert len(task.narrow.sizes) == task.narrow.shape[0] * views
-    seen, score = [], TOKEN_SCORES['boxes']
-    monkeypatch.setitem(TOKEN_SCORES, 'boxes',
-                        lambda x, info: seen.append(info.prior) or score(x, info))
+    seen, score = [], TOKEN_SCORES['l2']
+    monkeypatch.setitem(TOKEN_SCORES, 'l2', lambda x, info: seen.append(info.sizes) or score(x))
     times = benchmark.latencies(benchmark.test_as_val(task), task.variants, task.narrow, 2)
-    assert all(prior is not None and prior.any() for prior in seen)
-    assert bool(seen) == (name == 'nuscenes')
+    assert seen and all((sizes is None) == (name == 'nuscenes') for sizes in seen)
     assert times.pop('dense').shape == (2, 1)
     assert set(times) == set(task.variants)
     assert all(t.shape == (2, 3) and (t > 0).all() for t in times.values())

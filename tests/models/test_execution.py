@@ -3,12 +3,14 @@ import pickle
 import warnings
 from copy import deepcopy
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from sparsevit_mm.models import execution
 from sparsevit_mm.models.execution import Captured
+from sparsevit_mm.models.metadata import ToldBatch
 from sparsevit_mm.models.selection import Selection
 from sparsevit_mm.visualization.windows import record_windows
 
@@ -259,3 +261,18 @@ def test_a_selection_and_a_group_size_have_captures_of_their_own(captured):
             seen.append(model(image)[0])
     assert len(captures) == 3
     assert not torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2])
+
+
+@pytest.mark.parametrize('mode', ['compiled', 'captured'])
+@torch.no_grad()
+def test_a_recording_heeds_each_image_s_padding(captured, mode):
+    """One recording without padding, one with any."""
+    model, eager = captured
+    model.execution = mode
+    image = torch.randn(1, 3, 64, 64)
+    for size in ((64, 64), (40, 64), (64, 30), (40, 64)):
+        sample = SimpleNamespace(metainfo=dict(img_shape=size))
+        model.told = eager.told = ToldBatch(tuple(image.shape), [sample])
+        for got, expected in zip(model(image), eager(image)):
+            torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+    assert len(model._executor._recordings) == 2

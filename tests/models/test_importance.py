@@ -33,8 +33,7 @@ def random_map(hw, batch_size=2, seed=0):
 
 @torch.no_grad()
 def scores(name, head, x, hw, sizes=None):
-    prior = torch.linspace(0, 1, x.shape[1]).expand(len(x), -1)
-    return TOKEN_SCORES[name](x, MapInfo(hw, sizes, prior, head)).reshape(-1, *hw)
+    return TOKEN_SCORES[name](x, MapInfo(hw, sizes, head)).reshape(-1, *hw)
 
 
 @st.composite
@@ -162,7 +161,7 @@ def test_an_image_of_one_colour_has_no_variation_and_ties_go_to_the_lower_window
 def test_chunks_change_nothing(head, name, case, rows):
     """Of a few rows of the map, or of a few tokens."""
     x, hw, sizes = case
-    info = MapInfo(hw, sizes, torch.rand(x.shape[:2]), head)
+    info = MapInfo(hw, sizes, head)
     with torch.enable_grad():
         whole = TOKEN_SCORES[name](x, info).detach()
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():

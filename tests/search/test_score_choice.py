@@ -21,7 +21,7 @@ def judged(noise=.2, **values):
     (dict(magnitude=31.9, variation=32, l2=31.9, random=29), 'magnitude', 'l2', 'l2'),
     (dict(magnitude=31.9, variation=32, l2=30, random=29), 'magnitude', 'l2', 'magnitude'),
     # A score that was not judged favours nothing.
-    (dict(magnitude=30, variation=32, random=29), 'magnitude', 'boxes', 'variation'),
+    (dict(magnitude=30, variation=32, random=29), 'magnitude', 'learned', 'variation'),
     # The random score is no choice by its metric, but may be the config's.
     (dict(magnitude=30, variation=30.1, random=32), 'magnitude', None, 'magnitude'),
     (dict(magnitude=30, variation=30.1, random=32), 'random', None, 'random'),

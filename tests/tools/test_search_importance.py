@@ -102,8 +102,6 @@ def test_a_score_that_there_is_none_of_is_refused_at_once(tiny, tmp_path):
         *command, '--importance', 'loudness')
     message = refused(*command, '--importance', 'learned')
     assert str(tiny.checkpoint) in message and 'tools/fit_importance.py' in message
-    message = refused(*command, '--importance', 'auto', model__backbone__importance='boxes')
-    assert 'frame before' in message
     assert not list(tmp_path.glob('winner*'))
 
 

@@ -13,7 +13,6 @@ from mmengine.structures import InstanceData
 from sparsevit_mm.config import load_config
 from sparsevit_mm.models import get_sparse_backbone
 from sparsevit_mm.models.bevdet.detector import batch_matrices
-from sparsevit_mm.models.frame_memory import boxes_in_images
 from sparsevit_mm.models.selection import Selection
 from sparsevit_mm.visualization.windows import record_windows
 
@@ -157,32 +156,3 @@ def test_the_views_of_a_frame_are_a_group(model, images):
         assert frame.sum() == number[:6].sum()
     with pytest.raises(ValueError, match="scope 'group' has no group size for a batch of 12"):
         backbone(images.flatten(0, 1))
-
-
-def test_boxes_of_the_frame_before_are_projected_into_its_images():
-    cameras = random_cameras(3)._replace(bev_aug=np.eye(4))  # none at inference
-    one = sample(3)
-    box = torch.tensor([[12., 3., -1., 4., 2., 1.5, 0.3, 0., 0.],
-                        [-9., 2., 0., 1., 1., 1., 0., 0., 0.]])  # the second's score is too low
-    one.pred_instances_3d = InstanceData(
-        bboxes_3d=LiDARInstance3DBoxes(box, box_dim=9), scores_3d=torch.tensor([.9, .05]),
-        labels_3d=torch.zeros(2, dtype=torch.long))
-    corners = one.pred_instances_3d.bboxes_3d.corners[0].double().numpy()
-    found = boxes_in_images(one, 6)
-    assert len(found) == 6 and sum(map(len, found)) >= 1
-    for view, boxes in enumerate(found):
-        pixels, depth = cameras.project(corners, view)
-        assert len(boxes) == (depth.min() > .1)
-        if len(boxes):
-            expected = np.concatenate([pixels.min(0), pixels.max(0)])
-            np.testing.assert_allclose(boxes[0].numpy(), expected, rtol=1e-4, atol=1e-2)
-
-
-def test_boxes_without_cameras_are_refused():
-    one = sample(3)
-    one.pred_instances_3d = InstanceData(
-        bboxes_3d=LiDARInstance3DBoxes(torch.zeros(0, 9), box_dim=9), scores_3d=torch.zeros(0))
-    one.set_metainfo(dict(cameras=None))
-    del one.cam2img
-    with pytest.raises(ValueError, match="must keep cam2img in its meta_keys"):
-        boxes_in_images(one, 6)
