@@ -175,7 +175,7 @@ def make_jobs(args: argparse.Namespace, seed: int, found: Dict) -> List[Job]:
     if args.pretrained:
         pretrained = {'model.backbone.init_cfg': dict(
             type='Pretrained', checkpoint=str(args.pretrained))}
-    starts = {'dense': training('dense', DENSE, None, schedule(dense_iters), pretrained)}
+    starts = {'dense': training('base', DENSE, None, schedule(dense_iters), pretrained)}
     for width in WIDTHS.values():
         if not args.pretrained:  # there are no weights for them
             starts[f'narrow{width}'] = training(f'narrow{width}', DENSE, None,

@@ -68,6 +68,7 @@ def _fork(job: Job) -> int:
         log = os.open(_log(job), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(log, 1)
         os.dup2(log, 2)
+        sys.stdout = sys.stderr = open(1, 'w', buffering=1, closefd=False)
         job.run()
         status = 0
     except BaseException:

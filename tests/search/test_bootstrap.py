@@ -287,3 +287,19 @@ def test_other_objectives_have_no_resamples_and_are_not_watched(prefix, objectiv
 def test_coco_s_other_figures_have_no_resamples(objective):
     metric = type('CocoMetric', (), dict(prefix='coco'))()
     assert make_resampler(metric, objective) is None
+
+
+@pytest.mark.parametrize('number, block', [(12, 1), (12, 5), (3, 5)])
+def test_blocks_of_consecutive_images_are_drawn_together(number, block):
+    drawn = []
+    matches = SimpleNamespace(num_images=number)
+    resampler = bootstrap.Resampler(lambda: matches,
+                                    lambda matches, weights: drawn.append(weights) or 0.)
+    resampler(50, block=block)
+    starts = range(0, number, block)
+    for weights in drawn:
+        assert len(weights) == number
+        blocks = [weights[start:start + block] for start in starts]
+        assert all((part == part[0]).all() for part in blocks)
+        assert sum(part[0] for part in blocks) == len(blocks)
+    assert len(starts) == 1 or len({tuple(weights) for weights in drawn}) > 1
