@@ -113,7 +113,8 @@ class _Gate(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         before, after = ctx.saved_tensors
-        return None, grad, (grad * (after - before)).sum(-1).to(ctx.dtype)
+        gain = grad.float() * (after.float() - before.float())  # fp16 sums could overflow
+        return None, grad, gain.sum(-1).to(ctx.dtype)
 
 
 def gate_update(before: Tensor, after: Tensor, gate: Tensor) -> Tensor:
