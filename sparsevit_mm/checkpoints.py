@@ -70,7 +70,7 @@ def read_checkpoint(path: str) -> dict:
 # The score that the weights belong to, the heads of the learned one, the update of skipped windows:
 # dense checkpoints have none of them, and the backbone itself checks what it is given.
 OF_ADAPTATION = re.compile(
-    r'(^|\.)(stages\.\d+\.(importance\.weight|blocks\.\d+\.bypass\.(weight|bias))|'
+    r'(^|\.)(stages\.\d+\.(importance\.weight|blocks\.\d+\.bypass\.\w+)|'
     r'adapted_to\.importance)$')
 
 

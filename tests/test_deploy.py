@@ -70,9 +70,8 @@ def selections(change=lambda selected: selected):
     seen, select = [], stage.select_windows
 
     def spy(*args):
-        selected, skipped = select(*args)
-        seen.append(change(selected))
-        return seen[-1], skipped
+        seen.append(change(select(*args)))
+        return seen[-1]
 
     stage.select_windows = spy
     try:

@@ -17,7 +17,7 @@ LAYERS = [{'version', 'sparsity', 'checkpoints', 'config', 'datasets', 'files'},
           {'hooks', 'cost', 'arguments', 'labels'}, {'search', 'swap'}, {'visualization'}]
 MODEL_LAYERS = [{'tracing'},
                 {'windows', 'attention', 'pretrained', 'chunks', 'rows', 'adapted_to'},
-                {'importance', 'layout', 'patches', 'bypass'}, {'importance_head', 'token_worth'},
+                {'importance', 'layout', 'patches'}, {'importance_head', 'token_worth', 'bypass'},
                 {'selection', 'kernels', 'execution', 'importance_fit'}, {'stage', 'metadata'},
                 {'sparse_swin'}]
 

@@ -38,7 +38,7 @@ def backbone_macs(backbone: SparseSwinTransformer,
     height, width = (math.ceil(side / patch) for side in shape)
     macs = height * width * backbone.num_features[0] * backbone.in_channels * patch**2
     for stage, ratios in zip(backbone.stages, config.ratios):
-        total = num_windows(height, width, window)
+        total = running = num_windows(height, width, window)
         for block, ratio in zip(stage.blocks, ratios):
             kept = kept_windows(total, ratio) if ratio else total
             attended = kept * window**2
@@ -48,10 +48,11 @@ def backbone_macs(backbone: SparseSwinTransformer,
             hidden = block.ffn.feedforward_channels
             macs += tokens * (4 * channels**2 + 2 * channels * hidden)
             macs += 2 * attended * window**2 * channels
-            if block.bypass is not None and kept < total:
-                skipped = total - kept
-                macs += channels**2 * (skipped * window**2 if count_padding
-                                       else windows.token_bounds[skipped])
+            if block.bypass is not None and kept < running:
+                dropped, running = running - kept, kept
+                updated = (dropped * window**2 if count_padding
+                           else windows.token_bounds[dropped])
+                macs += channels**2 * (updated + dropped)
         if stage.downsample is not None:
             stride = stage.downsample.sampler.stride[0]
             height, width = math.ceil(height / stride), math.ceil(width / stride)

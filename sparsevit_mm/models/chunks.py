@@ -13,7 +13,7 @@ from .tracing import is_tracing
 
 # Of the largest temporary of a chunk; of a strip, which has several at a time.
 CHUNK_BYTES = 2**20
-STRIP_BYTES = 3 * 2**18
+STRIP_BYTES = 2**20
 
 
 def pays(x: Tensor) -> bool:

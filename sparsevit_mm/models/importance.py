@@ -100,18 +100,17 @@ class ValidArea:
     def __init__(self, x: Tensor, info: MapInfo):
         self.shape = info.hw_shape
         self.mask: Optional[Tensor] = None  # (B, H, W, 1) bool
-        sides = [torch.arange(side, device=x.device)[None] for side in info.hw_shape]
+        self.weight: Optional[Tensor] = None  # (B, H, W, 1), 9 over the number of neighbours
         if info.sizes is None:
-            ends = info.hw_shape  # no tensors: a CUDA graph can not capture their making
-        else:
-            ends = [info.sizes[:, i:i + 1] for i in range(2)]
-            rows, cols = (places < end for places, end in zip(sides, ends))
-            self.mask = (rows[:, :, None] & cols[:, None])[..., None]
+            return
+        sides = [torch.arange(side, device=x.device)[None] for side in info.hw_shape]
+        ends = [info.sizes[:, i:i + 1] for i in range(2)]
+        rows, cols = (places < end for places, end in zip(sides, ends))
+        self.mask = (rows[:, :, None] & cols[:, None])[..., None]
         # Neighbours along one axis, itself included: 3, 2 at an end, 1 of a sole token.
         counts = [((places + 1).clamp(max=end - 1) - (places - 1).clamp(min=0) + 1).clamp(min=1)
                   for places, end in zip(sides, ends)]
-        weight = 9. / (counts[0][:, :, None] * counts[1][:, None])[..., None]
-        self.weight = weight.expand(x.shape[0], -1, -1, -1)
+        self.weight = 9. / (counts[0][:, :, None] * counts[1][:, None])[..., None]
 
     def normalise(self, rows: Tensor, part: Part) -> Tensor:
         """LayerNorm without affine of the rows `part` of the maps, in fp32; padding is 0."""
@@ -121,8 +120,10 @@ class ValidArea:
     def neighbour_mean(self, rows: Tensor, part: Part) -> Tensor:
         """Mean of the 3x3 neighbourhood; that of the first and the last row of a strip lacks what
         lies outside the strip."""
-        mean = F.avg_pool2d(rows.permute(0, 3, 1, 2), 3, 1, 1).permute(0, 2, 3, 1)
-        return mean * self.weight[part]
+        whole = self.weight is None  # then what lies outside the map is all that does not count
+        mean = F.avg_pool2d(rows.permute(0, 3, 1, 2), 3, 1, 1, count_include_pad=not whole)
+        mean = mean.permute(0, 2, 3, 1)
+        return mean if whole else mean * self.weight[part]
 
     def mean(self, x: Tensor) -> Tensor:
         """(B, 1, 1, C) fp32, mean of the normalised tokens of each image."""

@@ -73,6 +73,20 @@ class _Gathered:
         x = x.flatten(1, 2)
         return x if self._places is None else _select(x, self._places)
 
+    def window_mean(self, tokens: Tensor) -> Tensor:
+        """(G, T, C) -> (G, K, C), the mean over each window's tokens; 0 where all is padding."""
+        by_window = self.to_windows(self.pad(tokens))
+        if self._slots is None:
+            return by_window.mean(2)
+        number = (self._slots < tokens.shape[1]).reshape(self.shape).sum(2)
+        return by_window.sum(2) / number.clamp(min=1)[..., None]
+
+    def add_to_windows(self, tokens: Tensor, values: Tensor) -> Tensor:
+        """(G, T, C) tokens with (G, K, C) values, one for each window, added."""
+        if self._places is None:
+            return (tokens.reshape(*self.shape, -1) + values[:, :, None]).reshape(tokens.shape)
+        return tokens + _select(values, self._places // self.shape[2])
+
 
 class KeptWindows(_Gathered):
     """A block that runs the same number of windows K in each of G groups of n images, n being 1

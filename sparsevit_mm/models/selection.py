@@ -5,7 +5,7 @@ one budget of windows. A group of n images has n * nW windows, image by image, a
 which each block takes the first n * k. Shapes depend on n and k alone.
 """
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Optional, Tuple, Union
+from typing import NamedTuple, Optional, Union
 
 import torch
 import torch.nn.functional as F
@@ -184,7 +184,6 @@ def rank_windows(scores: Tensor, valid: Optional[Tensor] = None, scope: str = 'i
     return ranking
 
 
-def select_windows(ranking: Tensor, num_kept: int) -> Tuple[Tensor, Tensor]:
-    """The first `num_kept` windows of each group, and the others: (G, M) -> (G, num_kept) and
-    (G, M - num_kept) int64."""
-    return ranking[:, :num_kept], ranking[:, num_kept:]
+def select_windows(ranking: Tensor, num_kept: int) -> Tensor:
+    """The first `num_kept` windows of each group: (G, M) -> (G, num_kept) int64."""
+    return ranking[:, :num_kept]

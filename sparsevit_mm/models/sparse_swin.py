@@ -67,8 +67,8 @@ class SparseSwinTransformer(BaseModule):
         scope, group_size, min_windows, padding_last: Who competes for the windows that run, see
             :class:`~.selection.Selection`. All five are one attribute, `selection`, which may be
             set at any time.
-        skipped: What becomes of the windows that a block skips: 'copy' (as published), or 'linear',
-            see :class:`~.bypass.Bypass`. To be trained by adaptation.
+        skipped: What becomes of skipped windows: 'copy' (as published), or 'linear', an update
+            that adaptation trains, see :class:`~.bypass.Bypass`.
         execution: How inference runs: 'eager', 'compiled' or 'captured', see :mod:`.execution`.
             May be set at any time too. Hooks on parts of the backbone need 'eager'.
         triton: Whether inference on CUDA uses a Triton kernel for attention, where Triton is

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..sparsity import kept_windows
 from .attention import ShiftWindowMSA
-from .bypass import Bypass
+from .bypass import Bypass, update_skipped
 from .importance import LEARNED, TOKEN_SCORES, MapInfo
 from .importance_head import ImportanceHead
 from .kernels import run_block
@@ -38,7 +38,7 @@ class SwinBlock(BaseModule):
         act_cfg, norm_cfg: mmcv layer configs.
         with_cp: Recompute activations in the backward pass to save memory.
         triton: See :class:`~.attention.WindowMSA`.
-        bypass: Whether tokens that the block skips get a linear update.
+        bypass: Whether windows that drop out at this block get a linear update.
     """
 
     def __init__(self,
@@ -81,10 +81,9 @@ class SwinBlock(BaseModule):
         self.bypass = Bypass(embed_dims) if bypass else None
 
     def forward(self, x: Tensor, windows: WindowPartition, selected: Optional[Tensor] = None,
-                group: int = 1, gate: Optional[Tensor] = None,
-                skipped: Optional[Tensor] = None) -> Tensor:
+                group: int = 1, gate: Optional[Tensor] = None) -> Tensor:
         """(B, L, C) residual stream -> the same, see :func:`~.kernels.run_block`."""
-        return run_block(self, x, windows, selected, group, gate, skipped)
+        return run_block(self, x, windows, selected, group, gate)
 
 
 class SwinStage(BaseModule):
@@ -94,11 +93,13 @@ class SwinStage(BaseModule):
         depth: Number of blocks; every second one is shifted.
         drop_path_rates: Stochastic depth of each block.
         downsample: Patch merging, or None in the last stage.
+        bypass: Whether skipped windows get a linear update, see :class:`~.bypass.Bypass`.
         **kwargs: See :class:`SwinBlock`.
     """
 
     def __init__(self, depth: int, drop_path_rates: Sequence[float],
-                 downsample: Optional[PatchMerging], window_size: int, **kwargs):
+                 downsample: Optional[PatchMerging], window_size: int, bypass: bool = False,
+                 **kwargs):
         super().__init__()
         self.window_size = window_size
         self.blocks = ModuleList([
@@ -106,6 +107,7 @@ class SwinStage(BaseModule):
                 shift=i % 2 == 1,
                 window_size=window_size,
                 drop_path_rate=drop_path_rates[i],
+                bypass=bypass and i % 2 == 0,
                 **kwargs) for i in range(depth)
         ])
         self.downsample = downsample
@@ -141,11 +143,16 @@ class SwinStage(BaseModule):
         ranked = self._rank(x.detach(), hw_shape, {b.shift: partitions[b.shift] for b in pruned},
                             selection, batch)
         x = own(x, self.training)
+        running = total  # of the plain partition's windows: the others have dropped out
         for block, k in zip(pruned, kept[num_dense:]):
             ranking, shares = ranked[block.shift]
-            selected, skipped = select_windows(ranking, k * batch.group)
+            if block.bypass is not None and k < running:
+                dropped = ranking[:, k * batch.group:running * batch.group]
+                x = update_skipped(block.bypass, x, partitions[block.shift], dropped, batch.group)
+                running = k
+            selected = select_windows(ranking, k * batch.group)
             gate = None if shares is None else shares.gather(1, selected)
-            x = block(x, partitions[block.shift], selected, batch.group, gate, skipped)
+            x = block(x, partitions[block.shift], selected, batch.group, gate)
         return release(x)
 
     def _rank(self, x: Tensor, hw_shape: Tuple[int, int], partitions: Dict[int, WindowPartition],

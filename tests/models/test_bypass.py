@@ -1,4 +1,4 @@
-"""The linear update of windows that a block skips."""
+"""The linear update of skipped windows."""
 from copy import deepcopy
 
 import pytest
@@ -11,7 +11,8 @@ from test_kernels import forward, small_chunks  # noqa: F401
 from sparsevit_mm import SparseSwinTransformer
 from sparsevit_mm.cost.macs import backbone_macs
 from sparsevit_mm.deploy import check_program, export_program
-from sparsevit_mm.models.bypass import Bypass
+from sparsevit_mm.models.bypass import Bypass, update_skipped
+from sparsevit_mm.models.windows import partition
 from sparsevit_mm.sparsity import kept_windows
 
 LINEAR = dict(skipped='linear')
@@ -38,36 +39,65 @@ def test_a_fresh_one_copies_bit_by_bit_and_dense_checkpoints_load_strictly(make_
 def test_from_scratch_it_starts_as_a_copy(narrow):
     model = SparseSwinTransformer(**narrow(**LINEAR))
     model.init_weights()
-    assert len(bypasses(model)) == 4
+    assert len(bypasses(model)) == 2  # of the two plain blocks
     assert not any(p.any() for m in bypasses(model) for p in m.parameters())
+
+
+def explicit(layer, x, ran, side):
+    """(B, L, C) -> the same, by the formula: ``x + W z + V mean(z) + b`` for tokens that did not
+    run, z being normalised and the mean that of the window of 4x4."""
+    z = F.layer_norm(x, x.shape[-1:])
+    windows = z.reshape(len(z), side // 4, 4, side // 4, 4, -1)
+    mean = windows.mean((2, 4), keepdim=True).expand_as(windows).reshape(z.shape)
+    return torch.where(ran, x, x + z @ layer.weight.T + mean @ layer.context.T + layer.bias)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize('training', [False, True])
-@pytest.mark.parametrize('size', SIZES)
-def test_each_token_gets_the_block_or_the_update(make_swin, size, training):
-    """Those that run are what they are where others are copied; the others get one layer more."""
-    images = torch.randn(2, 3, *size)
-    results = []
-    for skipped in ('copy', 'linear'):
-        model = make_swin(depths=(1, ), num_heads=(2, ), strides=(4, ), out_indices=(0, ),
-                          skipped='linear').train(training)
-        if skipped == 'copy':
-            for p in bypasses(model)[0].parameters():
-                p.zero_()
-        block, seen = model.stages[0].blocks[0], []
-        model.sparsity = .5
-        block.register_forward_pre_hook(lambda _, args: seen.append(args[0].clone()))
-        block.register_forward_hook(lambda _, args, out: seen.append(out.clone()))
-        model(images)
-        results.append(seen)
-    (before, copied), (_, linear) = results
-    skipped = (before == copied).all(-1)
-    assert 0 < skipped.float().mean() < 1
-    assert torch.equal(linear[~skipped], copied[~skipped])
-    layer = bypasses(model)[0]
-    update = F.layer_norm(before, before.shape[-1:]) @ layer.weight.T + layer.bias
-    torch.testing.assert_close(linear[skipped], (before + update)[skipped], atol=1e-5, rtol=1e-5)
+def test_each_token_gets_the_block_or_the_update(make_swin, training):
+    """Those that run are what they are where others are copied."""
+    stages = [make_swin(depths=(1, ), num_heads=(2, ), strides=(4, ), out_indices=(0, ),
+                        **LINEAR).train(training).stages[0] for _ in range(2)]
+    copying, linear = stages
+    for p in bypasses(copying)[0].parameters():
+        p.zero_()
+    x = torch.randn(2, 256, 16)
+    copied, updated = (stage(x.clone(), (16, 16), [.5]) for stage in (copying, linear))
+    ran = (copied != x).any(-1, keepdim=True)
+    assert 0 < ran.float().mean() < 1
+    expected = torch.where(ran, copied, explicit(bypasses(linear)[0], x, ran, 16))
+    torch.testing.assert_close(updated, expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('ratios, updates', [
+    ([.5, .5, .5, .5], [8, 0]), ([0, 0, .5, .5], [0, 8]), ([.25, .25, .75, .75], [4, 8]),
+    ([0, .5, .5, .5], [0, 8]), ([0, 0, 0, .5], [0, 0])])
+def test_a_window_is_updated_once_in_a_stage(make_swin, ratios, updates):
+    """At the first plain block that skips it."""
+    model = make_swin(depths=(4, ), num_heads=(2, ), strides=(4, ), out_indices=(0, ), **LINEAR)
+    stage, seen = model.stages[0].train(), {}
+    for i, layer in enumerate(bypasses(stage)):
+        layer.register_forward_hook(lambda _, args, out, i=i: seen.update({i: args[0].shape[1]}))
+    stage(torch.randn(1, 256, 16), (16, 16), ratios)
+    assert [seen.get(i, 0) // 16 for i in range(2)] == updates
+
+
+@torch.no_grad()
+def test_padding_is_no_part_of_a_windows_mean(make_swin):
+    """A map of 5x6 in windows of 4x4."""
+    windows = partition(5, 6, 4, 0, torch.device('cpu'))
+    layer = Bypass(8)
+    layer.context.copy_(torch.eye(8))
+    x = torch.randn(2, 30, 8)
+    selected = torch.arange(4).expand(2, -1)
+    out = update_skipped(layer, x.clone(), windows, selected) - x
+    z = F.layer_norm(x, (8, )).reshape(2, 5, 6, 8)
+    for rows in (slice(0, 4), slice(4, 5)):
+        for cols in (slice(0, 4), slice(4, 6)):
+            part = out.reshape(2, 5, 6, 8)[:, rows, cols]
+            mean = z[:, rows, cols].mean((1, 2), keepdim=True)
+            torch.testing.assert_close(part, mean.expand_as(part), atol=1e-5, rtol=1e-5)
 
 
 @groups
@@ -93,7 +123,7 @@ def test_gradients_reach_it_and_are_zero_where_nothing_is_skipped(make_swin):
 
 
 def test_gradients_are_those_of_the_dense_formula(make_swin):
-    """One block: where(ran, block(x), x + update(x)), with both computed everywhere."""
+    """One block, with both results computed everywhere."""
     model = make_swin(depths=(1, ), num_heads=(2, ), strides=(4, ), out_indices=(0, ),
                       sparsity=.5, importance='magnitude', **LINEAR).train()
     image, gradients = torch.randn(2, 3, 64, 64), []
@@ -104,12 +134,12 @@ def test_gradients_are_those_of_the_dense_formula(make_swin):
         x = model.patch_embed(image)[0]
         ran = ~(copying(x, (16, 16), [.5], model.selection) == x).all(-1, keepdim=True)
     assert ran.any() and not ran.all()
-    for explicit in (False, True):
+    for by_hand in (False, True):
         model.zero_grad()
-        if explicit:
+        if by_hand:
             x = model.patch_embed(image)[0]
             dense = model.stages[0](x, (16, 16), [0], model.selection)
-            out = torch.where(ran, dense, x + bypasses(model)[0](x))
+            out = torch.where(ran, dense, explicit(bypasses(model)[0], x, ran, 16))
             features = model.norm0(out).transpose(1, 2).reshape(2, -1, 16, 16)
         else:
             features, = model(image)
@@ -132,14 +162,14 @@ def test_another_treatment_is_refused(narrow):
 
 
 @pytest.mark.parametrize('size', [(64, 64), (128, 64)])
-def test_macs_are_those_of_one_layer_for_each_token_skipped(make_swin, size):
+def test_macs_are_those_of_two_layers_for_tokens_and_windows(make_swin, size):
     copying, linear = make_swin(), make_swin(**LINEAR)
     assert backbone_macs(copying, size) == backbone_macs(linear, size)
     tokens = [(size[0] // side) * (size[1] // side) for side in (4, 8)]
     expected = 0
     for number, channels in zip(tokens, (16, 32)):
         windows = number // 16
-        expected += 2 * (windows - kept_windows(windows, .5)) * 16 * channels**2
+        expected += (windows - kept_windows(windows, .5)) * (16 + 1) * channels**2
     assert (backbone_macs(linear, size, 1, .5) - backbone_macs(copying, size, 1, .5)) == expected
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def run_block(block: 'SwinBlock', x: Tensor, windows: WindowPartition,
               selected: Optional[Tensor] = None, group: int = 1,
-              gate: Optional[Tensor] = None, skipped: Optional[Tensor] = None) -> Tensor:
+              gate: Optional[Tensor] = None) -> Tensor:
     """One Swin block on the windows selected.
 
     Picks the fastest implementation that is right here; all equal :mod:`.reference`.
@@ -28,16 +28,13 @@ def run_block(block: 'SwinBlock', x: Tensor, windows: WindowPartition,
         group: Images of a group.
         gate: (G, K) fp32, shares of the selected windows, for the gradient of a learned score
             alone; None without.
-        skipped: (G, M - K) int64, the other windows, for the block's bypass.
 
     Returns:
         (B, L, C), the stream after the block.
     """
-    if block.bypass is None or skipped is None or not skipped.shape[1]:
-        skipped = None
     if _runs_in_chunks(block, x):
-        return cpu.run_block(block, x, windows, selected, group, skipped)
-    return reference.run_block(block, x, windows, selected, group, gate, skipped)
+        return cpu.run_block(block, x, windows, selected, group)
+    return reference.run_block(block, x, windows, selected, group, gate)
 
 
 def _runs_in_chunks(block: 'SwinBlock', x: Tensor) -> bool:

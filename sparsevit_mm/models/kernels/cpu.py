@@ -20,7 +20,7 @@ MIN_TOKENS = 1024
 
 
 def run_block(block: 'SwinBlock', x: Tensor, windows: WindowPartition,
-              selected: Optional[Tensor], group: int, skipped: Optional[Tensor] = None) -> Tensor:
+              selected: Optional[Tensor], group: int) -> Tensor:
     """See :func:`~sparsevit_mm.models.kernels.run_block`."""
     stream = x.flatten(0, 1)
     size = max(CHUNK_BYTES // (block.ffn.feedforward_channels * x.element_size()), MIN_TOKENS)
@@ -28,12 +28,6 @@ def run_block(block: 'SwinBlock', x: Tensor, windows: WindowPartition,
         bias = block.attn.w_msa.bias(None if plain else windows.masks)
         for span in spans(len(index), size // windows.table.shape[1]):
             _run_chunk(block, stream, WindowChunk(windows, index[span], images[span], plain), bias)
-    if skipped is not None:
-        for index, images, plain in split(windows, skipped, x.shape[0], size, group):
-            for span in spans(len(index), size // windows.table.shape[1]):
-                rows = WindowChunk(windows, index[span], images[span], plain).rows
-                tokens = stream.index_select(0, rows)
-                stream.index_copy_(0, rows, tokens.add_(block.bypass(tokens)))
     return x
 
 

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
 
 
 def run_block(block: 'SwinBlock', x: Tensor, windows: WindowPartition,
-              selected: Optional[Tensor], group: int, gate: Optional[Tensor] = None,
-              skipped: Optional[Tensor] = None) -> Tensor:
+              selected: Optional[Tensor], group: int, gate: Optional[Tensor] = None) -> Tensor:
     """See :func:`~sparsevit_mm.models.kernels.run_block`."""
     layout = (AllWindows(windows) if selected is None
               else KeptWindows(windows, selected, group))
@@ -28,18 +27,11 @@ def run_block(block: 'SwinBlock', x: Tensor, windows: WindowPartition,
     else:
         after = _run_tokens(block, tokens, layout)
     if gate is not None:
-        after = gate_update(_skip(block, tokens.detach()), after, layout.per_token(gate))
-    x = layout.put(rest, after)
-    if skipped is None:
-        return x
-    layout = KeptWindows(windows, skipped, group)
-    tokens, rest = layout.take(x)
-    return layout.put(rest, _skip(block, tokens))
-
-
-def _skip(block: 'SwinBlock', tokens: Tensor) -> Tensor:
-    """(G, T, C) tokens as they leave a block that skips them."""
-    return tokens if block.bypass is None else tokens + block.bypass(tokens)
+        skipped = tokens.detach()
+        if block.bypass is not None:
+            skipped = skipped + block.bypass(skipped, layout)
+        after = gate_update(skipped, after, layout.per_token(gate))
+    return layout.put(rest, after)
 
 
 def _attend(msa: WindowMSA, qkv: Tensor, layout: Union[AllWindows, KeptWindows]) -> Tensor:
