@@ -1,11 +1,12 @@
-"""The published claim on real street scenes: at equal latency, is a sparse model at full size
-better than a dense one on smaller images, or a narrower one?
+"""The published claim: at equal latency, is a sparse model at full size better than a dense one on
+smaller images, or a narrower one?
 
-CamVid's images of 480x360 in the layout of Cityscapes are expected in data/camvid_cityscapes. For
-each seed a dense model and two narrower ones are trained from scratch. From the dense one go on,
-for as many iterations, the adapted model and dense ones at the image sizes that take the latencies
-asked for; then all are fine-tuned as they are to run, the adapted one at uniform and at searched
-sparsities. Fine-tuning and tests are on whole images.
+On CamVid, real street scenes of 480x360, which are expected in data/camvid_cityscapes in the layout
+of Cityscapes, or on the miniature COCO. For each seed a dense model and two narrower ones are
+trained from scratch. From the dense one go on, for as many iterations, the adapted model and dense
+ones at the image sizes that take the latencies asked for; then all are fine-tuned as they are to
+run, the adapted one at uniform and at searched sparsities. Fine-tuning and tests are on whole
+images.
 
 Each result has a file of its own, and what is there is not made again: a killed run goes on, and
 further seeds or latencies are added to those that are done.
@@ -14,7 +15,7 @@ import argparse
 import json
 from functools import partial
 from pathlib import Path
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch
@@ -32,10 +33,56 @@ from sparsevit_mm.search.noise import interval
 from sparsevit_mm.sparsity import SparsityConfig
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs' / 'demo'
-DENSE = CONFIGS / 'upernet_swin-narrow_camvid.py'
-ADAPT = CONFIGS / 'upernet_sparsevit-narrow_camvid.py'
-WIDTHS = {0.75: 24, 0.6: 20}  # of the dense model's 32, a multiple of the heads
-BLOCK = 5  # consecutive frames that the bootstrap draws together
+WIDTHS = {0.75: 24, 0.6: 20}  # of the dense model's 32; widths of stages must suit their heads
+Shape = Tuple[int, int]
+
+
+class Task(NamedTuple):
+    """What differs between the data sets.
+
+    Attributes:
+        dense, adapt: Configs.
+        iters: Of training, of adaptation, of fine-tuning.
+        limits: Latencies, as shares of the dense one.
+        batch: Images of a pass whose latency is measured.
+        block: Consecutive images that the bootstrap draws together.
+        shapes: (H, W) of smaller images.
+        heads: Channels of the stages -> options that fit neck and heads to them.
+        crop: (H, W) of images -> options that train on crops of them; None where training takes
+            whole images.
+    """
+    dense: Path
+    adapt: Path
+    iters: Tuple[int, int, int]
+    limits: List[float]
+    batch: int
+    block: int
+    shapes: List[Shape]
+    heads: Callable[[List[int]], Dict]
+    crop: Optional[Callable[[Shape], Dict]] = None
+
+
+def crop_camvid(shape: Shape) -> Dict:
+    crop = tuple(round(side / 24) * 16 for side in shape)  # two thirds, as the config has
+    return {'train_dataloader.dataset.pipeline.2.ratio_range': (.5, 1.5),
+            'train_dataloader.dataset.pipeline.3.crop_size': crop,
+            'model.data_preprocessor.size': crop}
+
+
+TASKS = {
+    'camvid': Task(
+        CONFIGS / 'upernet_swin-narrow_camvid.py', CONFIGS / 'upernet_sparsevit-narrow_camvid.py',
+        (1000, 500, 300), [.7, .5], 1, 5,
+        [(width * 3 // 4, width) for width in range(288, 480, 16)],
+        lambda channels: {'model.decode_head.in_channels': channels,
+                          'model.auxiliary_head.in_channels': channels[2]}, crop_camvid),
+    'coco': Task(
+        CONFIGS / 'mask_rcnn_swin-narrow_mini_coco.py',
+        CONFIGS / 'mask_rcnn_sparsevit-narrow_mini_coco.py',
+        (600, 200, 100), [.75, .65], 8, 1, [(side, side) for side in range(112, 192, 16)],
+        lambda channels: {'model.neck.in_channels': channels,
+                          'model.data_preprocessor.pad_size_divisor': 16}),
+}
 
 
 class Row(NamedTuple):
@@ -51,7 +98,7 @@ class Row(NamedTuple):
     """
     name: str
     start: str
-    shape: Tuple[int, int]
+    shape: Shape
     width: int = 32
     sparsity: object = 0.
     limit: Optional[float] = None
@@ -60,12 +107,13 @@ class Row(NamedTuple):
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/claim'))
+    parser.add_argument('task', choices=TASKS)
+    parser.add_argument('--work-dir', type=Path, help='(default: work_dirs/claim/TASK)')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--limits', type=float, nargs='+', default=[.7, .5],
-                        help='latencies, as shares of the dense one')
-    parser.add_argument('--iters', type=int, nargs=3, default=[1000, 500, 300],
-                        metavar=('DENSE', 'ADAPT', 'FINETUNE'))
+    parser.add_argument('--limits', type=float, nargs='+',
+                        help='latencies, as shares of the dense one (default: of the task)')
+    parser.add_argument('--iters', type=int, nargs=3, metavar=('DENSE', 'ADAPT', 'FINETUNE'),
+                        help='(default: of the task)')
     parser.add_argument('--trials', type=int, default=30, help='candidates of each search')
     parser.add_argument('--jobs', type=int, default=2, help='processes at once')
     parser.add_argument('--pretrained', type=Path, metavar='FILE',
@@ -73,44 +121,44 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def width_options(width: int) -> Dict:
-    return {'model.backbone.embed_dims': width,
-            'model.decode_head.in_channels': [width * 2**i for i in range(4)],
-            'model.auxiliary_head.in_channels': width * 4}
+def full_shape(task: Task) -> Shape:
+    return test_shape(load_config(str(task.adapt)))
 
 
-def size_options(shape: Tuple[int, int], whole: bool) -> Dict:
+def width_options(task: Task, width: int) -> Dict:
+    return {'model.backbone.embed_dims': width, **task.heads([width * 2**i for i in range(4)])}
+
+
+def size_options(task: Task, shape: Shape, whole: bool) -> Dict:
     """Settings that make the config train and test at another size, on crops or whole images."""
-    cfg = load_config(str(DENSE))
-    crop = shape
-    if not whole:
-        crop = tuple(round(side * new / old / 16) * 16
-                     for side, new, old in zip(cfg.crop_size, shape, test_shape(cfg)))
-    train_step, test_step = (f'{split}_dataloader.dataset.pipeline' for split in ('train', 'test'))
-    options = {f'{train_step}.2.scale': shape[::-1], f'{train_step}.3.crop_size': crop,
-               'model.data_preprocessor.size': crop, f'{test_step}.1.scale': shape[::-1],
-               'val_dataloader.dataset.pipeline.1.scale': shape[::-1]}
+    train_step, val_step, test_step = (
+        f'{split}_dataloader.dataset.pipeline' for split in ('train', 'val', 'test'))
+    options = {f'{train_step}.2.scale': shape[::-1], f'{val_step}.1.scale': shape[::-1],
+               f'{test_step}.1.scale': shape[::-1]}
+    if task.crop is None:
+        return options
+    options.update(task.crop(shape))
     if whole:
-        options[f'{train_step}.2.ratio_range'] = (1., 1.)
+        options.update({f'{train_step}.2.ratio_range': (1., 1.),
+                        f'{train_step}.3.crop_size': shape, 'model.data_preprocessor.size': shape})
     return options
 
 
-def backbone_of(width: int = 32):
-    return build_backbone(load_config(str(ADAPT), width_options(width))).eval()
+def backbone_of(task: Task, width: int = 32):
+    return build_backbone(load_config(str(task.adapt), width_options(task, width))).eval()
 
 
-def measure(path: Path, limits: List[float]) -> None:
-    """Writes which uniform sparsity and which image size come nearest to each latency from below,
+def measure(task: Task, path: Path, limits: List[float]) -> None:
+    """Writes which image size comes nearest to each latency, which uniform sparsity is no slower,
     and what the narrower models take: medians of ratios to the dense one, all in turn."""
-    full = test_shape(load_config(str(ADAPT)))
-    backbone = backbone_of()
+    full, backbone = full_shape(task), backbone_of(task)
     dense = SparsityConfig(0., backbone.depths)
-    uniform = [SparsityConfig(i / 50, backbone.depths) for i in range(4, 42, 2)]
-    shapes = [(width * 3 // 4, width) for width in range(288, 480, 16)]
-    narrow = {width: LatencyMeter(backbone_of(width), LatencySetting(full), 1)
+    uniform = [SparsityConfig(i / 50, backbone.depths) for i in range(4, 46, 2)]
+    narrow = {width: LatencyMeter(backbone_of(task, width), LatencySetting(full, task.batch), 1)
               for width in WIDTHS.values()}
-    small = {shape: LatencyMeter(backbone, LatencySetting(shape), 1) for shape in shapes}
-    meter = LatencyMeter(backbone, LatencySetting(full), 1)
+    small = {shape: LatencyMeter(backbone, LatencySetting(shape, task.batch), 1)
+             for shape in task.shapes}
+    meter = LatencyMeter(backbone, LatencySetting(full, task.batch), 1)
     rounds = []
     for _ in range(9):
         first, *others = (found.median for found in meter.measure([dense, *uniform]))
@@ -120,17 +168,17 @@ def measure(path: Path, limits: List[float]) -> None:
     of_uniform, of_small = ratios[:len(uniform)], ratios[len(uniform):-len(narrow)]
     found = {'dense': 1., 'narrow': {str(w): r for w, r in zip(narrow, ratios[-len(narrow):])}}
     for limit in limits:
-        under = [i for i, ratio in enumerate(of_uniform) if ratio <= limit]
-        size = int(np.argmin(np.abs(of_small - limit)))  # the sparse one shall not be slower
+        size = int(np.argmin(np.abs(of_small - limit)))
+        under = [i for i, ratio in enumerate(of_uniform) if ratio <= of_small[size]]
         found[str(limit)] = dict(
             uniform=uniform[min(under)].mean, uniform_ratio=of_uniform[min(under)],
-            shape=shapes[size], shape_ratio=of_small[size])
+            shape=task.shapes[size], shape_ratio=of_small[size])
     with replacing(path) as partial_file:
         partial_file.write_text(json.dumps(found, indent=1))
 
 
-def rows(found: Dict, limits: List[float]) -> List[Row]:
-    full = test_shape(load_config(str(ADAPT)))
+def rows(task: Task, found: Dict, limits: List[float]) -> List[Row]:
+    full = full_shape(task)
     made = [Row('dense', 'dense', full)]
     made += [Row(f'width_{share:g}', f'narrow{width}', full, width, limit=None)
              for share, width in WIDTHS.items()]
@@ -148,9 +196,8 @@ def searched(path: Path) -> List:
 
 
 def make_jobs(args: argparse.Namespace, seed: int, found: Dict) -> List[Job]:
-    folder = args.work_dir / f'seed{seed}'
-    dense_iters, adapt_iters, finetune_iters = args.iters
-    full = test_shape(load_config(str(ADAPT)))
+    task, folder = TASKS[args.task], args.work_dir / f'seed{seed}'
+    dense_iters, adapt_iters, finetune_iters = args.iters or task.iters
     jobs = []
 
     def training(name: str, config: Path, start: Optional[Path], *options: Dict,
@@ -163,11 +210,12 @@ def make_jobs(args: argparse.Namespace, seed: int, found: Dict) -> List[Job]:
 
     def testing(name: str, checkpoint: Path, row: Row, sparsity, *needs: Path) -> None:
         result = folder / f'{name}.json'
-        options = {**width_options(row.width), **size_options(row.shape, True)}
+        options = {**width_options(task, row.width), **size_options(task, row.shape, True)}
 
         def run() -> None:
             config = searched(sparsity) if isinstance(sparsity, Path) else sparsity
-            test(ADAPT, checkpoint, result, {'test': (config, None)}, options, block=BLOCK)
+            test(task.adapt, checkpoint, result, {'test': (config, None)}, options,
+                 block=task.block)
 
         jobs.append(Job(result, run, [checkpoint, *needs]))
 
@@ -175,44 +223,48 @@ def make_jobs(args: argparse.Namespace, seed: int, found: Dict) -> List[Job]:
     if args.pretrained:
         pretrained = {'model.backbone.init_cfg': dict(
             type='Pretrained', checkpoint=str(args.pretrained))}
-    starts = {'dense': training('base', DENSE, None, schedule(dense_iters), pretrained)}
+    starts = {'dense': training('base', task.dense, None, schedule(dense_iters), pretrained)}
     for width in WIDTHS.values():
         if not args.pretrained:  # there are no weights for them
-            starts[f'narrow{width}'] = training(f'narrow{width}', DENSE, None,
-                                                schedule(dense_iters), width_options(width))
-    starts['adapted'] = training('adapted', ADAPT, starts['dense'], schedule(adapt_iters))
-    for row in rows(found, args.limits):
+            starts[f'narrow{width}'] = training(
+                f'narrow{width}', task.dense, None, schedule(dense_iters),
+                width_options(task, width))
+    starts['adapted'] = training('adapted', task.adapt, starts['dense'], schedule(adapt_iters))
+    for row in rows(task, found, args.limits):
         if row.start not in starts:
             continue
-        options = [width_options(row.width), {'custom_hooks': []}]
+        options = [width_options(task, row.width), {'custom_hooks': []}]
         start, sparsity, needs = starts[row.start], row.sparsity, []
         if row.start != 'adapted':
-            start = training(f'{row.name}_longer', ADAPT, start, schedule(adapt_iters),
-                             size_options(row.shape, False), *options)
+            start = training(f'{row.name}_longer', task.adapt, start, schedule(adapt_iters),
+                             size_options(task, row.shape, False), *options)
         elif row.name.startswith('searched'):
             sparsity = folder / f'search_{row.limit:g}' / 'winner.py'
-            jobs.append(Job(sparsity, partial(search, ADAPT, start, sparsity, row.limit,
-                                              args.trials, seed), [start]))
+            jobs.append(Job(sparsity, partial(search, task.adapt, start, sparsity,
+                                              found[str(row.limit)]['shape_ratio'],
+                                              args.trials, seed, task.batch),
+                            [start]))
             needs = [sparsity]
         testing(f'{row.name}_before', start, row, sparsity, *needs)
-        jobs.append(finetuning(folder, row, start, sparsity, seed, finetune_iters, options, needs))
+        jobs.append(finetuning(task, folder, row, start, sparsity, seed, finetune_iters, options,
+                               needs))
         testing(row.name, jobs[-1].done, row, sparsity, *needs)
-    testing('adapted_dense', starts['adapted'], Row('', '', full), 0.)
+    testing('adapted_dense', starts['adapted'], Row('', '', full_shape(task)), 0.)
     return jobs
 
 
-def finetuning(folder: Path, row: Row, start: Path, sparsity, seed: int, iters: int,
+def finetuning(task: Task, folder: Path, row: Row, start: Path, sparsity, seed: int, iters: int,
                options: List[Dict], needs: List[Path]) -> Job:
     """Trains on whole images, as the row is to run."""
     checkpoint = folder / f'{row.name}.pth'
 
     def run() -> None:
         config = searched(sparsity) if isinstance(sparsity, Path) else sparsity
-        merged = {**schedule(iters), **size_options(row.shape, True),
+        merged = {**schedule(iters), **size_options(task, row.shape, True),
                   'model.backbone.sparsity': config}
         for part in options:
             merged.update(part)
-        train(ADAPT, checkpoint, seed, start, merged)
+        train(task.adapt, checkpoint, seed, start, merged)
 
     return Job(checkpoint, run, [start, *needs])
 
@@ -225,11 +277,12 @@ def report(args: argparse.Namespace, found: Dict) -> None:
         held = [json.loads(path.read_text())['test'] for path in paths if path.exists()]
         return held if len(held) == len(paths) else None
 
-    table = Table(title=f'mIoU on the test frames, seeds {args.seeds}', title_justify='left')
-    for column in ('model', 'of dense latency', 'GMACs', 'before fine-tuning', 'mIoU', 'seeds',
+    task = TASKS[args.task]
+    table = Table(title=f'{args.task}, seeds {args.seeds}', title_justify='left')
+    for column in ('model', 'of dense latency', 'GMACs', 'before fine-tuning', 'after', 'seeds',
                    'searched less this (95%)'):
         table.add_column(column)
-    for row in rows(found, args.limits):
+    for row in rows(task, found, args.limits):
         after, before = read(row.name), read(f'{row.name}_before')
         if after is None:
             continue
@@ -238,12 +291,12 @@ def report(args: argparse.Namespace, found: Dict) -> None:
                  'width': found['narrow'].get(str(row.width)), 'dense': 1.}.get(
                      row.name.split('_')[0])
         cells = [row.name, f'at most {row.limit}' if ratio is None else f'{ratio:.2f}']
-        backbone = backbone_of(row.width)
+        backbone = backbone_of(task, row.width)
         macs = '' if row.name.startswith('searched') else (
             f'{backbone_macs(backbone, row.shape, 1, row.sparsity) / 1e9:.2f}')
         points = [held['metric'] for held in after]
-        cells += [macs, f'{np.mean([held["metric"] for held in before]):.2f}' if before else '',
-                  f'{np.mean(points):.2f}', f'{min(points):.2f} to {max(points):.2f}']
+        cells += [macs, f'{np.mean([held["metric"] for held in before]):.4g}' if before else '',
+                  f'{np.mean(points):.4g}', f'{min(points):.4g} to {max(points):.4g}']
         limits = [row.limit] if row.limit else args.limits
         differences = []
         for limit in limits:
@@ -253,23 +306,25 @@ def report(args: argparse.Namespace, found: Dict) -> None:
                                      for a, b in zip(after, best)], axis=0)
                 low, high = interval(resampled)
                 less = np.mean([b['metric'] for b in best]) - np.mean(points)
-                differences.append(f'{limit:g}: {less:+.2f} ({low:+.2f} to {high:+.2f})')
+                differences.append(f'{limit:g}: {less:+.3g} ({low:+.3g} to {high:+.3g})')
         table.add_row(*cells, '\n'.join(differences))
     Console(width=140).print(table)
     adapted = read('adapted_dense')
     if adapted:
         print(f'the adapted model run dense, before fine-tuning: '
-              f'{np.mean([held["metric"] for held in adapted]):.2f}')
+              f'{np.mean([held["metric"] for held in adapted]):.4g}')
 
 
 def main() -> None:
     args = parse_args()
+    args.limits = args.limits or TASKS[args.task].limits
+    args.work_dir = args.work_dir or Path('work_dirs/claim') / args.task
     torch.set_num_threads(1)
     with clear_errors():
         latencies = args.work_dir / 'latencies.json'
         if not latencies.exists():
             latencies.parent.mkdir(parents=True, exist_ok=True)
-            measure(latencies, args.limits)
+            measure(TASKS[args.task], latencies, args.limits)
         found = json.loads(latencies.read_text())
     failed = run_jobs([job for seed in args.seeds for job in make_jobs(args, seed, found)],
                       args.jobs)

@@ -24,8 +24,7 @@ TOOLS = Path(__file__).resolve().parents[1] / 'tools'
 
 def schedule(iters: int) -> Dict:
     """Options that make a demo config train for so many iterations."""
-    return {'train_cfg.max_iters': iters, 'param_scheduler.1.end': iters,
-            'param_scheduler.1.T_max': iters - 50}
+    return {'train_cfg.max_iters': iters, 'param_scheduler.1.end': iters}
 
 
 def train(config: Path, checkpoint: Path, seed: int, load_from: Optional[Path] = None,
@@ -46,7 +45,8 @@ def train(config: Path, checkpoint: Path, seed: int, load_from: Optional[Path] =
     for hook in cfg.get('custom_hooks') or []:
         if is_type(hook, ADAPTATION_HOOK):
             hook.seed = seed
-    iters = cfg.train_cfg.max_iters
+    iters, cosine = cfg.train_cfg.max_iters, cfg.param_scheduler[1]
+    cosine.T_max = cosine.end - cosine.begin
     cfg.train_cfg.val_interval = iters + 1
     cfg.default_hooks.checkpoint = dict(
         type='CheckpointHook', by_epoch=False, interval=iters, save_optimizer=False,
@@ -95,13 +95,13 @@ def test(config: Path, checkpoint: Path, results: Path, cases: Mapping[str, Tupl
 
 
 def search(config: Path, checkpoint: Path, winner: Path, limit: float, trials: int,
-           seed: int) -> None:
+           seed: int, batch_size: int = 1) -> None:
     """Runs search_sparsity.py below a share of the dense latency; it resumes what it began."""
     subprocess.run([
         sys.executable, str(TOOLS / 'search_sparsity.py'), str(config), str(checkpoint),
-        '--work-dir', str(winner.parent), '--out', str(winner), '--max-latency', f'{limit:.0%}',
-        '--trials', str(trials), '--seed', str(seed), '--rounds', '5', '--threads', '1',
-        '--resume'], check=True)
+        '--work-dir', str(winner.parent), '--out', str(winner), '--max-latency', f'{limit:.1%}',
+        '--trials', str(trials), '--batch-size', str(batch_size), '--seed', str(seed),
+        '--rounds', '5', '--threads', '1', '--resume'], check=True)
 
 
 def _one_process(cfg: Config) -> None:
