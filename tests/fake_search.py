@@ -12,8 +12,9 @@ from sparsevit_mm.search.candidates import (DUPLICATE, EVALUATED, FAILED, OUTSID
                                             Candidate)
 from sparsevit_mm.search.limits import Limits
 from sparsevit_mm.search.sampler import search_space, to_params
+from sparsevit_mm.search.record import SCHEMA, StudyRecord, attributes
 from sparsevit_mm.search.storage import open_storage
-from sparsevit_mm.search.summary import Reference
+from sparsevit_mm.search.summary import WINNER, Finalist, Reference
 from sparsevit_mm.sparsity import SparsityConfig, SparsitySpace
 
 SPACE = SparsitySpace((2, 2, 6, 2))
@@ -58,6 +59,7 @@ class FakeSearch:
         self.study = optuna.create_study(
             storage=open_storage(storage), study_name=study,
             directions=['maximize', 'minimize'] if pareto else ['maximize'])
+        self.study.set_user_attr('schema', SCHEMA)
         self.study.set_user_attr('reach', [34., 11.6])
         self.study.set_user_attr('identity', dict(
             checkpoint='0123456789abcdef', depths=SPACE.depths, choices=SPACE.choices,
@@ -112,7 +114,7 @@ class FakeSearch:
             trial = create_trial(
                 state=states.get(c.state, TrialState.PRUNED), params=to_params(SPACE, c.config),
                 distributions=search_space(SPACE),
-                user_attrs=dict(candidate=c.to_json(), worker=worker),
+                user_attrs=attributes(c, worker),
                 **values if c.state == EVALUATED else {})
             trial.datetime_start = ends[worker]
             ends[worker] += timedelta(seconds=c.seconds)
@@ -125,14 +127,14 @@ class FakeSearch:
                         key=lambda c: -c.metric)
         again = {c.trial: dict(measured=c.latency * (1 + self.rng.normal(.003, .006)),
                                full={self.metric: round(c.metric - .006, 3)}) for c in ranked[:4]}
-        chosen = [dict(trial=c.trial, point=None) for c in ranked[:3]]
+        chosen = [Finalist(c, 0., name='' if i else WINNER) for i, c in enumerate(ranked[:3])]
         if self.pareto:
             points = [.9 * 34, .8 * 34, .6 * 34]
             best = [next(c for c in ranked if c.latency < .99 * point) for point in points]
             again = {c.trial: dict(measured=c.latency * 1.002) for c in best}
-            chosen = [dict(trial=c.trial, point=p) for c, p in zip(best, points)]
+            chosen = [Finalist(c, 0., point=p, name=f'{p:.1f}ms') for c, p in zip(best, points)]
         self.study.set_user_attr('judged again', again)
-        self.study.set_user_attr('finalists', chosen)
+        StudyRecord(self.study).keep_finalists('the end', chosen)
 
     def references(self) -> None:
         points = [Reference('uniform', f'{r:g}', *self.figures(r)) for r in (.2, .4, .6, .8)]

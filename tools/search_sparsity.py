@@ -181,11 +181,9 @@ def show(pipeline: SearchPipeline) -> None:
         table.add_column(column)
     table.add_row('dense', f'{dense.metric:.4f}', '', f'{dense.latency:.1f} ms', '1.00',
                   on_all(pipeline.dense_full), '0')
-    names = pipeline.request.points if pipeline.request.pareto else ['winner'] + [
-        ''] * len(pipeline.finalists)
-    for name, finalist in zip(names, pipeline.finalists):
+    for finalist in pipeline.finalists:
         candidate = finalist.candidate
-        table.add_row(name, f'{candidate.metric:.4f}', *_loss(candidate, dense),
+        table.add_row(finalist.name, f'{candidate.metric:.4f}', *_loss(candidate, dense),
                       f'{finalist.measured:.1f} ms', f'{finalist.measured / dense.latency:.2f}',
                       on_all(finalist.full), finalist.label)
     Console(width=140).print(table)

@@ -25,7 +25,6 @@ from .request import SearchRequest, point_latency
 from .results import write_front, write_manifest, write_winners
 from .score_search import SearchedScore
 from .study import SparsitySearch
-from .summary import summarise
 
 RESAMPLES = 100  # of the bootstrap, for every candidate
 
@@ -126,15 +125,14 @@ class SearchPipeline:
 
     def _measure_dense(self, problem: Problem) -> None:
         """Dense latency and metrics, once per study: they are kept in its storage."""
-        workers, config = self.search.workers, self.space.uniform()[-1]
-        dense, sparsest = workers.once('reach', lambda: self._reach(config))
+        record, config = self.search.record, self.space.uniform()[-1]
+        dense, sparsest = record.reach(lambda: self._reach(config))
         limits = self.request.limits.resolve(dense)
         limits.check_reachable(sparsest, dense, self.macs(config))
         for point in self.request.points if self.request.pareto else ():
             Limits(max_latency=point_latency(point, dense)).check_reachable(
                 sparsest, dense, 0, f'--points {point}')
-        record = workers.once('dense', lambda: self._evaluate_dense(problem, dense))
-        self.dense = Candidate.from_json(-1, record, self.space.depths)
+        self.dense = record.dense(lambda: self._evaluate_dense(problem, dense), self.space.depths)
         self.search.problem = replace(problem, limits=limits)
 
     def _reach(self, sparsest: SparsityConfig) -> Tuple[float, float]:
@@ -144,11 +142,11 @@ class SearchPipeline:
         dense, fastest = self.meter.measure([self.densest, sparsest])
         return dense.median, fastest.ratio * dense.median
 
-    def _evaluate_dense(self, problem: Problem, latency: float) -> dict:
+    def _evaluate_dense(self, problem: Problem, latency: float) -> Candidate:
         everything = replace(problem, limits=Limits(), latency=lambda _: latency, look=None)
         candidate = everything.judge(-1, self.densest, lambda _: True)
         check_metric(candidate.metrics, problem.metric)
-        return candidate.to_json()
+        return candidate
 
     def _identity(self, metric: str) -> dict:
         request = self.request
@@ -180,22 +178,23 @@ class SearchPipeline:
             ValueError: See ``run`` of :class:`~.study.SparsitySearch` and :class:`~.finals.Finals`.
         """
         self.work_dir.mkdir(parents=True, exist_ok=True)
-        write_manifest(self.work_dir, self.request, self.search.study.study_name)
+        record, end = self.search.record, self._end_key()
+        write_manifest(self.work_dir, self.request, self.search.study.study_name, end)
 
-        def record(candidate: Candidate) -> None:
+        def keep(candidate: Candidate) -> None:
             self._write_csv(self.search.candidates)
             report(candidate)
 
         start, self.evaluating = time.monotonic(), 0.
-        self.search.run(self.request.num_trials, record)
+        self.search.run(self.request.num_trials, keep)
         self.searching = time.monotonic() - start
-        self.search.workers.once(self._end_key(), self._end, waiting)
-        summary = summarise(self.search.study)
+        record.end(end, lambda: self._end(end), waiting)
+        summary = record.summary(end)
         self.finalists, self.dense_full = summary.finalists, summary.dense_full
         self._write_csv(summary.candidates)
-        write_winners(self.cfg, self.request, self.search, self.finalists, self.score.written)
+        write_winners(self.cfg, self.request, self.search, summary, self.score.written)
         if self.request.pareto:
-            write_front(self.work_dir, self.search, self.request.setting.identity())
+            write_front(self.work_dir, summary, self.request.setting.identity())
 
     def _end_key(self) -> str:
         """A search that goes on, or is asked for something else, ends again."""
@@ -203,25 +202,25 @@ class SearchPipeline:
         chosen = ', '.join(request.points) if request.pareto else f'best {request.finalists}'
         if request.scopes:
             chosen += f' in scopes {", ".join(request.scopes)}'
-        return f'end after {request.num_trials}, {chosen}' + ', references' * request.references
+        return f'after {request.num_trials}, {chosen}' + ', references' * request.references
 
-    def _end(self) -> bool:
+    def _end(self, end: str) -> None:
         request, problem = self.request, self.search.problem
         self.meter = LatencyMeter(self.backbone, request.setting, 3 * request.rounds)
         full = self.evaluations.full or self.evaluations.evaluator.evaluate
         finals = Finals(
-            self.search, self.measure, lambda config, scope: full(config, self._selection(scope)),
+            self.search, end, self.measure,
+            lambda config, scope: full(config, self._selection(scope)),
             self.evaluations.full is None,
             [s for s in request.scopes if s != self._selection(None).scope])
         if request.pareto:
-            finals.points([point_latency(p, self.dense.latency) for p in request.points])
+            finals.points({p: point_latency(p, self.dense.latency) for p in request.points})
         else:
             finals.best(request.finalists)
         if request.references:
             References(self.search, self.latency, lambda c: problem.objective(problem.evaluate(c)),
                        {size: lambda size=size: self._smaller(size)
                         for size in self.evaluations.smaller}).run()
-        return True
 
     def _smaller(self, size: Tuple[int, int]) -> Tuple[float, float]:
         """Milliseconds and objective of the dense model on smaller images."""

@@ -1,6 +1,5 @@
 """Points to see the candidates beside: uniform sparsity, one stage pruned alone, and the dense
 model on smaller images, which is what a user would try first."""
-from dataclasses import asdict
 from typing import Callable, Dict, Iterator, Tuple
 
 from ..sparsity import SparsityConfig
@@ -8,7 +7,6 @@ from .study import SparsitySearch
 from .summary import Reference
 
 UNIFORM, ALONE = (.2, .4, .6, .8), (.4, .8)
-REFERENCES = 'references'  # in the study
 
 Figures = Tuple[float, float]
 
@@ -31,12 +29,8 @@ class References:
         self.smaller = smaller
 
     def run(self) -> None:
-        study = self.search.study
         for name, make in self._tasks():
-            kept: Dict = study.user_attrs.get(REFERENCES, {})
-            if name not in kept:
-                kept[name] = asdict(make(name))
-                study.set_user_attr(REFERENCES, kept)
+            self.search.record.reference(name, make)
 
     def _tasks(self) -> Iterator[Tuple[str, Callable[[str], Reference]]]:
         depths = self.search.problem.space.depths

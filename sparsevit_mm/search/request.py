@@ -6,6 +6,7 @@ from typing import Dict, List, Optional
 from ..cost.latency import LatencySetting
 from ..models.importance import TOKEN_SCORES
 from .limits import Limits
+from .summary import WINNER
 
 # Shares of the dense latency that a Pareto search picks winners for, unless told.
 POINTS = ['90%', '80%', '70%', '60%', '50%']
@@ -89,11 +90,14 @@ class SearchRequest:
                                  'others')
             for point in self.points:
                 point_latency(point, 1.)
+            names = [path.name for path in self.winners().values()]
+            if len({*names}) < len(self.points):
+                raise ValueError(f'--points {",".join(self.points)}: two of them are the same')
 
     def winners(self) -> Dict[str, Path]:
         """File of each winning config by its name: the point in a Pareto search."""
         if not self.pareto:
-            return {'winner': self.out}
+            return {WINNER: self.out}
         return {point: self.out.with_name(f'{self.out.stem}_{_plain(point)}.py')
                 for point in self.points}
 

@@ -17,16 +17,18 @@ from .export import export_config
 from .request import SearchRequest
 from .storage import shown
 from .study import SparsitySearch
-from .summary import Finalist, summarise
+from .summary import Finalist, Summary
 
 MANIFEST, FRONT = 'search.json', 'front.json'
 
 
-def write_manifest(work_dir: Path, request: SearchRequest, study: str) -> None:
-    """Says where the study of a work directory is, for tools that read it. No password in it."""
+def write_manifest(work_dir: Path, request: SearchRequest, study: str, end: str) -> None:
+    """Says where the study of a work directory is, and which of its ends the request asks for, for
+    tools that read it. No password in it."""
     text = json.dumps({
         'storage': shown(request.storage),
         'study': study,
+        'end': end,
         'config': os.path.abspath(request.config) if '::' not in request.config else
         request.config,
         'checkpoint': request.checkpoint if '://' in request.checkpoint else
@@ -39,10 +41,9 @@ def write_manifest(work_dir: Path, request: SearchRequest, study: str) -> None:
         partial.write_text(text + '\n', encoding='utf-8')
 
 
-def write_front(work_dir: Path, search: SparsitySearch, setting: Dict) -> None:
+def write_front(work_dir: Path, summary: Summary, setting: Dict) -> None:
     """The front of the search, for ``set_latency_budget``; the latency of a point that was
     measured again is that."""
-    summary = summarise(search.study)
     measured = {f.candidate.trial: f.measured for f in summary.finalists}
     points = [FrontPoint(c.config, measured.get(c.trial, c.latency), c.metric)
               for c in summary.front]
@@ -50,20 +51,22 @@ def write_front(work_dir: Path, search: SparsitySearch, setting: Dict) -> None:
 
 
 def write_winners(cfg: Config, request: SearchRequest, search: SparsitySearch,
-                  finalists: List[Finalist], importance: Optional[str] = None) -> None:
+                  summary: Summary, importance: Optional[str] = None) -> None:
     """A config for the winner, or for each point of a Pareto search; `importance` is the score it
     was searched under, if that is to be in it."""
-    for (name, path), finalist in zip(request.winners().items(), finalists):
+    finalists = {f.name: f for f in summary.finalists}
+    for name, path in request.winners().items():
+        finalist = finalists[name]
         export_config(cfg, request.config, request.options, finalist.candidate.config,
                       request.checkpoint, path,
-                      provenance(request, search, finalist, importance), finalist.scope,
+                      provenance(request, search, summary, finalist, importance), finalist.scope,
                       importance)
 
 
-def provenance(request: SearchRequest, search: SparsitySearch, finalist: Finalist,
-               importance: Optional[str] = None) -> List[str]:
+def provenance(request: SearchRequest, search: SparsitySearch, summary: Summary,
+               finalist: Finalist, importance: Optional[str] = None) -> List[str]:
     """Where a config came from, as lines of comment."""
-    summary, candidate = summarise(search.study), finalist.candidate
+    candidate = finalist.candidate
     metric, dense = summary.metric, summary.dense
     samples = 'all of val' if request.num_samples is None else (
         f'{request.num_samples} images of val (seed {request.seed})')

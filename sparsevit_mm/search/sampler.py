@@ -13,6 +13,7 @@ from ..sparsity import SparsityConfig, SparsitySpace
 from .candidates import OUTSIDE
 from .genes import MUTATION, NestedGenes
 from .model import QuadraticModel, fit_inside
+from .record import state_of
 
 SAMPLERS = ('nsga2', 'tpe', 'random', 'published')
 TRIES = 20  # at a configuration that was not met yet
@@ -117,8 +118,7 @@ class NestedSampler(ConfigSampler, NSGAIISampler):
         """Features of those outside the limits, less those below a lower limit."""
         trials = study.get_trials(deepcopy=False, states=(TrialState.PRUNED, ))
         slow = self._features(_genes(
-            t for t in trials
-            if t.user_attrs.get('candidate', {}).get('state', OUTSIDE) == OUTSIDE))
+            t for t in trials if state_of(t) in (None, OUTSIDE)))
         return slow[slow.mean(1) < sparsity] if len(slow) else slow
 
     def _features(self, genes: Iterable[Sequence[int]]) -> np.ndarray:

@@ -11,8 +11,6 @@ from .score_compare import (SPARSITIES, ScoreComparison, check_importance, compa
                             usable_scores)
 from .study import SparsitySearch
 
-IMPORTANCE = 'importance'  # in the study: name, and the comparison that it was chosen by
-
 
 class SearchedScore:
     """The worker that begins a study settles it, and the others take it from there.
@@ -37,7 +35,7 @@ class SearchedScore:
         self.own = self.evaluator.selection.importance
         self.written: Optional[str] = None
         try:
-            self._compare(search.study.user_attrs.get(IMPORTANCE))
+            self._compare(search.record.importance())
         except ValueError:
             search.workers.stop()
             raise
@@ -56,7 +54,7 @@ class SearchedScore:
             ValueError: As the class, where another worker began the study just now; the checkpoint
                 can't run under the score; see :func:`~.score_compare.compare_scores`.
         """
-        held = self.search.workers.once(IMPORTANCE, lambda: self._decide(metric, report))
+        held = self.search.record.importance(lambda: self._decide(metric, report))
         self._compare(held)
         name = held['name']
         check_importance(name, self.cfg, self.request.checkpoint, self.evaluator.backbone)

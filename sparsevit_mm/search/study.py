@@ -15,12 +15,13 @@ from ..sparsity import SparsityConfig
 from .candidates import DUPLICATE, EVALUATED, FAILED, REJECTED, Candidate, pareto_front
 from .first_look import FirstLook
 from .problem import Problem
+from .record import (StudyRecord, attributes, candidate_of, has_candidate, put, sign,
+                     worker_of)
 from .sampler import NestedGenes, from_params, make_sampler, search_space, to_params
 from .storage import open_storage, shown
 from .workers import Workers
 
 STUDY_NAME = 'sparsevit'
-REJECTIONS = 'rejected'  # in the study: trials that proved outside the limits at the end
 # After so many trials in a row that led to no evaluation, NSGA-II's population has converged or
 # the band is narrow: the next configuration is then drawn at random from those not yet seen.
 PATIENCE = 20
@@ -75,12 +76,12 @@ class SparsitySearch:
 
     def _join(self, seed: int, sampler: str, population_size: int) -> None:
         problem = self.problem
-        stored = self.workers.once('identity', lambda: problem.identity)
-        _check_identity(stored, problem.identity)
+        self.record = StudyRecord(self.study, self.workers)
+        _check_identity(self.record.identity(lambda: problem.identity), problem.identity)
         self.candidates: List[Candidate] = []
         self.memo: Dict[SparsityConfig, Candidate] = {}
         self._known, self._in_flight = set(), set()
-        self._rejected = self.study.user_attrs.get(REJECTIONS, [])
+        self._rejected = self.record.rejected
         self._take_over()
         self.sync()
         # A sampler is not stored: the same seed again would draw the same numbers again, and
@@ -133,7 +134,7 @@ class SparsitySearch:
         Raises:
             ValueError: No candidate met the limits, or all that did gave NaN.
         """
-        self.workers.once('seeds', self._enqueue_seeds)
+        self.record.seeds(self._enqueue_seeds)
         misses = 0
         while misses < GIVE_UP:
             self._take_over()
@@ -155,8 +156,8 @@ class SparsitySearch:
 
     def sync(self) -> None:
         """Takes in what all workers recorded."""
-        for trial in self.study.get_trials(deepcopy=False):
-            if trial.number not in self._known and 'candidate' in trial.user_attrs:
+        for trial in self.record.trials():
+            if trial.number not in self._known:
                 self._known.add(trial.number)
                 self._remember(self._candidate(trial))
         self._in_flight = {key for key in self.workers.claimed().values()
@@ -188,15 +189,14 @@ class SparsitySearch:
         while True:
             try:
                 trial = self.study.ask(search_space(self.problem.space))
-                trial.set_user_attr('worker', self.workers.id)
+                sign(trial, self.workers.id)
                 return trial
             except UpdateFinishedTrialError:
                 pass  # it took so long that another worker gave the unsigned trial up
 
     def _record(self, trial: Trial, candidate: Candidate) -> None:
-        record = candidate.to_json()
         try:
-            trial.set_user_attr('candidate', record)
+            put(trial, candidate)
             # The sampler sees neither PRUNED nor FAIL: only real metrics breed.
             self.study.tell(trial, **self._told(candidate))
         except (UpdateFinishedTrialError, ValueError):
@@ -205,14 +205,14 @@ class SparsitySearch:
                 raise
             # Told before a lost connection could say so; or this worker slept so long that
             # another took it for dead, and its result goes into a trial of its own.
-            if 'candidate' not in kept.user_attrs and candidate.state == EVALUATED:
+            if not has_candidate(kept) and candidate.state == EVALUATED:
                 self.sync()
                 if candidate.config in self.memo:  # that other one has evaluated it meanwhile
                     return
                 self.study.add_trial(create_trial(
                     values=self._told(candidate)['values'], params=trial.params,
                     distributions=search_space(self.problem.space),
-                    user_attrs={'candidate': record, 'worker': self.workers.id}))
+                    user_attrs=attributes(candidate, self.workers.id)))
                 return
         self._known.add(trial.number)
         self._remember(candidate)
@@ -223,13 +223,12 @@ class SparsitySearch:
             return dict(values=[candidate.metric] + [candidate.latency] * pareto)
         return dict(state=TrialState.FAIL if candidate.state == FAILED else TrialState.PRUNED)
 
-    def _enqueue_seeds(self) -> bool:
+    def _enqueue_seeds(self) -> None:
         """The first population: every uniform configuration, so that it can't end below them;
         draws spread evenly over the MACs follow. After a kill this queues those that are not
         queued yet."""
         for config in self.problem.space.uniform():
             self._enqueue(config)
-        return True
 
     def _enqueue(self, config: SparsityConfig) -> None:
         self.study.enqueue_trial(to_params(self.problem.space, config), skip_if_exists=True)
@@ -249,7 +248,7 @@ class SparsitySearch:
         trials = self.study.get_trials(states=(TrialState.RUNNING, ))
         alone = not self.workers.others()
         for trial in trials:
-            worker = trial.user_attrs.get('worker')
+            worker = worker_of(trial)
             # A worker signs a trial just after it got it.
             alive = self.workers.is_alive(worker) if worker else not (
                 alone or self.workers.is_stale(f'trial {trial.number}', None))
@@ -258,7 +257,7 @@ class SparsitySearch:
 
     def _finish(self, trial: FrozenTrial) -> None:
         told = dict(state=TrialState.FAIL)
-        if 'candidate' in trial.user_attrs:
+        if has_candidate(trial):
             told = self._told(self._candidate(trial))
         else:
             # One that was queued may have died before its genes were drawn.
@@ -271,11 +270,7 @@ class SparsitySearch:
             pass  # another worker was faster
 
     def _candidate(self, trial: FrozenTrial) -> Candidate:
-        candidate = Candidate.from_json(trial.number, trial.user_attrs['candidate'],
-                                        self.problem.space.depths)
-        if trial.number in self._rejected:
-            candidate.state = REJECTED
-        return candidate
+        return candidate_of(trial, self.problem.space.depths, self._rejected)
 
     def _nothing_fits(self) -> str:
         """What was seen instead: the nearest on either side of the band."""

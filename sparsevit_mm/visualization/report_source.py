@@ -9,10 +9,10 @@ import optuna
 from sqlalchemy.engine import make_url
 
 from ..search.candidates import Candidate
-from ..search.finals import AGAIN
+from ..search.record import StudyRecord, worker_of
 from ..search.results import MANIFEST
 from ..search.storage import JOURNAL, open_storage, shown
-from ..search.summary import Summary, summarise
+from ..search.summary import Summary
 
 PATIENCE = 30.  # seconds that a storage may be out of reach: a report is asked for by hand
 
@@ -83,12 +83,10 @@ def read_search(work_dir: Path, storage: Optional[str] = None) -> SearchRecord:
         raise ValueError(f'{shown(url)} holds no study {name!r}; it holds '
                          f'{", ".join(map(repr, sorted(names))) or "none"}')
     study = optuna.load_study(study_name=name, storage=opened)
-    summary = summarise(study)
-    again = {int(trial): figures['measured']
-             for trial, figures in study.user_attrs.get(AGAIN, {}).items()
-             if 'measured' in figures}
+    record = StudyRecord(study)
+    summary = record.summary(manifest.get('end'))
     return SearchRecord(Path(work_dir), manifest, shown(url), summary, len(study.directions) == 2,
-                        _judged(study, summary), again)
+                        _judged(study, summary), record.measured_again())
 
 
 def _read_manifest(work_dir: Path) -> Dict:
@@ -126,6 +124,6 @@ def _judged(study: optuna.Study, summary: Summary) -> List[Judged]:
     for trial in study.get_trials(deepcopy=False):
         start = trial.datetime_start or trial.datetime_complete
         if trial.number in candidates and start:
-            judged.append(Judged(candidates[trial.number], trial.user_attrs.get('worker', ''),
-                                 start, trial.datetime_complete or start))
+            judged.append(Judged(candidates[trial.number], worker_of(trial), start,
+                                 trial.datetime_complete or start))
     return sorted(judged, key=lambda j: j.end)

@@ -4,22 +4,27 @@ import pytest
 from landscape import Landscape, latency_of, metric_of
 
 from sparsevit_mm.cost.latency import LatencySetting
-from sparsevit_mm.search.candidates import EVALUATED, REJECTED
+from sparsevit_mm.search.candidates import EVALUATED, REJECTED, Candidate
 from sparsevit_mm.search.finals import Finals
 from sparsevit_mm.search.limits import Limits
 from sparsevit_mm.search.request import SearchRequest
 from sparsevit_mm.search.results import provenance
-from sparsevit_mm.search.summary import summarise
 from sparsevit_mm.sparsity import SparsityConfig
+
+
+END = 'best 3'
 
 
 def prepared(search):
     """Finished as the pipeline does it: the study also holds the dense model."""
-    dense = dict(config=[[0., 0.], [0., 0.]], state='evaluated', macs=1, latency=10., metric=1.,
-                 metrics={'score': 1.})
-    search.study.set_user_attr('dense', dense)
-    search.study.set_user_attr('reach', [10., 2.])
+    dense = Candidate(-1, SparsityConfig(0., (2, 2)), EVALUATED, 1, 10., 1., {'score': 1.})
+    search.record.dense(lambda: dense, (2, 2))
+    search.record.reach(lambda: (10., 2.))
     return search
+
+
+def finals_of(search, *args, **kwargs):
+    return Finals(search, END, *args, **kwargs)
 
 
 @pytest.fixture
@@ -51,14 +56,14 @@ def test_a_finalist_stands_in_the_scope_that_serves_it_best(search):
         assert scope is not None  # the search had all of val in its own
         return {'score': metric_of(config) + gains.get((config, scope), 0)}
 
-    finals = Finals(search, measure, full, scopes=['group', 'area'])
+    finals = finals_of(search, measure, full, scopes=['group', 'area'])
     first, second = finals.best(2)
     assert (first.candidate, first.scope) == (top[1], 'group')
     assert (second.candidate, second.scope, second.full) == (top[0], None, None)
     assert first.full == {'score': top[1].metric + 5}
     assert first.label == f'{top[1].config.label}, scope group'
-    assert Finals(search, never, never, scopes=['group', 'area']).best(2) == [first, second]
-    assert summarise(search.study).finalists == [first, second]
+    assert finals_of(search, never, never, scopes=['group', 'area']).best(2) == [first, second]
+    assert search.record.summary().finalists == [first, second]
 
 
 @pytest.mark.parametrize('had_all', [True, False])
@@ -66,12 +71,12 @@ def test_provenance_says_in_which_scope_the_winner_is_better(search, had_all):
     def full(config, scope):
         return {'score': metric_of(config) + (scope == 'group')}
 
-    winner = Finals(search, measured, full, had_all, scopes=['group']).best(1)[0]
+    winner = finals_of(search, measured, full, had_all, scopes=['group']).best(1)[0]
     assert winner.scope == 'group'
     request = SearchRequest(
         'config.py', 'c.pth', None, Limits(), LatencySetting((32, 32)), Path('winner.py'),
         num_samples=None if had_all else 4, storage='sqlite:///s.db')
-    lines = provenance(request, search, winner)
+    lines = provenance(request, search, search.record.summary(), winner)
     assert any(line.startswith("in scope 'group'") for line in lines)
     of_dense = 1. if had_all else metric_of(SparsityConfig(0., (2, 2)))
     assert f'score {winner.full["score"]:.4g} on all of val, dense {of_dense:.4g}' in lines
@@ -79,13 +84,13 @@ def test_provenance_says_in_which_scope_the_winner_is_better(search, had_all):
 
 def test_a_best_that_proves_outside_the_limits_gives_way_to_the_next(search):
     lucky, evaluated = search.best, search.num_evaluated
-    finalists = Finals(search, lambda c, _: 8.5 if c == lucky.config else latency_of(c)).best(2)
+    finalists = finals_of(search, lambda c, _: 8.5 if c == lucky.config else latency_of(c)).best(2)
     assert lucky.state == REJECTED and search.num_evaluated == evaluated
     assert lucky not in [f.candidate for f in finalists] and len(finalists) == 2
     assert finalists[0].candidate is search.best and search.best.metric <= lucky.metric
     assert all(f.measured <= 8 for f in finalists)
-    assert Finals(search, never).best(2) == finalists  # the study keeps what came out
-    states = {c.trial: c.state for c in summarise(search.study).candidates}
+    assert finals_of(search, never).best(2) == finalists  # the study keeps what came out
+    states = {c.trial: c.state for c in search.record.summary().candidates}
     assert states[lucky.trial] == REJECTED and list(states.values()).count(REJECTED) == 1
 
 
@@ -93,10 +98,10 @@ def test_the_winner_is_the_best_on_all_images_not_on_the_few(search):
     top = sorted((c for c in search.candidates if c.state == EVALUATED),
                  key=lambda c: -c.metric)[:3]
     full = {top[0].config: .1, top[1].config: .2, top[2].config: .9}
-    finals = Finals(search, measured, lambda config, _: {'score': full.get(config, .7)},
+    finals = finals_of(search, measured, lambda config, _: {'score': full.get(config, .7)},
                     had_all=False)
     assert [f.candidate for f in finals.best(3)] == top[::-1]
-    summary = summarise(search.study)
+    summary = search.record.summary()
     assert summary.dense_full == {'score': .7}
     assert [(f.candidate.trial, f.full, f.point) for f in summary.finalists] == [
         (c.trial, {'score': full[c.config]}, None) for c in top[::-1]]
@@ -112,15 +117,15 @@ def test_what_a_killed_end_had_judged_is_not_judged_again(search):
         return latency_of(config)
 
     with pytest.raises(KeyboardInterrupt):
-        Finals(search, killed).best(3)
+        finals_of(search, killed).best(3)
     again = []
-    Finals(search, lambda c, _: again.append(c) or latency_of(c)).best(3)
+    finals_of(search, lambda c, _: again.append(c) or latency_of(c)).best(3)
     assert asked[0] not in again and asked[1] in again
 
 
 def test_a_band_within_the_noise_is_an_error(search):
     with pytest.raises(ValueError, match='none of 15 evaluated .* try more --rounds'):
-        Finals(search, lambda *_: 9.).best(3)
+        finals_of(search, lambda *_: 9.).best(3)
 
 
 def test_each_point_gets_the_best_that_proves_no_slower():
@@ -132,8 +137,8 @@ def test_each_point_gets_the_best_that_proves_no_slower():
     def measure(config, scope=None):
         return latency_of(config) * (1.2 if config in slower else 1)
 
-    finalists = Finals(search, measure).points([9., 4., 6.5])
-    assert [f.point for f in finalists] == [9., 4., 6.5]
+    finalists = finals_of(search, measure).points({'9': 9., '4ms': 4., '65%': 6.5})
+    assert [(f.name, f.point) for f in finalists] == [('9', 9.), ('4ms', 4.), ('65%', 6.5)]
     for finalist in finalists:
         assert finalist.measured == measure(finalist.candidate.config) <= finalist.point
         assert finalist.candidate.metric == max(
@@ -146,4 +151,17 @@ def test_a_point_that_nothing_reaches_is_named():
     search = Landscape().search(problem=dict(pareto=True))
     search.run(12)
     with pytest.raises(ValueError, match=r'no candidate takes 1\.0 ms.*fastest takes 2\.0 ms'):
-        Finals(search, measured).points([1.])
+        finals_of(search, measured).points({'1ms': 1.})
+
+
+def test_each_end_keeps_its_own_finalists():
+    """A search that is asked for other points, and then for the first again."""
+    search = Landscape().search(problem=dict(pareto=True), depths=[2, 2], metric='score')
+    search.run(40)
+    prepared(search)
+    points = {'first': {'9ms': 9., '5ms': 5.}, 'second': {'8ms': 8.}}
+    made = {end: Finals(search, end, measured).points(asked) for end, asked in points.items()}
+    for end, finalists in made.items():
+        assert search.record.summary(end).finalists == finalists
+    assert search.record.summary().finalists == made['second']
+    assert search.record.summary('third').finalists == []

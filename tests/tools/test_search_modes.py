@@ -20,7 +20,7 @@ from sparsevit_mm.cost.latency import LatencyMeter
 from sparsevit_mm.cost.macs import backbone_macs
 from sparsevit_mm.front import Front
 from sparsevit_mm.search.storage import open_storage
-from sparsevit_mm.search.summary import summarise
+from sparsevit_mm.search.record import StudyRecord
 
 FEW = ['--num-samples', 4, '--seed', 1, '--rounds', 1, '--threads', 1]
 
@@ -54,7 +54,7 @@ def optuna_study(work_dir):
 
 
 def summary_of(work_dir):
-    return summarise(optuna_study(work_dir))
+    return StudyRecord(optuna_study(work_dir)).summary()
 
 
 @pytest.fixture(scope='module')

@@ -1,0 +1,47 @@
+"""The record that a search keeps in its study."""
+import optuna
+import pytest
+from landscape import Landscape
+
+from sparsevit_mm.search.record import SCHEMA, StudyRecord
+
+
+@pytest.fixture
+def search():
+    search = Landscape().search(depths=[2, 2])
+    search.run(8)
+    return search
+
+
+@pytest.mark.parametrize('schema', [None, 1, SCHEMA + 1])
+def test_a_study_of_another_schema_is_refused_in_one_line(search, schema):
+    attrs = {**search.study.user_attrs, 'schema': schema}
+    other = optuna.create_study()
+    for key, value in attrs.items():
+        if value is not None:
+            other.set_user_attr(key, value)
+    with pytest.raises(ValueError) as refused:
+        StudyRecord(other)
+    message = str(refused.value)
+    assert f'schema {schema or 1}' in message and str(SCHEMA) in message and '\n' not in message
+
+
+def test_a_study_of_another_program_is_refused():
+    study = optuna.create_study()
+    study.set_user_attr('owner', 'someone')
+    with pytest.raises(ValueError, match="holds no 'identity'"):
+        StudyRecord(study).summary()
+
+
+def test_what_is_read_is_what_was_written(search):
+    record = StudyRecord(search.study)
+    trials = list(record.trials())
+    assert len(trials) == len(search.candidates)
+    record.reject([trials[0].number])
+    assert record.rejected == [trials[0].number]
+    figures = [record.again(3, 'full', scope, lambda: {'AP': .5, 'none': float('nan')})
+               for scope in (None, 'group')]
+    assert figures == [{'AP': .5}] * 2
+    assert record.again(3, 'full', 'group', lambda: 1 / 0) == {'AP': .5}
+    assert record.again(3, 'measured', None, lambda: 2.5) == 2.5
+    assert record.measured_again() == {3: 2.5}
