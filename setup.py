@@ -30,7 +30,7 @@ def add_mim_files() -> None:
 if {'sdist', 'bdist_wheel', 'develop', 'editable_wheel'} & set(sys.argv):
     add_mim_files()
 
-SEARCH = ['optuna>=5', 'rich', 'matplotlib', 'pycocotools', 'scipy', 'scikit-learn']
+SEARCH = ['optuna>=5,<6', 'rich', 'matplotlib', 'pycocotools', 'scipy', 'scikit-learn']
 EXPORT = ['onnx', 'onnxruntime', 'onnxscript']
 setup(
     name='sparsevit_mm',

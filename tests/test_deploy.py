@@ -140,8 +140,8 @@ def test_program_equals_pytorch(sparse, tmp_path, shape, dynamic_batch):
 
 @pytest.mark.parametrize('selection, how', [
     (dict(scope='group', group_size=3), dict(dynamic_batch=True)),
-    (dict(scope='group', group_size=2, min_windows=1), dict(batch_size=4)),
-    (dict(scope='group'), dict(batch_size=2)), (dict(scope='area'), dict(dynamic_batch=True))])
+    (dict(scope='group', group_size=2), dict(batch_size=4)),
+    (dict(scope='group'), dict(batch_size=2))])
 @pytest.mark.parametrize('shape', [PADDED, WHOLE])
 def test_images_of_a_file_share_a_budget(randomise, tmp_path, selection, how, shape):
     model = randomise(backbone(sparsity=.5, **selection, **ONE_STAGE)).eval()

@@ -72,8 +72,8 @@ def parse_args() -> argparse.Namespace:
     effort.add_argument('--finalists', type=int, default=3, metavar='N',
                         help='how many of the best are judged again at the end (default: 3)')
     effort.add_argument('--scopes', nargs='+', choices=SCOPES, default=[], metavar='SCOPE',
-                        help='judge them in these scopes too (image, area, group: who competes for '
-                        'the windows), and write the best')
+                        help='judge them in these scopes too (image, group: who competes for the '
+                        'windows), and write the best')
     effort.add_argument('--references', action='store_true',
                         help='at the end evaluate uniform sparsity, each stage alone, and dense on '
                         'smaller images, for the report')

@@ -96,8 +96,6 @@ def read_batch(backbone: nn.Module, x: Tensor) -> Batch:
         sizes = told.sizes()
     if sizes is not None:
         sizes = (-(-torch.tensor(sizes) // side)).to(x.device, non_blocking=True)
-    elif selection.scope == 'area':
-        group = 1  # every image has the same share
     return Batch(group, sizes)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from .importance import TOKEN_SCORES
 from .windows import WindowPartition
 
-SCOPES = ('image', 'area', 'group')
+SCOPES = ('image', 'group')
 BATCH = 'batch'
 
 
@@ -25,19 +25,14 @@ class Selection:
     Attributes:
         importance: Key of :data:`~.importance.TOKEN_SCORES`.
         scope: 'image': k windows of each image, as published. 'group': the best windows of a
-            group, wherever they are. 'area': each image's share of the group's windows follows
-            its valid area, as far as metadata tell it.
+            group, wherever they are.
         group_size: Images of a group, consecutive in the batch, or 'batch' for all of it. None
-            takes what the detector tells, the views of a frame; scope 'area' then takes the
-            batch. Of no effect with scope 'image'.
-        min_windows: How many windows an image has at least where images share a budget, as far
-            as k and its valid area allow.
+            takes what the detector tells, the views of a frame. Of no effect with scope 'image'.
         padding_last: Whether windows that lie wholly in padding rank behind all others.
     """
     importance: str = 'variation'
     scope: str = 'image'
     group_size: Optional[Union[int, str]] = None
-    min_windows: int = 0
     padding_last: bool = True
 
     def __post_init__(self):
@@ -49,10 +44,6 @@ class Selection:
         if size not in (None, BATCH) and not (_is_int(size) and size > 0):
             raise ValueError(f'group_size {size!r} is neither a positive number of images nor '
                              f'{BATCH!r}')
-        if not _is_int(self.min_windows) or self.min_windows < 0:
-            raise ValueError(f'min_windows {self.min_windows!r} is not 0 or more windows')
-        if self.scope == 'area' and not self.padding_last:
-            raise ValueError("scope 'area' goes by what is padding: it needs padding_last")
 
     def alone(self) -> 'Selection':
         """The same for a backbone outside its detector: where nobody gives a group size, the batch
@@ -75,7 +66,7 @@ class Selection:
             return 1
         size = self.group_size
         if size is None:
-            size = BATCH if self.scope == 'area' else told
+            size = told
         if size is None:
             raise ValueError(f"scope 'group' has no group size for a batch of {batch_size} images: "
                              f'the detector gives none, so the config needs group_size (a number '
@@ -147,8 +138,7 @@ def valid_windows(windows: WindowPartition, sizes: Tensor) -> Tensor:
     return (windows.first < sizes[:, None]).all(-1)
 
 
-def rank_windows(scores: Tensor, valid: Optional[Tensor] = None, scope: str = 'image',
-                 group: int = 1, min_windows: int = 0) -> Tensor:
+def rank_windows(scores: Tensor, valid: Optional[Tensor] = None, group: int = 1) -> Tensor:
     """Windows of each group from the first to be run to the last.
 
     Ties go to the lower index, so that the ranking of a group depends on that group alone.
@@ -156,7 +146,6 @@ def rank_windows(scores: Tensor, valid: Optional[Tensor] = None, scope: str = 'i
     Args:
         scores: (B, nW) fp32, at least 0.
         valid: (B, nW) bool: the others are padding, and rank behind all of these. None: all are.
-        scope, min_windows: See :class:`Selection`.
         group: n images that share a budget.
 
     Returns:
@@ -164,24 +153,8 @@ def rank_windows(scores: Tensor, valid: Optional[Tensor] = None, scope: str = 'i
     """
     if valid is not None:
         scores = torch.where(valid, scores, -1.)
-    order = scores.argsort(dim=1, descending=True, stable=True)
-    if group == 1:
-        return order
-    num_windows = scores.shape[1]
-    place = torch.empty_like(order).scatter(
-        1, order, torch.arange(num_windows, device=order.device).expand_as(order))
-    if scope == 'area':
-        # The midpoints of Sainte-Laguë's method: any prefix of the ranking is proportional.
-        number = num_windows if valid is None else valid.sum(1, keepdim=True)
-        scores = -(place + .5) / number
-    ranking = scores.reshape(-1, group * num_windows).argsort(dim=1, descending=True, stable=True)
-    if min_windows:
-        turn = place.clamp(max=min_windows)
-        if valid is not None:
-            turn = torch.where(valid, turn, min_windows)
-        turn = turn.reshape(ranking.shape).gather(1, ranking)
-        ranking = ranking.gather(1, turn.argsort(dim=1, stable=True))
-    return ranking
+    scores = scores.reshape(-1, group * scores.shape[1])
+    return scores.argsort(dim=1, descending=True, stable=True)
 
 
 def select_windows(ranking: Tensor, num_kept: int) -> Tensor:

@@ -64,9 +64,9 @@ class SparseSwinTransformer(BaseModule):
             attribute of this name may be set at any time, on a loaded model too.
         importance: How windows are ranked: 'magnitude' (as published), 'l2', 'variation',
             'distinct', 'learned' or 'random', see :mod:`.importance`.
-        scope, group_size, min_windows, padding_last: Who competes for the windows that run, see
-            :class:`~.selection.Selection`. All five are one attribute, `selection`, which may be
-            set at any time.
+        scope, group_size, padding_last: Who competes for the windows that run, see
+            :class:`~.selection.Selection`. With `importance` they are one attribute, `selection`,
+            which may be set at any time.
         skipped: What becomes of skipped windows: 'copy' (as published), or 'linear', an update
             that adaptation trains, see :class:`~.bypass.Bypass`.
         execution: How inference runs: 'eager', 'compiled' or 'captured', see :mod:`.execution`.
@@ -107,7 +107,6 @@ class SparseSwinTransformer(BaseModule):
                  importance: str = 'variation',
                  scope: str = 'image',
                  group_size: Optional[Union[int, str]] = None,
-                 min_windows: int = 0,
                  padding_last: bool = True,
                  skipped: str = 'copy',
                  execution: str = 'eager',
@@ -123,7 +122,7 @@ class SparseSwinTransformer(BaseModule):
                              f'be equal')
         if skipped not in SKIPPED:
             raise ValueError(f'skipped {skipped!r} is none of {", ".join(SKIPPED)}')
-        selection = Selection(importance, scope, group_size, min_windows, padding_last)
+        selection = Selection(importance, scope, group_size, padding_last)
         super().__init__(init_cfg=init_cfg)
         listen_to_models()
         self.told: Optional[ToldBatch] = None  # set by the model for the time of its forward

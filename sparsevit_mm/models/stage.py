@@ -172,6 +172,6 @@ class SwinStage(BaseModule):
             valid = None
             if batch.sizes is not None and selection.padding_last:
                 valid = valid_windows(windows, batch.sizes)
-            ranked[shift] = rank_windows(energies[shift].detach().sqrt(), valid, selection.scope,
-                                         batch.group, selection.min_windows), shares[shift]
+            ranked[shift] = rank_windows(
+                energies[shift].detach().sqrt(), valid, batch.group), shares[shift]
         return ranked

@@ -11,6 +11,9 @@ import ablation  # noqa: E402
 import claim  # noqa: E402
 from jobs import Job, run_jobs  # noqa: E402
 
+from sparsevit_mm.cli import test_shape as shape_of  # noqa: E402
+from sparsevit_mm.config import load_config  # noqa: E402
+
 
 def appends(path, word, log):
     def run():
@@ -69,16 +72,28 @@ def test_each_variant_is_adapted_from_the_dense_model_and_tested(tmp_path, task)
     assert ablation.BASE in ablation.VARIANTS
 
 
+@pytest.mark.parametrize('task', claim.TASKS)
 @pytest.mark.parametrize('pretrained', [None, Path('tiny.pth')])
-def test_each_row_of_the_claim_is_made_from_what_is_there(tmp_path, pretrained):
-    args = argparse.Namespace(work_dir=tmp_path, seeds=[0], limits=[.7, .5], iters=[4, 4, 4],
-                              trials=2, jobs=1, pretrained=pretrained)
+def test_each_row_of_the_claim_is_made_from_what_is_there(tmp_path, task, pretrained):
+    args = argparse.Namespace(task=task, work_dir=tmp_path, seeds=[0], limits=[.7, .5],
+                              iters=[4, 4, 4], trials=2, jobs=1, pretrained=pretrained)
     found = {'dense': 1., 'narrow': {'24': .6, '20': .5}, **{
         limit: dict(uniform=.5, uniform_ratio=.6, shape=[240, 320], shape_ratio=.6)
         for limit in ('0.7', '0.5')}}
     jobs = claim.make_jobs(args, 0, found)
     assert closed(jobs)
     results = {job.done.stem for job in jobs if job.done.suffix == '.json'}
-    names = {row.name for row in claim.rows(found, args.limits)}
+    names = {row.name for row in claim.rows(claim.TASKS[task], found, args.limits)}
     missing = names - results
     assert missing == ({'width_0.75', 'width_0.6'} if pretrained else set())
+
+
+@pytest.mark.parametrize('task', claim.TASKS.values(), ids=claim.TASKS)
+def test_each_size_and_width_of_the_claim_fits_its_config(task):
+    """Options that name what the config has, and a backbone that can be built."""
+    for shape in (*task.shapes, claim.full_shape(task)):
+        for whole in (False, True):
+            cfg = load_config(str(task.adapt), claim.size_options(task, shape, whole))
+            assert shape_of(cfg) == tuple(shape)
+    for width in claim.WIDTHS.values():
+        assert claim.backbone_of(task, width).num_features[0] == width

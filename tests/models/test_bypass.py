@@ -177,3 +177,13 @@ def test_it_is_in_the_exported_program(make_swin, tmp_path):
     model = make_swin(sparsity=.5, **LINEAR)
     export_program(model, tmp_path / 'm.pt2', (50, 61))
     assert check_program(tmp_path / 'm.pt2', model) < 1e-4
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('chunked', [False, True])
+def test_in_low_precision_it_is_near_fp32(make_swin, dtype, chunked):
+    model, image = make_swin(sparsity=.5, **LINEAR), torch.randn(2, 3, 50, 61)
+    expected = forward(model, image, chunked)
+    for got, feature in zip(forward(model.to(dtype), image.to(dtype), chunked), expected):
+        assert got.dtype == dtype and (got - feature).abs().max() < .1 * feature.abs().max()

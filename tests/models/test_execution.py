@@ -252,7 +252,7 @@ def test_a_selection_and_a_group_size_have_captures_of_their_own(captured):
     model, eager = captured
     image = torch.randn(4, 3, 50, 61) * torch.arange(1, 5)[:, None, None, None]
     selections = [Selection(), Selection(scope='group', group_size=2),
-                  Selection(scope='group', group_size='batch', min_windows=2)]
+                  Selection(scope='group', group_size='batch')]
     seen = []
     for selection in selections * 2:
         model.selection = eager.selection = selection

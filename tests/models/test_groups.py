@@ -14,7 +14,6 @@ from sparsevit_mm.sparsity import kept_windows
 
 CPU = torch.device('cpu')
 WINDOW = 4
-SCOPES = st.sampled_from(['group', 'area'])
 
 
 @st.composite
@@ -25,13 +24,13 @@ def rankings(draw):
     scores = torch.rand(groups * group, windows, generator=generator).mul(8).round()  # with ties
     number = torch.randint(1, windows + 1, (groups * group, 1), generator=generator)
     valid = torch.rand(groups * group, windows, generator=generator).argsort(1) < number
-    return scores, valid, group, draw(st.integers(0, 6))
+    return scores, valid, group
 
 
-@given(rankings(), SCOPES)
-def test_every_window_stands_once_and_padding_behind_all_others(case, scope):
-    scores, valid, group, min_windows = case
-    ranking = rank_windows(scores, valid, scope, group, min_windows)
+@given(rankings())
+def test_every_window_stands_once_and_padding_behind_all_others(case):
+    scores, valid, group = case
+    ranking = rank_windows(scores, valid, group)
     valid = valid.reshape(ranking.shape)
     assert torch.equal(ranking.sort(1).values,
                        torch.arange(ranking.shape[1]).expand_as(ranking))
@@ -41,8 +40,8 @@ def test_every_window_stands_once_and_padding_behind_all_others(case, scope):
 
 @given(rankings(), st.floats(0, 1))
 def test_a_group_keeps_its_best_wherever_they_are(case, share):
-    scores, valid, group, _ = case
-    ranking = rank_windows(scores, valid, 'group', group)
+    scores, valid, group = case
+    ranking = rank_windows(scores, valid, group)
     kept = 1 + int(share * (ranking.shape[1] - 1))
     scores = torch.where(valid, scores, -1.).reshape(ranking.shape)
     ranked = scores.gather(1, ranking)
@@ -50,51 +49,11 @@ def test_a_group_keeps_its_best_wherever_they_are(case, share):
     assert (ranked[:, :kept].amin(1) >= ranked[:, kept - 1:].amax(1)).all()
 
 
-@given(rankings(), SCOPES, st.integers(1, 20))
-def test_no_image_falls_below_the_floor_as_far_as_k_and_its_area_allow(case, scope, k):
-    scores, valid, group, min_windows = case
-    k = min(k, scores.shape[1])
-    ranking = rank_windows(scores, valid, scope, group, min_windows)
-    images = ranking[:, :k * group] // scores.shape[1]
-    number = torch.stack([(images == i).sum(1) for i in range(group)], 1).flatten()
-    floor = valid.sum(1).clamp(max=min(min_windows, k)) if group > 1 else k
-    assert (number >= floor).all()
-
-
-@given(rankings(), st.integers(1, 20))
-def test_shares_follow_the_valid_area(case, k):
-    """Sainte-Laguë: no image is further from its share than rounding, as long as none is full."""
-    scores, valid, group, _ = case
-    k = min(k, scores.shape[1])
-    ranking = rank_windows(scores, valid, 'area', group)
-    images = ranking[:, :k * group] // scores.shape[1]
-    for taken, area in zip(images, valid.sum(1).reshape(-1, group)):
-        number = torch.bincount(taken, minlength=group)
-        assert number.sum() == k * group
-        if group > 1 and k * group <= area.sum():
-            ahead, behind = (number - .5) / area, (number + .5) / area
-            assert ahead.max() <= behind.min() + 1e-6
-
-
 @given(rankings())
-def test_without_padding_a_share_by_area_is_k_windows_each(case):
-    scores, _, group, _ = case
-    windows = scores.shape[1]
-    ranking = rank_windows(scores, None, 'area', group)
-    alone = rank_windows(scores)
-    for k in range(1, windows + 1):
-        taken = ranking[:, :k * group].sort(1).values
-        offset = windows * torch.arange(group).repeat(len(taken))[:, None]
-        expected = (alone[:, :k] + offset * (group > 1)).reshape(len(taken), -1).sort(1).values
-        assert torch.equal(taken, expected)
-
-
-@given(rankings(), SCOPES)
-def test_a_group_is_ranked_by_itself(case, scope):
-    scores, valid, group, min_windows = case
-    together = rank_windows(scores, valid, scope, group, min_windows)
-    alone = [rank_windows(s, v, scope, group, min_windows)
-             for s, v in zip(scores.split(group), valid.split(group))]
+def test_a_group_is_ranked_by_itself(case):
+    scores, valid, group = case
+    together = rank_windows(scores, valid, group)
+    alone = [rank_windows(s, v, group) for s, v in zip(scores.split(group), valid.split(group))]
     assert torch.equal(together, torch.cat(alone))
 
 
@@ -209,7 +168,7 @@ def test_drop_path_is_drawn_for_each_image_of_a_group(block):
 
 @pytest.mark.parametrize('scope, changes', [
     ('group', dict(group_size=3)), ('group', dict(group_size='batch')),
-    ('group', dict(group_size=3, min_windows=4)), ('image', {})])
+    ('image', {})])
 def test_a_backbone_runs_k_windows_for_each_image_on_average(make_swin, scope, changes):
     from sparsevit_mm.visualization.windows import record_windows
     model = make_swin(sparsity=[.3, .5], scope=scope, **changes)
@@ -224,7 +183,6 @@ def test_a_backbone_runs_k_windows_for_each_image_on_average(make_swin, scope, c
         if width % WINDOW == 0:
             assert number.sum() == 6 * k
             assert len(set(number.tolist())) == 1 if scope == 'image' else number.max() > k
-            assert (number >= changes.get('min_windows', 0)).all()
 
 
 def test_frames_do_not_depend_on_each_other(make_swin):
@@ -238,7 +196,7 @@ def test_frames_do_not_depend_on_each_other(make_swin):
 
 
 @pytest.mark.parametrize('changes', [
-    dict(scope='group', group_size=2, min_windows=3), dict(scope='area'), dict(padding_last=False)])
+    dict(scope='group', group_size=2), dict(padding_last=False)])
 def test_at_zero_sparsity_nothing_changes(make_swin, changes):
     images = torch.randn(4, 3, 50, 61)
     with torch.no_grad():
@@ -257,10 +215,9 @@ def test_a_batch_that_makes_no_groups_is_refused(make_swin, changes, batch_size,
 
 
 @pytest.mark.parametrize('changes, named', [
-    (dict(scope='frame'), "scope 'frame' is none of image, area, group"),
+    (dict(scope='frame'), "scope 'frame' is none of image, group"),
     (dict(group_size=0), 'group_size 0 is neither'), (dict(group_size='all'), "'all' is neither"),
-    (dict(group_size=True), 'group_size True'), (dict(min_windows=-1), 'min_windows -1'),
-    (dict(scope='area', padding_last=False), 'needs padding_last'),
+    (dict(group_size=True), 'group_size True'),
     (dict(importance='loudness'), "'loudness' is none of .*magnitude")])
 def test_settings_that_mean_nothing_are_named(changes, named):
     with pytest.raises(ValueError, match=named):

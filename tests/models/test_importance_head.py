@@ -145,7 +145,7 @@ def test_names_are_the_toolkits_until_it_trains_pruned(make_swin, narrow, toolki
 
 
 @pytest.mark.parametrize('changes', [
-    {}, dict(scope='group', group_size=2, min_windows=1), dict(with_cp=True)])
+    {}, dict(scope='group', group_size=2), dict(with_cp=True)])
 def test_the_gate_changes_no_bit_of_the_features(make_swin, monkeypatch, changes):
     model = make_swin(sparsity=[[0, .5], [.5, .8]], **LEARNED, **changes).train()
     gated, gates = model(IMAGE), []
@@ -175,8 +175,7 @@ def by_the_formula(stage, x, hw, ratios, selection, batch):
                 for tokens in windows.table]) for image in scores])
             valid = None if batch.sizes is None else valid_windows(windows, batch.sizes)
             with torch.no_grad():
-                order = rank_windows(energies.sqrt(), valid, selection.scope, batch.group,
-                                     selection.min_windows)
+                order = rank_windows(energies.sqrt(), valid, batch.group)
             share = torch.cat([e / e.mean() for e in energies.split(batch.group)])
             gates[block.shift] = order, 1 + share - share.detach()
         order, gate = gates[block.shift]
@@ -201,9 +200,8 @@ def _window_of(windows, length):
     (Selection('learned'), Batch()),
     (Selection('learned'), Batch(sizes=torch.tensor([[7, 9], [4, 9], [7, 3], [2, 2]]))),
     (Selection('learned', 'group', 2), Batch(2)),
-    (Selection('learned', 'group', 4, 1),
-     Batch(4, torch.tensor([[7, 9], [4, 9], [7, 3], [2, 2]]))),
-    (Selection('learned', 'area', 2), Batch(2, torch.tensor([[7, 9], [4, 9], [7, 3], [2, 2]])))])
+    (Selection('learned', 'group', 4),
+     Batch(4, torch.tensor([[7, 9], [4, 9], [7, 3], [2, 2]])))])
 @pytest.mark.parametrize('ratios', [[.3, .3, .6, .6], [0, .4, .4, .7]])
 def test_gradients_are_those_of_the_formula(randomise, with_cp, selection, batch, ratios):
     """Of the head, of every other parameter and of the input; windows of 2 on a map of 7 x 9."""
@@ -250,7 +248,7 @@ def test_heads_take_their_stage_s_device_and_dtype(make_swin):
     assert {stage.importance.weight.dtype for stage in model.stages} == {torch.float64}
     model(IMAGE.double())
     heads = [stage.importance for stage in model.stages]
-    model.selection = Selection('learned', 'area')
+    model.selection = Selection('learned', 'group')
     assert [stage.importance for stage in model.stages] == heads, 'they are kept'
 
 

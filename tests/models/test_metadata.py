@@ -128,7 +128,7 @@ def padded():
 
 
 @pytest.mark.parametrize('changes', [
-    {}, dict(scope='area'), dict(scope='group', group_size=3, min_windows=2),
+    {}, dict(scope='group', group_size=3),
     dict(importance='random'), dict(importance='variation'), dict(importance='distinct'),
     dict(importance='learned'), dict(execution='compiled')])
 def test_windows_wholly_in_padding_run_last(make_swin, padded, changes):
@@ -195,21 +195,20 @@ def test_at_zero_sparsity_metadata_change_nothing(make_swin, padded):
         model(images, [sample((999, 999))] * 3)
 
 
-@pytest.mark.parametrize('scope, sparsity', [('image', .75), ('area', [.625, .5])])
 @torch.no_grad()
-def test_an_image_in_a_padded_batch_is_what_it_is_alone(make_swin, scope, sparsity):
+def test_an_image_in_a_padded_batch_is_what_it_is_alone(make_swin):
     """Plain windows only, since a shifted one at the border of the image sees what lies beyond. Of
     two images one has half the height: 8 and 2 of the 16 and 4 windows of the stages. By itself
     each is pruned so that as many windows run as in the batch."""
     depths = dict(depths=(1, 1), num_heads=(2, 4))
-    model = Model(make_swin(scope=scope, sparsity=sparsity, **depths))
+    model = Model(make_swin(sparsity=.75, **depths))
     tall, flat = torch.randn(2, 3, 64, 64)
     flat = flat[:, :32]
     batch = torch.stack([tall, torch.cat([flat, torch.full_like(flat, 7.)], 1)])
     samples = [sample((64, 64)), sample((32, 64))]
     run = [[int(tokens.sum()) // 16 for tokens in blocks[0]]
            for blocks in ran(model, batch, samples)]
-    assert run == ([[4, 4], [1, 1]] if scope == 'image' else [[8, 4], [3, 1]])
+    assert run == [[4, 4], [1, 1]]
     together = model(batch, samples)
     for index, (image, windows) in enumerate(((tall, (16, 4)), (flat, (8, 2)))):
         alone = make_swin(**depths, sparsity=[

@@ -132,7 +132,7 @@ def test_a_point_below_the_reachable_latencies_is_named(tiny, tmp_path):
 def test_finalists_are_judged_in_other_scopes_too(tiny, tmp_path):
     with steady_latencies():
         outcome = search(tiny, tmp_path, '--max-latency', '500%', '--trials', 6, '--finalists', 2,
-                         '--scopes', 'group', 'area', '--batch-size', 2,
+                         '--scopes', 'group', '--batch-size', 2,
                          model__backbone__group_size=2)
     assert outcome.code == 0, outcome.error
     best = summary_of(tmp_path).finalists[0]
@@ -143,8 +143,7 @@ def test_finalists_are_judged_in_other_scopes_too(tiny, tmp_path):
     assert again['coco/bbox_mAP'] == best.full['coco/bbox_mAP']
     study = optuna_study(tmp_path)
     for figures in study.user_attrs['judged again'].values():
-        assert {'full', 'full, scope group', 'full, scope area', 'measured',
-                'measured, scope group', 'measured, scope area'} <= set(figures)
+        assert {'full', 'full, scope group', 'measured', 'measured, scope group'} <= set(figures)
 
 
 def test_a_scope_that_the_model_can_not_select_by_is_refused_at_once(tiny, tmp_path):
