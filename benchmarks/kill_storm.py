@@ -22,14 +22,16 @@ import optuna
 from rich.console import Console
 from rich.progress import track
 
-from sparsevit_mm.search.candidates import EVALUATED
+from sparsevit_mm.search.candidates import EVALUATED, Candidate
 from sparsevit_mm.search.limits import Limits
 from sparsevit_mm.search.problem import Problem
+from sparsevit_mm.search.record import StudyRecord, candidate_of
 from sparsevit_mm.search.storage import open_storage
 from sparsevit_mm.search.study import SparsitySearch
 from sparsevit_mm.sparsity import SparsityConfig, SparsitySpace
 
 STUDY = 'storm'
+SPACE = SparsitySpace((2, 2, 6, 2))
 CALM = 20  # evaluations after the storm
 fork = multiprocessing.get_context('fork')
 
@@ -58,8 +60,7 @@ class Worker:
 
     def run(self, num_trials: int) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        space = SparsitySpace((2, 2, 6, 2))
-        problem = Problem(space, self.evaluate, lambda c: 10 * (1 - c.mean),
+        problem = Problem(SPACE, self.evaluate, lambda c: 10 * (1 - c.mean),
                           lambda c: round(1e9 * (1 - c.mean)), 'score', Limits(9.), {})
         with SparsitySearch(problem, self.storage, STUDY) as search:
             search.run(num_trials)
@@ -106,11 +107,10 @@ class Outcome:
     doubled: int
 
 
-def recorded(storage: str) -> List[Dict]:
+def recorded(storage: str) -> List[Candidate]:
     study = optuna.load_study(study_name=STUDY, storage=open_storage(storage))
-    found = [t.user_attrs['candidate'] for t in study.get_trials(deepcopy=False)
-             if 'candidate' in t.user_attrs]
-    return [c for c in found if c['state'] == EVALUATED]
+    found = [candidate_of(t, SPACE.depths, ()) for t in StudyRecord(study).trials()]
+    return [c for c in found if c.state == EVALUATED]
 
 
 def storm(storage: str, folder: Path, workers: int, seconds: float, evaluation: float = .1,
@@ -159,11 +159,11 @@ def _kill(process: multiprocessing.Process, killed: set) -> bool:
     return True
 
 
-def _by_config(records: List[Dict]) -> Dict[str, float]:
-    return {json.dumps(record['config']): record['metric'] for record in records}
+def _by_config(records: List[Candidate]) -> Dict[SparsityConfig, float]:
+    return {record.config: record.metric for record in records}
 
 
-def _check(worker: Worker, known: Dict[str, float], records: List[Dict],
+def _check(worker: Worker, known: Dict[SparsityConfig, float], records: List[Candidate],
            killed: set, crashed: int) -> Outcome:
     final = _by_config(records)
     starts = worker.starts().values()
