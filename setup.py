@@ -40,7 +40,7 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['sparsevit_mm', 'sparsevit_mm.*']),
-    package_data={'sparsevit_mm': ['.mim/*', '.mim/**/*', 'visualization/report.html']},
+    package_data={'sparsevit_mm': ['.mim/*', '.mim/**/*', 'report/report.html']},
     python_requires='>=3.8',
     # torch and mmcv come in builds that must fit each other and the GPU: they are the user's.
     install_requires=['mmengine>=0.8', 'numpy'],

@@ -20,7 +20,7 @@ from training import schedule, test, train
 
 from sparsevit_mm.cli import clear_errors
 from sparsevit_mm.datasets import generate_mini_cityscapes, generate_mini_coco
-from sparsevit_mm.search.noise import interval
+from sparsevit_mm.evaluation.intervals import interval
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs' / 'demo'
 SPARSITIES = 0, .3, .5, .7

@@ -16,13 +16,13 @@ from rich.console import Console
 from rich.table import Table
 
 from sparsevit_mm.cli import build_backbone, build_runner, clear_errors, test_shape
-from sparsevit_mm.config import load_config
+from sparsevit_mm.config.reading import load_config
 from sparsevit_mm.cost.latency import LatencyMeter, LatencySetting
 from sparsevit_mm.cost.macs import backbone_macs
-from sparsevit_mm.search.compare import Compared, compare_on_test
+from sparsevit_mm.evaluation.compare import Compared, compare_on_test
+from sparsevit_mm.report.tradeoff import draw_tradeoff
 from sparsevit_mm.sparsity import SparsityConfig
 from sparsevit_mm.steps import Steps
-from sparsevit_mm.visualization.tradeoff import draw_tradeoff
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / 'configs' / 'demo'

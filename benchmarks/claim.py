@@ -25,11 +25,11 @@ from rich.table import Table
 from training import schedule, search, test, train
 
 from sparsevit_mm.cli import build_backbone, clear_errors, test_shape
-from sparsevit_mm.config import load_config
+from sparsevit_mm.config.reading import load_config
 from sparsevit_mm.cost.latency import LatencyMeter, LatencySetting
 from sparsevit_mm.cost.macs import backbone_macs
+from sparsevit_mm.evaluation.intervals import interval
 from sparsevit_mm.files import replacing
-from sparsevit_mm.search.noise import interval
 from sparsevit_mm.sparsity import SparsityConfig
 
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs' / 'demo'

@@ -26,7 +26,7 @@ from sparsevit_mm.search.candidates import EVALUATED, Candidate
 from sparsevit_mm.search.limits import Limits
 from sparsevit_mm.search.problem import Problem
 from sparsevit_mm.search.record import StudyRecord, candidate_of
-from sparsevit_mm.search.storage import open_storage
+from sparsevit_mm.search.store.storage import open_storage
 from sparsevit_mm.search.study import SparsitySearch
 from sparsevit_mm.sparsity import SparsityConfig, SparsitySpace
 

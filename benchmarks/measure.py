@@ -3,13 +3,13 @@ from typing import Dict, List, Optional, Sequence
 
 import torch
 from rich.progress import track
+from subjects import MODELS, Subject
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.benchmark.utils.timer import timer
 
 from sparsevit_mm import SparseSwinTransformer
-from sparsevit_mm.models.windows import WindowPartition
-from subjects import MODELS, Subject
+from sparsevit_mm.models.swin.windows import WindowPartition
 
 PRODUCTS = ('aten::addmm', 'aten::mm', 'aten::bmm', 'aten::baddbmm', 'aten::addmm_',
             'aten::mkldnn_convolution', 'aten::cudnn_convolution')

@@ -23,10 +23,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparsevit_mm.checkpoints import read_checkpoint
 from sparsevit_mm.cli import build_backbone, clear_errors
-from sparsevit_mm.config import find_backbone, load_config
+from sparsevit_mm.config.reading import find_backbone, load_config
 from sparsevit_mm.files import replacing
+from sparsevit_mm.models.checkpoints import read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / 'configs' / 'demo' / 'upernet_sparsevit-narrow_camvid.py'

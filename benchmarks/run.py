@@ -11,14 +11,14 @@ from datetime import date
 from pathlib import Path
 
 import torch
-from torch.utils.benchmark.utils.common import set_torch_threads
-
 from measure import latencies, overlap, product_shares, training
 from report import draw, markdown
+from subjects import MODELS, make_image, ours, peers, toolkit_swin
+from torch.utils.benchmark.utils.common import set_torch_threads
+
 from sparsevit_mm.cost.latency import DTYPES, device_name
 from sparsevit_mm.models.execution import EXECUTIONS
-from sparsevit_mm.models.kernels.triton_attention import is_available
-from subjects import MODELS, toolkit_swin, make_image, ours, peers
+from sparsevit_mm.models.swin.kernels.triton_attention import is_available
 
 # Name: height, width, batch size on the CPU, batch size on CUDA.
 SETTINGS = {'672': (672, 672, 1, 4), 'nuscenes': (256, 704, 6, 6), 'cityscapes': (1024, 2048, 1, 1)}

@@ -1,6 +1,6 @@
 """How evenly the search covers the cost: MACs of draws, and of generations bred without selection.
 
-Sets the search's draws, crossover and mutation (sparsevit_mm/search/genes.py) beside the
+Sets the search's draws, crossover and mutation (sparsevit_mm/search/propose/genes.py) beside the
 published ones: independent draws sorted within the stage, uniform crossover, single fresh genes.
 """
 import argparse
@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.table import Table
 
 from sparsevit_mm.cli import build_backbone, clear_errors, test_shape
-from sparsevit_mm.config import load_config
+from sparsevit_mm.config.reading import load_config
 from sparsevit_mm.cost.macs import backbone_macs
-from sparsevit_mm.search.genes import MUTATION, NestedGenes
+from sparsevit_mm.search.propose.genes import MUTATION, NestedGenes
 from sparsevit_mm.sparsity import SparsityConfig, SparsitySpace
 
 BINS = 20

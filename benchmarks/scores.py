@@ -14,7 +14,7 @@ from rich.table import Table
 from torch.utils.benchmark.utils.timer import timer
 
 from sparsevit_mm.models import SparseSwinTransformer
-from sparsevit_mm.models.importance import TOKEN_SCORES, MapInfo
+from sparsevit_mm.models.selection.importance import TOKEN_SCORES, MapInfo
 
 SHAPES = {'672x672': (1, 672, 672), '6 x 256x704': (6, 256, 704)}
 

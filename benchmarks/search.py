@@ -19,13 +19,19 @@ matplotlib.use('Agg')  # noqa: E402 - no screen is needed
 import matplotlib.pyplot as plt
 import numpy as np
 import optuna
+from landscapes import Landscape, recorded, synthetic
 from optuna.trial import TrialState
 from rich.console import Console
 from rich.table import Table
 
-from landscapes import Landscape, recorded, synthetic
-from sparsevit_mm.search.genes import NestedGenes
-from sparsevit_mm.search.sampler import SAMPLERS, from_params, make_sampler, search_space, to_params
+from sparsevit_mm.search.propose.genes import NestedGenes
+from sparsevit_mm.search.propose.sampler import (
+    SAMPLERS,
+    from_params,
+    make_sampler,
+    search_space,
+    to_params,
+)
 
 HERE = Path(__file__).resolve().parent
 NEAR = .1  # to the best

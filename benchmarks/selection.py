@@ -17,15 +17,15 @@ from mmengine.config import Config
 from torch.utils.benchmark.utils.timer import timer
 
 from sparsevit_mm.cli import build_backbone, build_runner, clear_errors
-from sparsevit_mm.config import load_config, without_adaptation
+from sparsevit_mm.config.reading import load_config, without_adaptation
 from sparsevit_mm.datasets import generate_mini_coco, generate_mini_nuscenes
+from sparsevit_mm.evaluation.bootstrap import make_resampler
+from sparsevit_mm.evaluation.evaluator import Evaluator
+from sparsevit_mm.evaluation.intervals import interval
+from sparsevit_mm.evaluation.metrics import default_metric
 from sparsevit_mm.files import replacing
-from sparsevit_mm.models.metadata import ToldBatch
-from sparsevit_mm.models.selection import Selection
-from sparsevit_mm.search.bootstrap import make_resampler
-from sparsevit_mm.search.evaluator import Evaluator
-from sparsevit_mm.search.noise import interval
-from sparsevit_mm.search.objective import default_metric
+from sparsevit_mm.models.selection.metadata import ToldBatch
+from sparsevit_mm.models.selection.ranking import Selection
 from sparsevit_mm.steps import Steps
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -11,12 +11,12 @@ import torch
 from mmengine.config import Config
 
 from sparsevit_mm.cli import build_runner
-from sparsevit_mm.config import ADAPTATION_HOOK, is_type, load_config, without_adaptation
+from sparsevit_mm.config.reading import ADAPTATION_HOOK, is_type, load_config, without_adaptation
+from sparsevit_mm.evaluation.bootstrap import make_resampler
+from sparsevit_mm.evaluation.evaluator import Evaluator
+from sparsevit_mm.evaluation.metrics import default_metric
 from sparsevit_mm.files import replacing
-from sparsevit_mm.models.selection import Selection
-from sparsevit_mm.search.bootstrap import make_resampler
-from sparsevit_mm.search.evaluator import Evaluator
-from sparsevit_mm.search.objective import default_metric
+from sparsevit_mm.models.selection.ranking import Selection
 
 RESAMPLES = 1000
 TOOLS = Path(__file__).resolve().parents[1] / 'tools'

@@ -7,11 +7,11 @@ import mmcv
 import mmengine
 from mmengine.utils import digit_version
 
-from .checkpoints import allow_mmengine_checkpoints
-from .cost.budget import set_latency_budget
+from .budget import set_latency_budget
 from .front import Front
 from .hooks import SparsityAdaptationHook
 from .models import SparseSwinTransformer, get_sparse_backbone
+from .models.checkpoints import allow_mmengine_checkpoints
 from .sparsity import SparsityConfig, SparsitySpace
 from .version import __version__
 

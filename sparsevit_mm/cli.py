@@ -14,11 +14,11 @@ from mmengine.registry import MODELS, RUNNERS, init_default_scope
 from mmengine.runner import Runner
 from mmengine.utils import to_2tuple
 
-from .checkpoints import read_checkpoint
-from .config import find_backbone, load_config
+from .config.data import step_name
+from .config.reading import find_backbone, load_config
 from .cost.latency import DTYPES, LatencySetting
-from .data import step_name
 from .models import SparseSwinTransformer
+from .models.checkpoints import read_checkpoint
 from .models.execution import EXECUTIONS
 
 

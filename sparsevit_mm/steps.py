@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 from typing import Optional
 
-from .config import ADAPTATION_HOOK, is_type, load_config
+from .config.reading import ADAPTATION_HOOK, is_type, load_config
 
 
 class Steps:

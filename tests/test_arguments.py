@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from sparsevit_mm import SparseSwinTransformer
-from sparsevit_mm.arguments import check_arguments, from_mmpretrain
+from sparsevit_mm.config.arguments import check_arguments, from_mmpretrain
 
 TINY = dict(embed_dims=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24], strides=[4, 2, 2, 2],
             patch_size=4, out_indices=[3])

@@ -13,7 +13,7 @@ from mmengine.utils import digit_version
 from torch import nn
 from torch.utils.data import DataLoader
 
-from sparsevit_mm.checkpoints import check_fits, read_checkpoint
+from sparsevit_mm.models.checkpoints import check_fits, read_checkpoint
 
 checked = pytest.mark.skipif(
     digit_version(torch.__version__) < digit_version('2.6.0'), reason='torch checks since 2.6')

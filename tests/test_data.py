@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from sparsevit_mm.data import check_data
+from sparsevit_mm.config.data import check_data
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ import pytest
 import torch
 from helpers import BACKBONE, ToyModel, backbone
 
-from sparsevit_mm.fit import NoLoss, fit_importance
-from sparsevit_mm.models.importance_fit import ImportanceFitter
-from sparsevit_mm.models.selection import Selection
+from sparsevit_mm.evaluation.scores.fit import NoLoss, fit_importance
+from sparsevit_mm.models.selection.fit import ImportanceFitter
+from sparsevit_mm.models.selection.ranking import Selection
 
 
 class Sampled(ToyModel):

@@ -12,14 +12,9 @@ PACKAGE = Path(sparsevit_mm.__file__).parent
 TOOLKITS = {'mmdet', 'mmseg', 'mmdet3d'}
 
 # Each line may import from the lines above it only; what is not named stands on top of all.
-LAYERS = [{'version', 'sparsity', 'checkpoints', 'config', 'datasets', 'files'},
-          {'models', 'child', 'data', 'front', 'loading'},
-          {'hooks', 'cost', 'arguments', 'labels'}, {'search', 'swap'}, {'visualization'}]
-MODEL_LAYERS = [{'tracing'},
-                {'windows', 'attention', 'pretrained', 'chunks', 'rows', 'adapted_to'},
-                {'importance', 'layout', 'patches'}, {'importance_head', 'token_worth', 'bypass'},
-                {'selection', 'kernels', 'execution', 'importance_fit'}, {'stage', 'metadata'},
-                {'sparse_swin'}]
+LAYERS = [{'version', 'sparsity', 'datasets', 'files'}, {'models', 'front'}, {'cost'},
+          {'budget', 'hooks', 'config'}, {'evaluation'}, {'search'},
+          {'visualization', 'deploy'}, {'report'}, {'cli', 'steps'}]
 
 WITHOUT_TOOLKITS = '''
 import sys
@@ -109,26 +104,61 @@ def breaches(paths, prefix, layers):
 
 
 def test_lower_layers_import_no_higher_one():
-    paths = [p for p in files() if p.parent != PACKAGE or layer(p.stem, LAYERS) < len(LAYERS)]
-    assert len(paths) > 20
-    assert list(breaches(paths, 'sparsevit_mm', LAYERS)) == []
-
-
-def test_windows_selection_and_attention_know_no_backbone():
-    paths = [p for p in (PACKAGE / 'models').glob('*.py') if p.stem != '__init__']
-    assert list(breaches(paths, 'sparsevit_mm.models', MODEL_LAYERS)) == []
+    assert len(files()) > 100
+    assert list(breaches(files(), 'sparsevit_mm', LAYERS)) == []
 
 
 def test_the_check_of_layers_sees_a_breach():
     upside_down = list(breaches(files('models'), 'sparsevit_mm', LAYERS[::-1]))
-    assert ('models/stage.py', 'sparsevit_mm.sparsity') in upside_down
-    upside_down = list(breaches(files('models'), 'sparsevit_mm.models', MODEL_LAYERS[::-1]))
-    assert ('models/stage.py', 'sparsevit_mm.models.windows') in upside_down
+    assert ('models/swin/stage.py', 'sparsevit_mm.sparsity') in upside_down
+
+
+def module_name(path):
+    parts = path.relative_to(PACKAGE.parent).with_suffix('').parts
+    return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
+
+
+def circle(graph):
+    """Some modules that import each other, in order; None if there are none."""
+    done, path = set(), []
+
+    def visit(module):
+        if module in path:
+            return path[path.index(module):]
+        if module in done:
+            return None
+        path.append(module)
+        found = next(filter(None, map(visit, sorted(graph[module]))), None)
+        path.pop()
+        done.add(module)
+        return found
+    return next(filter(None, map(visit, sorted(graph))), None)
+
+
+def test_no_modules_import_each_other():
+    """Imports within functions count; a package that gathers its own modules does not."""
+    modules = {module_name(path): path for path in files()}
+    graph = {name: {other for other in imports_of(path, ast.walk) if other in modules
+                    and not name.startswith(f'{other}.') and other != name}
+             for name, path in modules.items()}
+    assert circle(graph) is None
+
+
+def test_the_check_of_circles_sees_one():
+    assert circle({'a': {'b'}, 'b': {'c'}, 'c': {'b'}}) == ['b', 'c']
+    assert circle({'a': {'b', 'c'}, 'b': {'c'}, 'c': set()}) is None
+
+
+def test_rooms_are_small():
+    for folder in {path.parent for path in files()}:
+        assert len(list(folder.glob('*.py'))) <= 16, folder  # 15 and __init__
+    loose = [path.stem for path in PACKAGE.glob('*.py')]
+    assert len(set(loose) - {'__init__', 'version'}) <= 7, loose
 
 
 @pytest.mark.parametrize('part', [
-    'sparsity.py', 'checkpoints.py', 'child.py', 'data.py', 'front.py', 'labels.py',
-    'arguments.py', 'swap.py', 'models', 'hooks', 'cost', 'search', 'visualization'])
+    'sparsity.py', 'front.py', 'budget.py', 'models', 'hooks', 'cost', 'config', 'evaluation',
+    'search', 'report', 'visualization'])
 def test_no_toolkit_is_imported_even_within_a_function(part):
     path = PACKAGE / part
     for file in [path] if path.is_file() else files(part):

@@ -7,8 +7,8 @@ import pytest
 from mmengine.config import Config
 from mmengine.registry import TRANSFORMS
 
-from sparsevit_mm import labels
-from sparsevit_mm.labels import check_classes, check_labels
+from sparsevit_mm.config import labels
+from sparsevit_mm.config.labels import check_classes, check_labels
 
 pytest.importorskip('mmseg')
 IMAGES = 12

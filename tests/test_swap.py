@@ -10,8 +10,8 @@ from mmengine.registry import init_default_scope
 
 from sparsevit_mm import SparseSwinTransformer
 from sparsevit_mm.cli import build_backbone
-from sparsevit_mm.config import find_backbone, find_type, load_config
-from sparsevit_mm.swap import swap_backbone
+from sparsevit_mm.config.reading import find_backbone, find_type, load_config
+from sparsevit_mm.config.swap import swap_backbone
 
 SHIPPED = 'mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py'
 SWIN = dict(type='SwinTransformer', embed_dims=8, num_heads=(1, 2, 4, 8),

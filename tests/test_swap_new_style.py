@@ -6,8 +6,8 @@ from mmengine.config import Config
 
 from sparsevit_mm import SparseSwinTransformer, SparsityAdaptationHook
 from sparsevit_mm.cli import build_backbone
-from sparsevit_mm.config import find_backbone, load_config
-from sparsevit_mm.swap import swap_backbone
+from sparsevit_mm.config.reading import find_backbone, load_config
+from sparsevit_mm.config.swap import swap_backbone
 
 RUNTIME = '''
 from mmengine.hooks import EMAHook

@@ -9,12 +9,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sparsevit_mm.cli import (add_runner_arguments, build_runner, clear_errors,
-                              config_from)
+from sparsevit_mm.cli import add_runner_arguments, build_runner, clear_errors, config_from
+from sparsevit_mm.evaluation.scores.check import check_selection
+from sparsevit_mm.evaluation.scores.compare import SAMPLES, SPARSITIES
+from sparsevit_mm.evaluation.scores.tables import comparison_table, notes, stage_table
 from sparsevit_mm.files import replacing
-from sparsevit_mm.search.score_check import check_selection
-from sparsevit_mm.search.score_compare import SAMPLES, SPARSITIES
-from sparsevit_mm.search.score_tables import comparison_table, notes, stage_table
 
 
 def parse_args() -> argparse.Namespace:

@@ -13,15 +13,18 @@ from rich.console import Console
 from rich.table import Table
 
 from sparsevit_mm.cli import build_backbone, build_runner, clear_errors, test_shape
-from sparsevit_mm.config import load_config
+from sparsevit_mm.config.reading import load_config
 from sparsevit_mm.cost.latency import LatencyMeter, LatencySetting
-from sparsevit_mm.datasets import (generate_mini_cityscapes, generate_mini_coco,
-                                   generate_mini_nuscenes)
-from sparsevit_mm.search.compare import Compared, compare_on_test, least_uniform
-from sparsevit_mm.search.objective import default_metric
+from sparsevit_mm.datasets import (
+    generate_mini_cityscapes,
+    generate_mini_coco,
+    generate_mini_nuscenes,
+)
+from sparsevit_mm.evaluation.compare import Compared, compare_on_test, least_uniform
+from sparsevit_mm.evaluation.metrics import default_metric
+from sparsevit_mm.report.tradeoff import draw_tradeoff
 from sparsevit_mm.sparsity import SparsityConfig
 from sparsevit_mm.steps import Steps
-from sparsevit_mm.visualization.tradeoff import draw_tradeoff
 
 TOOLS = Path(__file__).parent
 CONFIGS = TOOLS.parent / 'configs' / 'demo'

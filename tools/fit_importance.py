@@ -12,14 +12,20 @@ from typing import Callable, Iterator
 
 import torch
 from rich.console import Console
-from rich.progress import (BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn,
-                           TimeRemainingColumn)
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from sparsevit_mm.cli import add_runner_arguments, clear_errors, config_from
-from sparsevit_mm.config import find_backbone
-from sparsevit_mm.fit import TARGETS, CheckpointFit, StageFit, fit_checkpoint
-from sparsevit_mm.swap import ensure_sparse
+from sparsevit_mm.config.reading import find_backbone
+from sparsevit_mm.config.swap import ensure_sparse
+from sparsevit_mm.evaluation.scores.fit import TARGETS, CheckpointFit, StageFit, fit_checkpoint
 
 WORTH = dict(gradient='the gradient times the update', update='the update')
 

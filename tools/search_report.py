@@ -7,8 +7,8 @@ import optuna
 import torch
 
 from sparsevit_mm.cli import clear_errors
-from sparsevit_mm.visualization.report import write_report
-from sparsevit_mm.visualization.report_source import read_search
+from sparsevit_mm.report.report import write_report
+from sparsevit_mm.report.source import read_search
 
 
 def parse_args() -> argparse.Namespace:

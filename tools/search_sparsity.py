@@ -14,22 +14,34 @@ import optuna
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from rich.console import Console
-from rich.progress import (BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn,
-                           TimeRemainingColumn)
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
-from sparsevit_mm.cli import (add_latency_arguments, add_runner_arguments, build_runner,
-                              clear_errors, config_from, latency_setting)
-from sparsevit_mm.models.selection import SCOPES
-from sparsevit_mm.search.evaluations import Evaluations
+from sparsevit_mm.cli import (
+    add_latency_arguments,
+    add_runner_arguments,
+    build_runner,
+    clear_errors,
+    config_from,
+    latency_setting,
+)
+from sparsevit_mm.config.swap import ensure_sparse
+from sparsevit_mm.evaluation.intervals import difference
+from sparsevit_mm.evaluation.scores.tables import comparison_table
+from sparsevit_mm.models.selection.ranking import SCOPES
+from sparsevit_mm.report.tradeoff import draw_search
 from sparsevit_mm.search.limits import Limits
-from sparsevit_mm.search.noise import difference
 from sparsevit_mm.search.pipeline import SearchPipeline
+from sparsevit_mm.search.propose.sampler import SAMPLERS
 from sparsevit_mm.search.request import POINTS, SearchRequest
-from sparsevit_mm.search.sampler import SAMPLERS
-from sparsevit_mm.search.score_tables import comparison_table
-from sparsevit_mm.swap import ensure_sparse
-from sparsevit_mm.visualization.tradeoff import draw_search
+from sparsevit_mm.search.splits import Evaluations
 
 CALIBRATION = dict(trials=40, num_samples=200)  # unless told
 

@@ -3,8 +3,8 @@ import argparse
 from pathlib import Path
 
 from sparsevit_mm.cli import clear_errors
-from sparsevit_mm.config import BACKBONE
-from sparsevit_mm.swap import swap_backbone
+from sparsevit_mm.config.reading import BACKBONE
+from sparsevit_mm.config.swap import swap_backbone
 
 
 def parse_args() -> argparse.Namespace:

@@ -3,12 +3,12 @@ import argparse
 
 from mmengine.model import is_model_wrapper
 
-from sparsevit_mm.checkpoints import check_fits
 from sparsevit_mm.cli import add_runner_arguments, build_runner, clear_errors, config_from
-from sparsevit_mm.config import set_sparsity
-from sparsevit_mm.data import check_data
-from sparsevit_mm.labels import check_labels
-from sparsevit_mm.search.subset import restrict_to_subset
+from sparsevit_mm.config.data import check_data
+from sparsevit_mm.config.labels import check_labels
+from sparsevit_mm.config.reading import set_sparsity
+from sparsevit_mm.evaluation.subset import restrict_to_subset
+from sparsevit_mm.models.checkpoints import check_fits
 
 
 def parse_args() -> argparse.Namespace:

@@ -1,11 +1,10 @@
 """Trains any mmdet, mmseg or mmdet3d config, with mm's own Runner."""
 import argparse
 
-from sparsevit_mm.checkpoints import read_checkpoint
-from sparsevit_mm.cli import (add_runner_arguments, build_runner, clear_errors, config_from,
-                              use_amp)
-from sparsevit_mm.data import check_data
-from sparsevit_mm.labels import check_labels
+from sparsevit_mm.cli import add_runner_arguments, build_runner, clear_errors, config_from, use_amp
+from sparsevit_mm.config.data import check_data
+from sparsevit_mm.config.labels import check_labels
+from sparsevit_mm.models.checkpoints import read_checkpoint
 
 
 def parse_args() -> argparse.Namespace:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..files import replacing
 from ..models import SparseSwinTransformer
-from ..models.selection import BATCH
+from ..models.selection.ranking import BATCH
 
 PathLike = Union[str, os.PathLike]
 INPUT = 'image'

@@ -1,3 +1,3 @@
-from .sparse_swin import SparseSwinTransformer, get_sparse_backbone
+from .swin.sparse_swin import SparseSwinTransformer, get_sparse_backbone
 
 __all__ = ['SparseSwinTransformer', 'get_sparse_backbone']

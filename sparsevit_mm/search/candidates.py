@@ -4,8 +4,9 @@ import csv
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Dict, Iterable, List, Optional
+from typing import Dict, Iterable, List, Optional, Sequence
 
+from ..evaluation.intervals import difference
 from ..files import replacing
 from ..sparsity import Depths, SparsityConfig
 
@@ -128,3 +129,23 @@ def pareto_front(candidates: Iterable[Candidate]) -> List[Candidate]:
 
 def _digits(value: Optional[float], digits: int) -> Optional[str]:
     return None if value is None else f'{value:.{digits}f}'
+
+
+def within_noise(candidates: Sequence[Candidate], best: Candidate) -> List[Candidate]:
+    """The candidates that these images do not tell from the best: the 95% interval of the best's
+    objective less theirs includes 0, as it does for the best itself.
+
+    Those without resamples are left out; all are if the best has none.
+
+    Raises:
+        ValueError: The numbers of resamples differ.
+    """
+    if best.resampled is None:
+        return []
+    alike = []
+    for candidate in candidates:
+        if candidate.resampled is not None:
+            _, low, high = difference(best.resampled, candidate.resampled)
+            if low <= 0 <= high:
+                alike.append(candidate)
+    return alike

@@ -2,9 +2,9 @@
 figures the luckiest would win."""
 from typing import Callable, List, Mapping, Optional, Sequence
 
+from ..evaluation.metrics import Metrics
 from ..sparsity import SparsityConfig
 from .candidates import REJECTED, Candidate
-from .problem import Metrics
 from .study import SparsitySearch
 from .summary import WINNER, Finalist
 

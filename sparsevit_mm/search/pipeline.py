@@ -10,20 +10,20 @@ from mmengine.logging import print_log
 from ..cost.latency import LatencyMeter
 from ..cost.macs import backbone_macs
 from ..cost.table import LatencyTable
-from ..models.selection import Selection
+from ..evaluation.bootstrap import make_resampler
+from ..evaluation.metrics import Metrics, check_metric, default_metric
+from ..models.selection.ranking import Selection
 from ..sparsity import SparsityConfig, SparsitySpace
-from .bootstrap import make_resampler
+from .baselines import References
 from .candidates import Candidate, write_csv
-from .evaluations import Evaluations
 from .finals import Finals
 from .identity import config_identity, file_identity
 from .limits import Limits
-from .objective import check_metric, default_metric
-from .problem import Metrics, Problem
-from .references import References
+from .problem import Problem
 from .request import SearchRequest, point_latency
 from .results import write_front, write_manifest, write_winners
-from .score_search import SearchedScore
+from .score import SearchedScore
+from .splits import Evaluations
 from .study import SparsitySearch
 
 RESAMPLES = 100  # of the bootstrap, for every candidate

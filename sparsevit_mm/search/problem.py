@@ -6,11 +6,10 @@ from typing import Callable, Dict, Optional
 
 import numpy as np
 
+from ..evaluation.metrics import Metrics
 from ..sparsity import SparsityConfig, SparsitySpace
 from .candidates import EVALUATED, FAILED, OUTSIDE, SCREENED, Candidate
 from .limits import Limits
-
-Metrics = Dict[str, float]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What a search keeps in its Optuna study: the one reader and writer of its attributes.
 
-Beside them a study holds what :mod:`.workers` say of themselves, and Optuna's own.
+Beside them a study holds what :mod:`.store.workers` say of themselves, and Optuna's own.
 """
 import math
 from dataclasses import asdict
@@ -11,8 +11,8 @@ from optuna.trial import FrozenTrial, Trial
 
 from ..sparsity import Depths
 from .candidates import REJECTED, Candidate
+from .store.workers import Workers
 from .summary import Finalist, Reference, Summary
-from .workers import Workers
 
 SCHEMA = 2  # goes up with each change of what stands below
 Figures = Tuple[float, float]

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Dict, List, Optional
 
 from ..cost.latency import LatencySetting
-from ..models.importance import TOKEN_SCORES
+from ..models.selection.importance import TOKEN_SCORES
 from .limits import Limits
 from .summary import WINNER
 
@@ -30,9 +30,9 @@ class SearchRequest:
         first_look: Images of the first look at a candidate; none if None.
         metric: Key of the metric; the usual one of the evaluator if None.
         seed: Of the sampler and of the subset.
-        sampler: One of :data:`~.sampler.SAMPLERS`.
+        sampler: One of :data:`~.propose.sampler.SAMPLERS`.
         table: File of a LatencyTable to take latencies from; measured if None.
-        storage: Of the study, see :func:`~.storage.open_storage`.
+        storage: Of the study, see :func:`~.store.storage.open_storage`.
         study: Name of the study to join or begin.
         resume: Go on with the one study that is there.
         pareto: Search the front of metric against latency.

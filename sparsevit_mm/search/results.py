@@ -10,12 +10,12 @@ import mmengine
 import torch
 from mmengine.config import Config
 
+from ..config.export import export_config
 from ..files import replacing
 from ..front import Front, FrontPoint
 from ..version import __version__
-from .export import export_config
 from .request import SearchRequest
-from .storage import shown
+from .store.storage import shown
 from .study import SparsitySearch
 from .summary import Finalist, Summary
 

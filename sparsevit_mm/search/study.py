@@ -13,13 +13,12 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from ..sparsity import SparsityConfig
 from .candidates import DUPLICATE, EVALUATED, FAILED, REJECTED, Candidate, pareto_front
-from .first_look import FirstLook
 from .problem import Problem
-from .record import (StudyRecord, attributes, candidate_of, has_candidate, put, sign,
-                     worker_of)
-from .sampler import NestedGenes, from_params, make_sampler, search_space, to_params
-from .storage import open_storage, shown
-from .workers import Workers
+from .propose.sampler import NestedGenes, from_params, make_sampler, search_space, to_params
+from .propose.screening import FirstLook
+from .record import StudyRecord, attributes, candidate_of, has_candidate, put, sign, worker_of
+from .store.storage import open_storage, shown
+from .store.workers import Workers
 
 STUDY_NAME = 'sparsevit'
 # After so many trials in a row that led to no evaluation, NSGA-II's population has converged or
@@ -35,11 +34,11 @@ class SparsitySearch:
 
     Args:
         problem: What is searched.
-        storage: Where the study is, see :func:`~.storage.open_storage`.
+        storage: Where the study is, see :func:`~.store.storage.open_storage`.
         study: Its name, to join it or to begin it; None begins one in an empty storage.
         resume: Go on with the one study of the storage, if there is one.
         seed: Seed of the sampler.
-        sampler: One of :data:`~.sampler.SAMPLERS`.
+        sampler: One of :data:`~.propose.sampler.SAMPLERS`.
         population_size: Of NSGA-II.
 
     Raises:

@@ -9,9 +9,9 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.hooks import Hook
 
-from ..config import is_type, without_adaptation
+from ..config.reading import is_type, without_adaptation
+from ..evaluation.evaluator import Evaluator
 from ..models import SparseSwinTransformer
-from ..search.evaluator import Evaluator
 from ..sparsity import SparsityConfig
 from .breakdown_scores import DetectionScore, SegmentationScore, Values
 from .overlay import sum_of
@@ -125,7 +125,7 @@ def break_down(cfg: Config, checkpoint: str, configs: Sequence[SparsityConfig],
         report: Called with the label of each configuration before it is evaluated.
 
     Raises:
-        ValueError: See :func:`scored_by` and :class:`~..search.evaluator.Evaluator`; a
+        ValueError: See :func:`scored_by` and :class:`~..evaluation.evaluator.Evaluator`; a
             configuration is dense; the dense model detects nothing; there is no ground truth.
         FileNotFoundError: The checkpoint is not there.
     """

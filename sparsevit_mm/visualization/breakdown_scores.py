@@ -9,7 +9,7 @@ import numpy as np
 from mmengine.structures import BaseDataElement
 from pycocotools.cocoeval import COCOeval, Params
 
-from ..search.records import AreaRecord, DetectionRecord
+from ..evaluation.capture import AreaRecord, DetectionRecord
 
 Values = List[Optional[float]]
 ALL, SIZE, CLASS = 'all', 'size', 'class'

@@ -6,8 +6,8 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, init_default_scope
 
-from ..data import step_name
-from ..loading import load_model, prepare
+from ..config.data import step_name
+from ..evaluation.loading import load_model, prepare
 from ..models import get_sparse_backbone
 from .camera_panel import GROUND_TRUTH, PREDICTION, View
 from .ground_truth import check_split

@@ -9,7 +9,7 @@ from mmengine.model import BaseModel
 from mmengine.registry import DATASETS
 from mmengine.structures import BaseDataElement
 
-from ..data import check_data, is_annotation_loader, leaves, step_name
+from ..config.data import check_data, is_annotation_loader, leaves, step_name
 
 SPLITS = ('test', 'val', 'train')
 Step = Callable[[dict], dict]
@@ -83,7 +83,7 @@ def ground_truths_in(dataset: BaseDataset, paths: Sequence[str], steps: Sequence
 
 
 def check_split(cfg: Config, split: str) -> None:
-    """As :func:`~sparsevit_mm.data.check_data`, for who does not need the evaluator's files."""
+    """As :func:`~sparsevit_mm.config.data.check_data`, without the evaluator's files."""
     check_data(Config({f'{split}_dataloader': cfg.get(f'{split}_dataloader')}), split)
 
 

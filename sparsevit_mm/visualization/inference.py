@@ -12,7 +12,7 @@ from mmengine.registry import DATASETS
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
-from ..loading import load_model, prepare
+from ..evaluation.loading import load_model, prepare
 from ..models import get_sparse_backbone
 from .ground_truth import SPLITS, absolute, is_annotation_loader, split_leaves
 from .overlay import Counts

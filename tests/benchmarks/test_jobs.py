@@ -12,7 +12,7 @@ import claim  # noqa: E402
 from jobs import Job, run_jobs  # noqa: E402
 
 from sparsevit_mm.cli import test_shape as shape_of  # noqa: E402
-from sparsevit_mm.config import load_config  # noqa: E402
+from sparsevit_mm.config.reading import load_config  # noqa: E402
 
 
 def appends(path, word, log):

@@ -13,7 +13,7 @@ from mmengine.config import ConfigDict
 from mmseg.models.backbones import SwinTransformer as SegSwin
 
 from sparsevit_mm import SparseSwinTransformer
-from sparsevit_mm.config import load_config
+from sparsevit_mm.config.reading import load_config
 
 SCRIPT = ROOT / 'benchmarks' / 'pretrain.py'
 CLASSES = ('n01', 'n02', 'n03')

@@ -8,8 +8,8 @@ from helpers import ROOT
 sys.path.insert(0, str(ROOT / 'benchmarks'))
 import selection as benchmark  # noqa: E402
 
-from sparsevit_mm.models.importance import TOKEN_SCORES  # noqa: E402
-from sparsevit_mm.models.selection import Selection  # noqa: E402
+from sparsevit_mm.models.selection.importance import TOKEN_SCORES  # noqa: E402
+from sparsevit_mm.models.selection.ranking import Selection  # noqa: E402
 
 
 @pytest.mark.parametrize('name', benchmark.TASKS)

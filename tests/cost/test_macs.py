@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from sparsevit_mm import SparseSwinTransformer
 from sparsevit_mm.cost.macs import backbone_macs
-from sparsevit_mm.models import kernels
-from sparsevit_mm.models.attention import WindowMSA
+from sparsevit_mm.models.swin import kernels
+from sparsevit_mm.models.swin.attention import WindowMSA
 
 CFG1 = [[.3, .3], [0, 0], [.1, .1, .2, .2, .2, .2], [0, 0]]
 CFG2 = [[.6, .6], [0, 0], [.2, .2, .4, .4, .5, .5], [0, 0]]

@@ -9,7 +9,7 @@ from torch import nn
 
 from sparsevit_mm.cli import build_runner
 from sparsevit_mm.hooks.distillation import LOSS, Distillation
-from sparsevit_mm.models.selection import Selection
+from sparsevit_mm.models.selection.ranking import Selection
 
 HOOK = dict(type='SparsityAdaptationHook', seed=3)
 INPUTS = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))

@@ -6,8 +6,8 @@ import pytest
 import torch
 from mmengine.model import ExponentialMovingAverage
 
-from sparsevit_mm.models.importance import TOKEN_SCORES
-from sparsevit_mm.models.selection import Selection
+from sparsevit_mm.models.selection.importance import TOKEN_SCORES
+from sparsevit_mm.models.selection.ranking import Selection
 
 IMAGE = torch.randn(1, 3, 40, 48, generator=torch.Generator().manual_seed(0))
 

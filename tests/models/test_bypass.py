@@ -11,8 +11,8 @@ from test_kernels import forward, small_chunks  # noqa: F401
 from sparsevit_mm import SparseSwinTransformer
 from sparsevit_mm.cost.macs import backbone_macs
 from sparsevit_mm.deploy import check_program, export_program
-from sparsevit_mm.models.bypass import Bypass, update_skipped
-from sparsevit_mm.models.windows import partition
+from sparsevit_mm.models.swin.bypass import Bypass, update_skipped
+from sparsevit_mm.models.swin.windows import partition
 from sparsevit_mm.sparsity import kept_windows
 
 LINEAR = dict(skipped='linear')

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sparsevit_mm import SparseSwinTransformer
-from sparsevit_mm.models.kernels import reference
+from sparsevit_mm.models.swin.kernels import reference
 
 TOOLKITS = ['mmdet', 'mmseg']
 DROPS = dict(drop_rate=.2, attn_drop_rate=.3, drop_path_rate=.4)

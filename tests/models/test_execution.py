@@ -10,8 +10,8 @@ import torch
 
 from sparsevit_mm.models import execution
 from sparsevit_mm.models.execution import Captured
-from sparsevit_mm.models.metadata import ToldBatch
-from sparsevit_mm.models.selection import Selection
+from sparsevit_mm.models.selection.metadata import ToldBatch
+from sparsevit_mm.models.selection.ranking import Selection
 from sparsevit_mm.visualization.windows import record_windows
 
 
@@ -151,7 +151,7 @@ def test_captures_unused_for_long_go(captured, monkeypatch):
 
 
 def test_captures_outlive_the_cache_of_partitions(captured, monkeypatch):
-    from sparsevit_mm.models import windows
+    from sparsevit_mm.models.swin import windows
     model, eager = captured
     image = torch.randn(1, 3, 50, 61)
     same(model, eager, image)

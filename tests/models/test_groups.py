@@ -5,11 +5,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from sparsevit_mm.models import rows
-from sparsevit_mm.models.kernels import cpu
-from sparsevit_mm.models.layout import KeptWindows, most_tokens, split
-from sparsevit_mm.models.selection import Selection, rank_windows
-from sparsevit_mm.models.windows import num_windows, partition
+from sparsevit_mm.models.selection.ranking import Selection, rank_windows
+from sparsevit_mm.models.swin import rows
+from sparsevit_mm.models.swin.kernels import cpu
+from sparsevit_mm.models.swin.layout import KeptWindows, most_tokens, split
+from sparsevit_mm.models.swin.windows import num_windows, partition
 from sparsevit_mm.sparsity import kept_windows
 
 CPU = torch.device('cpu')
@@ -88,7 +88,7 @@ def by_image(block, x, windows, selected, group):
 
 @pytest.fixture
 def block(randomise):
-    from sparsevit_mm.models.stage import SwinBlock
+    from sparsevit_mm.models.swin.stage import SwinBlock
     return randomise(SwinBlock(
         embed_dims=8, num_heads=2, feedforward_channels=16, window_size=WINDOW, shift=False,
         qkv_bias=True, qk_scale=None, drop_rate=0., attn_drop_rate=0., drop_path_rate=.5,

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import distributed as dist
 
-from sparsevit_mm.models.importance import MapInfo, ValidArea
-from sparsevit_mm.models.importance_fit import RIDGE, ImportanceFitter, LeastSquares, _StageFit
-from sparsevit_mm.models.importance_head import ImportanceHead, describe
-from sparsevit_mm.models.selection import Batch, Selection
+from sparsevit_mm.models.selection.fit import RIDGE, ImportanceFitter, LeastSquares, _StageFit
+from sparsevit_mm.models.selection.head import ImportanceHead, describe
+from sparsevit_mm.models.selection.importance import MapInfo, ValidArea
+from sparsevit_mm.models.selection.ranking import Batch, Selection
 
 IMAGE = torch.randn(2, 3, 24, 20, generator=torch.Generator().manual_seed(0))
 

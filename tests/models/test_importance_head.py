@@ -8,11 +8,11 @@ from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
 from sparsevit_mm import SparseSwinTransformer
-from sparsevit_mm.models.importance import TOKEN_SCORES, MapInfo
-from sparsevit_mm.models.importance_head import ImportanceHead
-from sparsevit_mm.models.kernels import reference
-from sparsevit_mm.models.selection import Batch, Selection, rank_windows, valid_windows
-from sparsevit_mm.models.windows import num_windows, partition
+from sparsevit_mm.models.selection.head import ImportanceHead
+from sparsevit_mm.models.selection.importance import TOKEN_SCORES, MapInfo
+from sparsevit_mm.models.selection.ranking import Batch, Selection, rank_windows, valid_windows
+from sparsevit_mm.models.swin.kernels import reference
+from sparsevit_mm.models.swin.windows import num_windows, partition
 from sparsevit_mm.sparsity import kept_windows
 
 LEARNED = dict(importance='learned')

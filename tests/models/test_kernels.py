@@ -5,8 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from sparsevit_mm.models import chunks, kernels
-from sparsevit_mm.models.kernels import cpu
+from sparsevit_mm.models import chunks
+from sparsevit_mm.models.swin import kernels
+from sparsevit_mm.models.swin.kernels import cpu
 
 SPARSITIES = [0, .5, [[.3, .3], [0, .5]], [[0, .2], [.6, .6]], [.1, .8]]
 
@@ -34,7 +35,7 @@ def forward(model, image, chunked):
         patch.setattr(cpu, 'run_block', lambda *args: ran.append(0) or run(*args))
         if not chunked:
             patch.setattr(kernels.chunks, 'pays', lambda x: False)
-            patch.setattr('sparsevit_mm.models.patches.pays', lambda x: False)
+            patch.setattr('sparsevit_mm.models.swin.patches.pays', lambda x: False)
         features = model(image)
     assert len(ran) == (sum(model.depths) if chunked else 0)
     return features
@@ -58,7 +59,7 @@ def test_chunks_equal_the_reference(make_swin, small_chunks, height, width, batc
 def test_chunks_in_low_precision_equal_the_reference(make_swin, small_chunks, monkeypatch, dtype,
                                                      sparsity, size):
     """With the same windows: rounding may turn a near-tie of the ranking."""
-    monkeypatch.setattr('sparsevit_mm.models.stage.rank_windows', lambda scores, *_: (
+    monkeypatch.setattr('sparsevit_mm.models.swin.stage.rank_windows', lambda scores, *_: (
         torch.arange(scores.shape[1]).expand_as(scores)))
     model = make_swin(sparsity=sparsity).to(dtype)
     image = torch.randn(2, 3, *size).to(dtype)

@@ -13,9 +13,9 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
-from sparsevit_mm.models.metadata import ToldBatch, read_call
-from sparsevit_mm.models.selection import Selection, valid_windows
-from sparsevit_mm.models.windows import partition
+from sparsevit_mm.models.selection.metadata import ToldBatch, read_call
+from sparsevit_mm.models.selection.ranking import Selection, valid_windows
+from sparsevit_mm.models.swin.windows import partition
 from sparsevit_mm.visualization.windows import record_windows
 
 PATCH = 4

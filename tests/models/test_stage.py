@@ -5,13 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
 
-from sparsevit_mm.models import layout
-from sparsevit_mm.models import stage as stage_module
-from sparsevit_mm.models.importance import TOKEN_SCORES, MapInfo
-from sparsevit_mm.models.importance_head import ImportanceHead
-from sparsevit_mm.models.selection import Selection, rank_windows, score_windows
-from sparsevit_mm.models.stage import SwinStage
-from sparsevit_mm.models.windows import num_windows, partition
+from sparsevit_mm.models.selection.head import ImportanceHead
+from sparsevit_mm.models.selection.importance import TOKEN_SCORES, MapInfo
+from sparsevit_mm.models.selection.ranking import Selection, rank_windows, score_windows
+from sparsevit_mm.models.swin import layout
+from sparsevit_mm.models.swin import stage as stage_module
+from sparsevit_mm.models.swin.stage import SwinStage
+from sparsevit_mm.models.swin.windows import num_windows, partition
 from sparsevit_mm.sparsity import kept_windows
 
 WINDOW = 4

@@ -2,7 +2,7 @@ import pytest
 import torch
 from helpers import backbone
 
-from sparsevit_mm.models.token_worth import StageWorth
+from sparsevit_mm.models.selection.worth import StageWorth
 
 
 @pytest.fixture

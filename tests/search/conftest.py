@@ -3,7 +3,7 @@ from unittest import mock
 
 import pytest
 
-from sparsevit_mm.search.workers import Workers
+from sparsevit_mm.search.store.workers import Workers
 
 
 @pytest.fixture(scope='session', autouse=True)

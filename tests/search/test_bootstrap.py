@@ -9,9 +9,9 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from sparsevit_mm.search import bootstrap
-from sparsevit_mm.search.bootstrap import make_resampler
-from sparsevit_mm.search.coco_resampler import read_matches
+from sparsevit_mm.evaluation import bootstrap
+from sparsevit_mm.evaluation.bootstrap import make_resampler
+from sparsevit_mm.evaluation.coco_resampler import read_matches
 
 IMAGES, CLASSES, SIZE = 12, 5, 64
 

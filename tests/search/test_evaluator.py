@@ -10,7 +10,7 @@ from mmengine.registry import METRICS
 from mmengine.runner import Runner
 
 from sparsevit_mm.cli import build_runner
-from sparsevit_mm.search.evaluator import Evaluator
+from sparsevit_mm.evaluation.evaluator import Evaluator
 
 
 @pytest.fixture(scope='module')
@@ -166,7 +166,7 @@ def test_worker_processes_of_other_data_end_with_each_evaluation(trained, tmp_pa
 
 def test_every_nuscenes_metric_accepts_any_predictions(trained, tmp_path, monkeypatch):
     accepted = []
-    monkeypatch.setattr('sparsevit_mm.search.evaluator.accept_any_predictions', accepted.append)
+    monkeypatch.setattr('sparsevit_mm.evaluation.evaluator.accept_any_predictions', accepted.append)
     cfg = toy_config(tmp_path, val_evaluator=[dict(type='ToyMetric'), dict(type='NuScenesMetric')])
     METRICS.register_module('NuScenesMetric', module=type('NuScenesMetric', (ToyMetric, ), {}))
     try:

@@ -4,8 +4,8 @@ import re
 import pytest
 from mmengine.config import Config
 
-from sparsevit_mm.config import load_config
-from sparsevit_mm.search.export import check_exportable, export_config
+from sparsevit_mm.config.export import check_exportable, export_config
+from sparsevit_mm.config.reading import load_config
 from sparsevit_mm.sparsity import SparsityConfig
 
 RATIOS = [[.3, .3], [0, 0], [.1, .1, .2, .2, .4, .5], [.8, .8]]

@@ -11,7 +11,6 @@ from sparsevit_mm.search.request import SearchRequest
 from sparsevit_mm.search.results import provenance
 from sparsevit_mm.sparsity import SparsityConfig
 
-
 END = 'best 3'
 
 

@@ -3,7 +3,7 @@ import pytest
 from landscape import Landscape, metric_of
 
 from sparsevit_mm.search.candidates import EVALUATED, SCREENED, Candidate
-from sparsevit_mm.search.first_look import AGREEMENT, PAIRS, SHARE, FirstLook, agreement
+from sparsevit_mm.search.propose.screening import AGREEMENT, PAIRS, SHARE, FirstLook, agreement
 
 
 def candidates(looks, metrics):

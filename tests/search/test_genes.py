@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from landscape import macs_of
 
-from sparsevit_mm.search.genes import NestedGenes
-from sparsevit_mm.search.sampler import from_params, to_params
+from sparsevit_mm.search.propose.genes import NestedGenes
+from sparsevit_mm.search.propose.sampler import from_params, to_params
 from sparsevit_mm.sparsity import SparsityConfig, SparsitySpace
 
 DEEP = SparsitySpace((2, 2, 18, 2))

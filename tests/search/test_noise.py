@@ -2,8 +2,8 @@
 import numpy as np
 import pytest
 
-from sparsevit_mm.search.candidates import EVALUATED, Candidate
-from sparsevit_mm.search.noise import difference, interval, within_noise
+from sparsevit_mm.evaluation.intervals import difference, interval
+from sparsevit_mm.search.candidates import EVALUATED, Candidate, within_noise
 from sparsevit_mm.sparsity import SparsityConfig
 
 

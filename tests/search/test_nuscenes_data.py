@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from nuscenes_tables import nuscenes_config, write_nuscenes
 
-from sparsevit_mm.data import check_data
+from sparsevit_mm.config.data import check_data
 
 CAMERAS = ('CAM_FRONT', 'CAM_BACK')
 

@@ -13,10 +13,10 @@ from mmengine.registry import DATASETS, METRICS, MODELS, init_default_scope
 from nuscenes_tables import CLASSES, evaluate, guess, nuscenes_config, write_nuscenes
 
 from sparsevit_mm.cli import build_runner
-from sparsevit_mm.search.bootstrap import make_resampler
-from sparsevit_mm.search.evaluator import Evaluator
-from sparsevit_mm.search.nuscenes_eval import accept_any_predictions
-from sparsevit_mm.search.objective import default_metric
+from sparsevit_mm.evaluation.bootstrap import make_resampler
+from sparsevit_mm.evaluation.evaluator import Evaluator
+from sparsevit_mm.evaluation.metrics import default_metric
+from sparsevit_mm.evaluation.nuscenes_eval import accept_any_predictions
 
 pytest.importorskip('mmdet3d')
 pytest.importorskip('nuscenes')

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from nuscenes_tables import CLASSES, evaluate, nuscenes_config, write_nuscenes
 
-from sparsevit_mm.search import bootstrap
-from sparsevit_mm.search.bootstrap import make_resampler
-from sparsevit_mm.search.nuscenes_resampler import FrameMatches
-from sparsevit_mm.search.objective import default_metric
+from sparsevit_mm.evaluation import bootstrap
+from sparsevit_mm.evaluation.bootstrap import make_resampler
+from sparsevit_mm.evaluation.metrics import default_metric
+from sparsevit_mm.evaluation.nuscenes_resampler import FrameMatches
 
 pytest.importorskip('nuscenes')
 

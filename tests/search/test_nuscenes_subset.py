@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from nuscenes_tables import evaluate, nuscenes_config, write_nuscenes
 
-from sparsevit_mm.search.nuscenes_eval import EVAL_SETS
-from sparsevit_mm.search.objective import default_metric
-from sparsevit_mm.search.subset import restrict_to_subset
+from sparsevit_mm.evaluation.metrics import default_metric
+from sparsevit_mm.evaluation.nuscenes_eval import EVAL_SETS
+from sparsevit_mm.evaluation.subset import restrict_to_subset
 
 pytest.importorskip('mmdet3d')
 nuscenes = pytest.importorskip('nuscenes')

@@ -15,9 +15,9 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 
 from sparsevit_mm.cli import build_runner
-from sparsevit_mm.search.evaluator import Evaluator
-from sparsevit_mm.search.ranks import InStep
-from sparsevit_mm.search.subset import restrict_to_subset
+from sparsevit_mm.evaluation.evaluator import Evaluator
+from sparsevit_mm.evaluation.in_step import InStep
+from sparsevit_mm.evaluation.subset import restrict_to_subset
 
 SPARSITIES = (.5, [[.2, .2], .6], 0)
 

@@ -8,10 +8,10 @@ from mmengine.registry import init_default_scope
 
 from sparsevit_mm import cli
 from sparsevit_mm.cli import build_runner
-from sparsevit_mm.config import load_config
+from sparsevit_mm.config.reading import load_config
 from sparsevit_mm.datasets import generate_mini_cityscapes
-from sparsevit_mm.search.evaluator import Evaluator
-from sparsevit_mm.search.resolution import at_scale
+from sparsevit_mm.evaluation.evaluator import Evaluator
+from sparsevit_mm.evaluation.resolution import at_scale
 
 SIDE = 128
 

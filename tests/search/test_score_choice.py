@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sparsevit_mm.search.score_choice import Judged, choose, say
+from sparsevit_mm.evaluation.scores.choice import Judged, choose, say
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.normal(0, 3, 200)  # what is hard or easy about a resample

@@ -19,9 +19,9 @@ from optuna.trial import TrialState
 from postgres import PASSWORD
 from sqlalchemy import event, exc
 
-from sparsevit_mm.search import journal, retrying
-from sparsevit_mm.search.retrying import RetryingStorage, StorageError
-from sparsevit_mm.search.storage import open_storage, shown
+from sparsevit_mm.search.store import journal, retrying
+from sparsevit_mm.search.store.retrying import RetryingStorage, StorageError
+from sparsevit_mm.search.store.storage import open_storage, shown
 
 pytest_plugins = ['postgres']
 fork = multiprocessing.get_context('fork')

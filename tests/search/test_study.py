@@ -9,10 +9,16 @@ import pytest
 from landscape import Landscape, latency_of, macs_of, metric_of
 from optuna.trial import TrialState
 
-from sparsevit_mm.search.candidates import (DUPLICATE, EVALUATED, FAILED, OUTSIDE, read_csv,
-                                            write_csv)
+from sparsevit_mm.search.candidates import (
+    DUPLICATE,
+    EVALUATED,
+    FAILED,
+    OUTSIDE,
+    read_csv,
+    write_csv,
+)
 from sparsevit_mm.search.limits import Limits
-from sparsevit_mm.search.sampler import SAMPLERS, to_params
+from sparsevit_mm.search.propose.sampler import SAMPLERS, to_params
 from sparsevit_mm.sparsity import SparsityConfig
 
 BAND = Limits(max_latency=8., min_latency=4., max_macs=.75e9)

@@ -13,8 +13,8 @@ from mmengine.registry import DATASETS, METRICS, init_default_scope
 from mmengine.structures import InstanceData
 
 from sparsevit_mm.datasets import METAINFO, generate_mini_cityscapes, generate_mini_coco
-from sparsevit_mm.search.objective import default_metric
-from sparsevit_mm.search.subset import choose, restrict_to_subset
+from sparsevit_mm.evaluation.metrics import default_metric
+from sparsevit_mm.evaluation.subset import choose, restrict_to_subset
 
 IMAGES, SIZE = 12, 48
 

@@ -14,9 +14,9 @@ import optuna
 import pytest
 from fake_time import Time
 
-from sparsevit_mm.search import journal, workers
-from sparsevit_mm.search.storage import open_storage
-from sparsevit_mm.search.workers import Workers
+from sparsevit_mm.search.store import journal, workers
+from sparsevit_mm.search.store.storage import open_storage
+from sparsevit_mm.search.store.workers import Workers
 
 pytest_plugins = ['postgres']
 fork = multiprocessing.get_context('fork')

@@ -10,12 +10,12 @@ from mmengine.registry import DATASETS, MODELS
 from mmengine.structures import BaseDataElement, PixelData
 from torch.utils.data import Dataset
 
-from sparsevit_mm.checkpoints import read_checkpoint
 from sparsevit_mm.cli import build_runner
-from sparsevit_mm.models.importance import TOKEN_SCORES, uniform_noise
-from sparsevit_mm.models.importance_head import ImportanceHead
-from sparsevit_mm.search.score_check import _annotated, check_selection
-from sparsevit_mm.search.score_survey import survey
+from sparsevit_mm.evaluation.scores.check import _annotated, check_selection
+from sparsevit_mm.evaluation.scores.survey import survey
+from sparsevit_mm.models.checkpoints import read_checkpoint
+from sparsevit_mm.models.selection.head import ImportanceHead
+from sparsevit_mm.models.selection.importance import TOKEN_SCORES, uniform_noise
 from sparsevit_mm.visualization.windows import record_windows
 
 SCORES = ['magnitude', 'l2', 'random', 'variation', 'distinct']

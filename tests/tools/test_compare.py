@@ -6,10 +6,10 @@ import pytest
 from helpers import forget_experiments
 
 from sparsevit_mm.cli import build_backbone, build_runner
-from sparsevit_mm.config import load_config
+from sparsevit_mm.config.reading import load_config
 from sparsevit_mm.cost.latency import LatencyMeter, LatencySetting
-from sparsevit_mm.search import bootstrap
-from sparsevit_mm.search.compare import compare_on_test
+from sparsevit_mm.evaluation import bootstrap
+from sparsevit_mm.evaluation.compare import compare_on_test
 from sparsevit_mm.sparsity import SparsityConfig
 
 

@@ -7,8 +7,8 @@ from helpers import refused, run_tool
 from trained import metrics_of
 
 from sparsevit_mm.cli import build_backbone
-from sparsevit_mm.config import load_config
-from sparsevit_mm.loading import load_model, prepare
+from sparsevit_mm.config.reading import load_config
+from sparsevit_mm.evaluation.loading import load_model, prepare
 
 HEADS = [f'backbone.stages.{i}.importance.weight' for i in range(4)]
 

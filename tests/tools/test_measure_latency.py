@@ -6,7 +6,7 @@ import pytest
 from helpers import ROOT, refused, run_tool
 
 from sparsevit_mm.cli import build_backbone
-from sparsevit_mm.config import load_config
+from sparsevit_mm.config.reading import load_config
 from sparsevit_mm.cost import runs
 from sparsevit_mm.cost.latency import LatencySetting
 from sparsevit_mm.cost.macs import backbone_macs

@@ -8,8 +8,9 @@ from mmengine.config import Config
 from test_search_modes import FEW, optuna_study, search, summary_of
 from trained import metrics_of
 
-from sparsevit_mm.search import score_compare, score_search
-from sparsevit_mm.search.score_compare import compare_scores
+from sparsevit_mm.evaluation.scores import compare as score_compare
+from sparsevit_mm.evaluation.scores.compare import compare_scores
+from sparsevit_mm.search import score as score_search
 
 SEARCH = ['--max-latency', '900%', '--trials', 4, '--finalists', 1]
 AGAIN = ['--resume', '--overwrite', '--max-latency', '900%', '--finalists', 1]

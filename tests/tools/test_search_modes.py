@@ -15,12 +15,12 @@ from trained import metrics_of
 
 from sparsevit_mm import SparsityConfig, set_latency_budget
 from sparsevit_mm.cli import build_backbone
-from sparsevit_mm.config import load_config
+from sparsevit_mm.config.reading import load_config
 from sparsevit_mm.cost.latency import LatencyMeter
 from sparsevit_mm.cost.macs import backbone_macs
 from sparsevit_mm.front import Front
-from sparsevit_mm.search.storage import open_storage
 from sparsevit_mm.search.record import StudyRecord
+from sparsevit_mm.search.store.storage import open_storage
 
 FEW = ['--num-samples', 4, '--seed', 1, '--rounds', 1, '--threads', 1]
 

@@ -6,7 +6,7 @@ from helpers import refused, run_tool
 from mmengine.registry import MODELS, init_default_scope
 
 from sparsevit_mm import get_sparse_backbone
-from sparsevit_mm.config import load_config
+from sparsevit_mm.config.reading import load_config
 
 SHIPPED = 'mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_1x_coco.py'
 NAME = 'mask-rcnn_swin-t-p4-w7_fpn_1x_coco_sparse.py'

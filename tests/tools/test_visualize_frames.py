@@ -11,14 +11,12 @@ from mmdet3d.registry import MODELS
 from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 
-from sparsevit_mm.config import load_config, set_sparsity
+from sparsevit_mm.config.reading import load_config, set_sparsity
 from sparsevit_mm.datasets import generate_mini_nuscenes
 from sparsevit_mm.sparsity import kept_windows
-from sparsevit_mm.visualization.camera_budget import (Budget, budget_of, correlation,
-                                                      draw_budgets)
+from sparsevit_mm.visualization.camera_budget import Budget, budget_of, correlation, draw_budgets
 from sparsevit_mm.visualization.camera_panel import GROUND_TRUTH, PREDICTION, View
-from sparsevit_mm.visualization.frames import (SCORE, FrameInferencer, find_frames,
-                                               open_test_split)
+from sparsevit_mm.visualization.frames import SCORE, FrameInferencer, find_frames, open_test_split
 from sparsevit_mm.visualization.overlay import Counts
 from sparsevit_mm.visualization.windows import Placement, count_blocks, record_windows
 

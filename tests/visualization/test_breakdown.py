@@ -13,7 +13,7 @@ from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from pycocotools.coco import COCO
 
 from sparsevit_mm.datasets import METAINFO, generate_mini_coco
-from sparsevit_mm.models.importance import TOKEN_SCORES
+from sparsevit_mm.models.selection.importance import TOKEN_SCORES
 from sparsevit_mm.visualization.breakdown import Breakdown, Row, ShareRecorder, scored_by
 from sparsevit_mm.visualization.breakdown_figure import draw_breakdown, write_breakdown
 from sparsevit_mm.visualization.breakdown_scores import DetectionScore, SegmentationScore

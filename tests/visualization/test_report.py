@@ -10,13 +10,12 @@ from fake_search import DENSE, METRIC, SPACE, FakeSearch, metric_of
 
 from sparsevit_mm import SparsityConfig
 from sparsevit_mm.cost.table import LatencyTable
-from sparsevit_mm.search.candidates import EVALUATED, Candidate
-from sparsevit_mm.search.noise import within_noise
-from sparsevit_mm.visualization.report import write_report
-from sparsevit_mm.visualization.report_sections import check_section, windows_section
-from sparsevit_mm.visualization.report_source import read_search
-from sparsevit_mm.visualization.report_statistics import front_area, importances, progress
-from sparsevit_mm.visualization.report_svg import NAMES
+from sparsevit_mm.report.report import write_report
+from sparsevit_mm.report.sections import check_section, windows_section
+from sparsevit_mm.report.source import read_search
+from sparsevit_mm.report.statistics import front_area, importances, progress
+from sparsevit_mm.report.svg import NAMES
+from sparsevit_mm.search.candidates import EVALUATED, Candidate, within_noise
 
 SECTIONS = ['tradeoff', 'finalists', 'importances', 'sensitivity', 'progress', 'check',
             'first-look', 'windows', 'candidates', 'provenance']

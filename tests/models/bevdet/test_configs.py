@@ -6,7 +6,7 @@ from mmdet3d.registry import DATASETS, MODELS
 from mmengine.registry import init_default_scope
 
 from sparsevit_mm.cli import build_backbone, test_shape
-from sparsevit_mm.config import load_config, walk
+from sparsevit_mm.config.reading import load_config, walk
 from sparsevit_mm.cost.macs import backbone_macs
 
 test_shape.__test__ = False

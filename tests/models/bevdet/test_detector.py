@@ -10,10 +10,10 @@ from mmdet3d.structures import Det3DDataSample, LiDARInstance3DBoxes
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 
-from sparsevit_mm.config import load_config
+from sparsevit_mm.config.reading import load_config
 from sparsevit_mm.models import get_sparse_backbone
 from sparsevit_mm.models.bevdet.detector import batch_matrices
-from sparsevit_mm.models.selection import Selection
+from sparsevit_mm.models.selection.ranking import Selection
 from sparsevit_mm.visualization.windows import record_windows
 
 CONFIG = 'configs/demo/bevdet_sparsevit-narrow_mini_nuscenes.py'

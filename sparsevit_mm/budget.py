@@ -1,0 +1,55 @@
+"""A latency budget at run time: one checkpoint, as sparse as the moment asks for."""
+from pathlib import Path
+from typing import Optional, Union
+
+from torch import nn
+
+from .cost.table import LatencyTable, backbone_identity
+from .front import Front
+from .models import get_sparse_backbone
+from .sparsity import SparsityConfig
+
+
+def set_latency_budget(model: nn.Module,
+                       ms: float,
+                       front: Union[Front, str, Path],
+                       table: Optional[LatencyTable] = None) -> SparsityConfig:
+    """Makes a loaded model as good as it can be within a latency.
+
+    The backbone gets the front's configuration with the best metric among those that fit. Weights
+    stay as they are, and so do graphs that compiled or captured execution has made: results are
+    those of a fresh model of that sparsity. To be called between forward passes.
+
+    Args:
+        model: A detector or segmentor with a sparse backbone, wrapped or not.
+        ms: Milliseconds that the backbone may take.
+        front: What a search of this checkpoint found, or its file; a Front where the budget changes
+            often, for the file is read at each call.
+        table: Latency on the device and in the setting that the model runs in, for a front that was
+            found in another. By default the front's own latencies count.
+
+    Returns:
+        The configuration set.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: No configuration is as fast (names the fastest); `ms` is no positive number; the
+            front is of a backbone of other depths, or the table of another backbone (names the
+            differences); the file is no front; or the model holds no sparse backbone. The model
+            then stays as it was.
+    """
+    backbone = get_sparse_backbone(model)
+    if not isinstance(front, Front):
+        front = Front.load(front)
+    if front.depths != backbone.depths:
+        raise ValueError(f'the front is of a backbone of depths {front.depths}, '
+                         f'the model\'s has {backbone.depths}')
+    latency = None
+    if table is not None:
+        here, latency = backbone_identity(backbone), table.predict
+        differences = [f'{key}: {table.backbone.get(key)} in the table, {value} here'
+                       for key, value in here.items() if table.backbone.get(key) != value]
+        if differences:
+            raise ValueError('the latency table is of another backbone: ' + '; '.join(differences))
+    backbone.sparsity = front.within(ms, latency).config
+    return backbone.sparsity

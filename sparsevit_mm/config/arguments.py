@@ -1,0 +1,121 @@
+"""Arguments of the backbone: do they fit each other, and how mmpretrain's Swin says the same."""
+import inspect
+from typing import Dict, List
+
+from ..models import SparseSwinTransformer
+from ..sparsity import SparsityConfig
+from .reading import BACKBONE
+
+
+def check_arguments(arguments: Dict) -> List[int]:
+    """Makes sure that SparseSwinTransformer takes the arguments and that they fit each other,
+    without the weights that building it would allocate. Returns the depths.
+
+    Raises:
+        ValueError, TypeError: Names the argument at fault.
+    """
+    parameters = inspect.signature(SparseSwinTransformer).parameters
+    unknown = sorted(set(arguments) - set(parameters))
+    if unknown:
+        raise ValueError(f'{BACKBONE} takes no argument {", ".join(unknown)}')
+    values = {name: arguments.get(name, p.default) for name, p in parameters.items()}
+    depths, heads, width = (values[k] for k in ('depths', 'num_heads', 'embed_dims'))
+    for name in ('num_heads', 'strides'):
+        if len(values[name]) < len(depths):
+            raise ValueError(f'{name} {values[name]} has fewer entries than depths {depths}')
+    if values['strides'][0] != values['patch_size']:
+        raise ValueError(f'strides[0] is {values["strides"][0]}, patch_size '
+                         f'{values["patch_size"]}: they must be equal')
+    if max(values['out_indices'], default=0) >= len(depths):
+        raise ValueError(f'out_indices {values["out_indices"]} go beyond depths {depths}')
+    for stage, count in enumerate(heads[:len(depths)]):
+        if width * 2**stage % count:
+            raise ValueError(f'num_heads {heads}: the {width * 2**stage} channels of stage '
+                             f'{stage} can\'t be split into {count}')
+    if not isinstance(values['window_size'], int) or values['window_size'] < 1:
+        raise ValueError(f'window_size {values["window_size"]} is no positive integer')
+    SparsityConfig(values['sparsity'], depths)
+    return list(depths)
+
+
+_ARCHS = {
+    'tiny': dict(embed_dims=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24]),
+    'small': dict(embed_dims=96, depths=[2, 2, 18, 2], num_heads=[3, 6, 12, 24]),
+    'base': dict(embed_dims=128, depths=[2, 2, 18, 2], num_heads=[4, 8, 16, 32]),
+    'large': dict(embed_dims=192, depths=[2, 2, 18, 2], num_heads=[6, 12, 24, 48])
+}
+# (default, the one value with a counterpart) of the arguments of mmpretrain's Swin that have one
+# such value at most. drop_rate is of the embedding alone there, norm_cfg of the output norms.
+_FIXED = dict(
+    out_after_downsample=(False, False),
+    pad_small_map=(False, True),
+    drop_rate=(0., 0.),
+    norm_cfg=(dict(type='LN'), dict(type='LN')),
+    patch_cfg=({}, {}))
+_SAME = ('in_channels', 'window_size', 'drop_path_rate', 'use_abs_pos_embed', 'with_cp')
+
+
+def from_mmpretrain(arguments: Dict) -> Dict:
+    """Arguments of the ``SwinTransformer`` of mmpretrain 1.x (mmcls) as those of
+    :class:`.SparseSwinTransformer` that give the same features, training and state dict.
+
+    Raises:
+        ValueError: Names an argument that has no counterpart.
+    """
+    left = dict(arguments)
+    for name, (default, value) in _FIXED.items():
+        given = left.pop(name, default)
+        if given != value:
+            raise ValueError(f'{name}={given!r} of mmpretrain\'s Swin has no counterpart in '
+                             f'{BACKBONE}, which does as {name}={value!r}')
+    arch = left.pop('arch', 'tiny')
+    if isinstance(arch, str):
+        names = [name for name in _ARCHS if arch.lower() in (name, name[0])]
+        if not names:
+            raise ValueError(f'arch {arch!r} is none of {", ".join(_ARCHS)}')
+        arch = _ARCHS[names[0]]
+    if set(arch) != set(_ARCHS['tiny']):
+        raise ValueError(f'arch {arch} must give {", ".join(_ARCHS["tiny"])}')
+    new = dict(arch, out_indices=list(left.pop('out_indices', (3, ))))
+    new.update({name: left.pop(name) for name in _SAME if name in left})
+    patch = left.pop('patch_size', 4)
+    patch = patch[0] if isinstance(patch, (list, tuple)) and len({*patch}) == 1 else patch
+    new.update(patch_size=patch, strides=[patch] + [2] * (len(arch['depths']) - 1))
+
+    left.pop('norm_eval', None)  # about batch norms, of which a Swin has none
+    size, mode = left.pop('img_size', 224), left.pop('interpolate_mode', 'bicubic')
+    frozen = left.pop('frozen_stages', -1)
+    if new.get('use_abs_pos_embed'):
+        sides = size if isinstance(size, (list, tuple)) else [size]
+        if any(side % patch for side in sides):
+            raise ValueError(f'img_size {size} is no multiple of patch_size {patch}')
+        if mode != 'bicubic':
+            raise ValueError(f'interpolate_mode={mode!r} has no counterpart: it is bicubic')
+        if frozen >= 0:
+            raise ValueError(f'frozen_stages={frozen} with use_abs_pos_embed has no counterpart: '
+                             f'the embedding would be frozen too')
+        new['pretrain_img_size'] = size
+    if frozen >= 0:  # the last frozen stage there, their number here
+        new['frozen_stages'] = frozen + 1
+    new.update(_of_blocks(left.pop('stage_cfgs', None) or {}))
+    init_cfg = left.pop('init_cfg', None)
+    if init_cfg:
+        known = init_cfg if isinstance(init_cfg, dict) else {}
+        prefix = known.get('prefix') or 'backbone'
+        if known.get('type') != 'Pretrained' or prefix.rstrip('.') != 'backbone':
+            raise ValueError(f'init_cfg {init_cfg} has no counterpart: {BACKBONE} takes '
+                             f'type="Pretrained", and the backbone of the checkpoint')
+        new['init_cfg'] = dict(type='Pretrained', checkpoint=known['checkpoint'])
+    if left:
+        raise ValueError(f'{BACKBONE} has no counterpart of {", ".join(sorted(left))}')
+    return new
+
+
+def _of_blocks(stage_cfgs) -> Dict:
+    """What `stage_cfgs` may say where one value holds for all blocks."""
+    names = dict(window_size='window_size', ffn_ratio='mlp_ratio')
+    blocks = stage_cfgs.get('block_cfgs', {}) if isinstance(stage_cfgs, dict) else None
+    if not isinstance(blocks, dict) or set(stage_cfgs) - {'block_cfgs'} or set(blocks) - set(names):
+        raise ValueError(f'stage_cfgs {stage_cfgs} has no counterpart but for block_cfgs with '
+                         f'{" and ".join(names)}, the same in all blocks')
+    return {names[name]: value for name, value in blocks.items()}

@@ -1,0 +1,94 @@
+"""The data that a config names: its data sets within their wrappers, and whether they are there."""
+import json
+from pathlib import Path
+from typing import Dict, Iterator, Optional
+
+from mmengine.config import Config, ConfigDict
+
+from .reading import is_type, walk
+
+
+def leaves(dataset: ConfigDict) -> Iterator[ConfigDict]:
+    """The data sets within wrappers such as RepeatDataset and ConcatDataset."""
+    inner = dataset.get('datasets') or dataset.get('dataset')
+    if inner is None:
+        yield dataset
+    else:
+        for one in inner if isinstance(inner, (list, tuple)) else [inner]:
+            yield from leaves(one)
+
+
+def step_name(step) -> str:
+    """Class of a pipeline's step, as config or as built, without scope and module."""
+    kind = step.get('type') if isinstance(step, dict) else type(step)
+    return getattr(kind, '__name__', str(kind)).rsplit('.', 1)[-1]
+
+
+def is_annotation_loader(step) -> bool:
+    """Whether a pipeline's step, as config or as built, loads annotations."""
+    name = step_name(step)
+    return name.startswith('Load') and name.endswith(('Annotation', 'Annotations'))
+
+
+def nuscenes_version(dataset: Dict) -> str:
+    """Version of the tables that a NuScenesDataset's metainfo names; that class's own if none."""
+    return (dataset.get('metainfo') or {}).get('version', 'v1.0-trainval')
+
+
+def check_data(cfg: Config, *splits: str) -> None:
+    """Makes sure that the annotation files and image folders of `splits` ('train', 'val', 'test')
+    are there, before anything is built or written. Of a data set with a `modality` only the
+    folders of its sensors are looked for, of a NuScenesMetric the devkit's tables and maps too.
+
+    Raises:
+        ValueError: The config has no data loader for the split.
+        FileNotFoundError: Names each file and folder that is missing.
+    """
+    missing = []
+    for split in splits:
+        loader = cfg.get(f'{split}_dataloader')
+        if loader is None:
+            raise ValueError(f'the config has no {split}_dataloader')
+        for _, dataset in walk(loader['dataset'], ('dataset', )):
+            missing += [f'{split} {path}' for path in _local_paths(dataset) if not path.exists()]
+        for _, metric in walk(dict(_=cfg.get(f'{split}_evaluator')), ()):
+            if metric.get('ann_file') and not Path(metric['ann_file']).exists():
+                missing.append(f'{split} evaluator {metric["ann_file"]}')
+            if is_type(metric, 'NuScenesMetric'):
+                version = nuscenes_version(next(leaves(loader['dataset'])))
+                missing += [f'{split} evaluator {path}'
+                            for path in _devkit_paths(Path(metric['data_root']), version)
+                            if not path.exists()]
+    if missing:
+        raise FileNotFoundError('not there: ' + ', '.join(dict.fromkeys(missing)))
+
+
+def _local_paths(dataset: ConfigDict) -> Iterator[Path]:
+    if 'type' not in dataset or dataset.get('backend_args'):
+        return
+    root = Path(dataset.get('data_root') or '')
+    parts = [dataset.get('ann_file')]
+    prefix = dataset.get('data_prefix') or {}
+    if isinstance(prefix, dict):
+        parts += [part for key, part in prefix.items()
+                  if _is_used(key, dataset.get('modality'))]
+    else:
+        parts.append(prefix)
+    if dataset.get('data_root'):
+        parts.append('')
+    yield from (root / part for part in parts if isinstance(part, str))
+
+
+def _is_used(key: str, modality: Optional[Dict]) -> bool:
+    """Whether a data set of mmdet3d reads from the folder that its data_prefix has under `key`."""
+    sensor = ('use_lidar' if key in ('pts', 'sweeps') else
+              'use_camera' if key.startswith(('img', 'CAM_')) else None)
+    return modality is None or sensor is None or bool(modality.get(sensor))
+
+
+def _devkit_paths(data_root: Path, version: str) -> Iterator[Path]:
+    """What the devkit's NuScenes wants to be there, beside the tables within their folder."""
+    yield data_root / version
+    maps = data_root / version / 'map.json'
+    if maps.exists():
+        yield from (data_root / row['filename'] for row in json.loads(maps.read_text()))

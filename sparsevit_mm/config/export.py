@@ -1,0 +1,78 @@
+"""The search's answer as a small mm config over the one it started from."""
+import os
+from pathlib import Path
+from typing import Dict, Optional, Sequence
+
+from mmengine.config import Config
+
+from ..sparsity import SparsityConfig
+from .child import body_of, child_text, merge, write_config
+from .reading import find_backbone, is_type, nested, without_adaptation
+
+
+def check_exportable(config: str, out: Path, overwrite: bool) -> None:
+    """Refuses early what :func:`export_config` could not write.
+
+    Raises:
+        FileExistsError: `out` is there and not to be overwritten.
+        ValueError: The config is a new-style Python config, which takes no child of the other
+            style.
+    """
+    if out.exists() and not overwrite:
+        raise FileExistsError(f'{out} is there already: --overwrite, or another --out')
+    if '::' not in config and Config._is_lazy_import(config):
+        raise ValueError(f'{config} is a new-style config (read_base): the winner can\'t be '
+                         f'written as its child')
+
+
+def export_config(cfg: Config, config: str, options: Optional[Dict], sparsity: SparsityConfig,
+                  checkpoint: str, out: Path, comments: Sequence[str],
+                  scope: Optional[str] = None, importance: Optional[str] = None) -> None:
+    """Writes a child config: sparsity, checkpoint, fine-tune schedule, and the custom hooks
+    without the adaptation hook. ``tools/train.py`` and ``tools/test.py`` take it as it is.
+
+    Args:
+        cfg: The config that was searched, resolved.
+        config: Its path, or ``toolkit::path``.
+        options: The ``--cfg-options`` of the search: part of what was searched.
+        sparsity: The winner.
+        checkpoint: What was searched, the start of fine-tuning.
+        out: The file to write.
+        comments: Lines of provenance.
+        scope, importance: Of the backbone's selection; None for the config's.
+    """
+    body = body_of(cfg, (dotted.split('.') for dotted in options or {}))
+    merge(body, nested((*find_backbone(cfg), 'sparsity'), sparsity.to_list()))
+    for key, value in (('scope', scope), ('importance', importance)):
+        if value is not None:
+            merge(body, nested((*find_backbone(cfg), key), value))
+    body['load_from'] = checkpoint if '://' in checkpoint else os.path.abspath(checkpoint)
+    if cfg.get('custom_hooks'):
+        body['custom_hooks'] = without_adaptation(cfg.custom_hooks)
+    merge(body, finetune_schedule(cfg))
+    header = ''.join(f'# {line}\n' for line in comments)
+    write_config(header + child_text(config, body, out), out)
+
+
+def finetune_schedule(cfg: Config) -> Dict:
+    """The published schedule on COCO (36 epochs, steps at 27 and 33, learning rate 1e-5),
+    elsewhere, and where training is not counted in epochs, the config's own schedule at a tenth of
+    its learning rate."""
+    if not (_is_coco(cfg) and 'max_epochs' in cfg.train_cfg):
+        return dict(optim_wrapper=dict(optimizer=dict(lr=cfg.optim_wrapper.optimizer.lr / 10)))
+    return dict(
+        optim_wrapper=dict(optimizer=dict(lr=1e-5)),
+        train_cfg=dict(max_epochs=36),
+        param_scheduler=[
+            dict(type='LinearLR', start_factor=.001, by_epoch=False, begin=0, end=1000),
+            dict(type='MultiStepLR', begin=0, end=36, by_epoch=True, milestones=[27, 33],
+                 gamma=.1)
+        ])
+
+
+def _is_coco(cfg: Config) -> bool:
+    """Whether training is on COCO itself: its data set class, with its 80 classes."""
+    dataset = cfg.train_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset['dataset']
+    return is_type(dataset, 'CocoDataset') and 'classes' not in dataset.get('metainfo', {})

@@ -1,0 +1,168 @@
+"""Labels of segmentation data: whether they are there, and fit their images and the model.
+
+mm tells of a bad label when it comes to it, often without the file's name, and of some not at all.
+"""
+import os
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+
+import numpy as np
+from mmengine.config import Config, ConfigDict
+from mmengine.dataset import BaseDataset
+from mmengine.registry import DATASETS, TRANSFORMS, init_default_scope
+from PIL import Image
+
+from .data import is_annotation_loader, leaves, step_name
+from .reading import walk
+
+HEADERS = 3000  # of so many images and labels a data set: about a second from a local disk
+LOADED = 8  # so many labels are loaded for their values
+PLAIN_LOADERS = {'LoadImageFromFile', 'LoadAnnotations'}
+
+
+class Classes(NamedTuple):
+    """Attributes:
+        number: Of classes, which labels name from 0 on; None if neither data nor model tell.
+        ignored: Further values a label may have.
+    """
+    number: Optional[int]
+    ignored: Set[int]
+
+
+def check_labels(cfg: Config, *splits: str) -> None:
+    """Makes sure that the segmentation data of `splits` ('train', 'val', 'test') can be trained
+    and scored on, before anything is built or written. Others, and remote ones, are passed over.
+
+    Every file must be there, and the classes be as many as the model's. Where mm's own transforms
+    load and change the labels, these must have the size of their images (judged by the headers of
+    up to 3000 images spread over the split) and name classes only (in 8 labels).
+
+    Raises:
+        FileNotFoundError: Names the first images or labels that are missing.
+        ValueError: Names the file, or the head of the model, with both figures.
+    """
+    for split in splits:
+        for leaf in leaves(cfg[f'{split}_dataloader']['dataset']):
+            if not _is_labelled(leaf):
+                continue
+            init_default_scope(cfg.get('default_scope', 'mmengine'))
+            # Unserialised, a data set may be empty.
+            dataset = DATASETS.build({**leaf, 'pipeline': [], 'serialize_data': False})
+            if isinstance(dataset, BaseDataset):
+                try:
+                    _check_dataset(dataset, leaf['pipeline'], cfg.get('model') or {})
+                except (ValueError, FileNotFoundError) as error:
+                    raise type(error)(f'{split} data: {error}') from None
+
+
+def check_classes(model: Dict, classes: Sequence[str]) -> None:
+    """Makes sure that a segmentor's heads tell as many classes apart as the data have.
+
+    Heads of one output, and auxiliary ones of two, are passed over: they tell one thing from the
+    rest, boundaries say.
+
+    Raises:
+        ValueError: Names the head and both numbers.
+    """
+    for place, head in _heads(model):
+        number = head['num_classes']
+        binary = 1 in (number, head.get('out_channels')) or (
+            number == 2 and place.startswith('model.auxiliary_head'))
+        if number != len(classes) and not binary:
+            raise ValueError(f'{len(classes)} classes, {place}.num_classes is {number}')
+
+
+def _is_labelled(dataset: ConfigDict) -> bool:
+    prefix = dataset.get('data_prefix')
+    loaders = list(filter(is_annotation_loader, dataset.get('pipeline', ())))
+    remote = any(part.get('backend_args') for part in [dataset, *loaders])
+    return (isinstance(prefix, dict) and prefix.get('seg_map_path') is not None
+            and bool(loaders) and not remote)
+
+
+def _check_dataset(dataset: BaseDataset, pipeline: Sequence[Dict], model: Dict) -> None:
+    names = dataset.metainfo.get('classes')
+    if names:
+        check_classes(model, names)
+    infos = [dataset.get_data_info(index) for index in range(len(dataset))]
+    if not infos:
+        raise ValueError(f'no image in {dataset.data_prefix.get("img_path")}')
+    for kind, key in (('images', 'img_path'), ('labels', 'seg_map_path')):
+        missing = [info[key] for info in infos if key in info and not os.path.exists(info[key])]
+        if missing:
+            raise FileNotFoundError(f'{len(missing)} of {len(infos)} {kind} are not there: '
+                                    + ', '.join(missing[:3]) + ', ...' * (len(missing) > 3))
+    if _is_plain(pipeline):
+        heads = [head for _, head in _heads(model)]
+        number = len(names) if names else max((h['num_classes'] for h in heads), default=None)
+        ignored = {part.get('ignore_index', 255) for part in [vars(dataset), *heads]}
+        loaders = [step for step in pipeline if step_name(step) in PLAIN_LOADERS]
+        doubtful = [info for info in _spread(infos, HEADERS) if not _agree(info)]
+        for info in doubtful[:LOADED] + _spread(infos, LOADED):
+            _check_loaded(info, loaders, Classes(number, ignored))
+
+
+def _heads(model: Dict) -> Iterator[Tuple[str, Dict]]:
+    """Heads of a segmentor that name their number of classes, with their place in the config."""
+    for kind in ('decode_head', 'auxiliary_head'):
+        for keys, node in walk(model.get(kind), ('model', kind)):
+            name = [key for key in keys if not key.isdigit()][-1]
+            if name.endswith('head') and isinstance(node.get('num_classes'), int):
+                yield '.'.join(keys), node
+
+
+def _is_plain(pipeline: Sequence[Dict]) -> bool:
+    """Whether only mm's own transforms change the labels, and its plain ones load them: a user's
+    may make labels of any file, and classes of any value."""
+    names = {step_name(step) for step in pipeline if step_name(step).startswith('Load')}
+    kinds = [step['type'] for _, step in walk(list(pipeline), ()) if 'type' in step]
+    with TRANSFORMS.switch_scope_and_registry(None) as registry:  # of the default scope
+        kinds = [registry.get(kind) if isinstance(kind, str) else kind for kind in kinds]
+    return names == PLAIN_LOADERS and all(
+        getattr(kind, '__module__', '').startswith('mm') for kind in kinds)
+
+
+def _spread(infos: List[Dict], most: int) -> List[Dict]:
+    """At most so many, from the first to the last."""
+    return [infos[i] for i in np.linspace(0, len(infos) - 1, min(most, len(infos))).astype(int)]
+
+
+def _agree(info: Dict) -> bool:
+    """Whether image and label are fine by their headers. Loading has the last word: it knows more
+    formats, and turns photographs upright."""
+    try:
+        return _header(info['img_path']) == _header(info['seg_map_path'])
+    except Exception:  # of many kinds, by format
+        return False
+
+
+def _header(path: str) -> Tuple[int, int]:
+    """Width and height. Raises an error of any kind if the file is no image, or broken off."""
+    with open(path, 'rb') as file:
+        image = Image.open(file)
+        if image.format == 'PNG':
+            file.seek(-8, os.SEEK_END)
+            if file.read(4) != b'IEND':
+                raise ValueError('no end')
+        return image.size
+
+
+def _check_loaded(info: Dict, loaders: Sequence[Dict], classes: Classes) -> None:
+    results = dict(info)
+    for step in loaders:
+        path = info['seg_map_path' if is_annotation_loader(step) else 'img_path']
+        try:
+            results = TRANSFORMS.build(step)(results)
+        except Exception as error:  # of many kinds, by backend
+            raise ValueError(f'{path} can not be loaded: {" ".join(str(error).split())}') from None
+        if results is None:  # by the loader's own ignore_empty
+            return
+    path, label, shape = info['seg_map_path'], results['gt_seg_map'], results['ori_shape']
+    if label.ndim != 2:
+        raise ValueError(f'{path} has {label.shape[-1]} channels, a label has one')
+    if label.shape != shape:
+        raise ValueError(f'{path} has {label.shape[0]}x{label.shape[1]} pixels, its image '
+                         f'{info["img_path"]} has {shape[0]}x{shape[1]}')
+    unknown = set(np.unique(label).tolist()) - classes.ignored
+    if classes.number and max(unknown, default=0) >= classes.number:
+        raise ValueError(f'{path} has the value {max(unknown)}, the {classes.number} classes end '
+                         f'at {classes.number - 1}')

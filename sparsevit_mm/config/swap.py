@@ -1,0 +1,244 @@
+"""Any mm config with a Swin backbone as a config with a sparse one: a small child over it."""
+import os
+from copy import deepcopy
+from pathlib import Path
+from typing import Dict, Iterator, List, NamedTuple
+
+from mmengine.config import Config
+from mmengine.config.utils import ConfigParsingError
+
+from ..sparsity import Sparsity, SparsityConfig
+from .arguments import check_arguments, from_mmpretrain
+from .child import Keys, body_of, child_text, module_of, writable, write_config
+from .reading import ADAPTATION_HOOK, BACKBONE, find_type, is_type, list_backbones, load_config
+
+DENSE = 'SwinTransformer'
+PACKAGE = 'sparsevit_mm'
+# Scopes whose Swin takes other arguments than that of mmdet, mmseg and mmpose.
+CLASSIFIERS = ('mmpretrain', 'mmcls')
+TO_ADAPT = dict(skipped='linear')  # of the backbone, where it is to be adapted
+HOOK = dict(distillation=1.)
+CHECKED = ('model', 'custom_hooks', 'custom_imports')
+
+
+class Swap(NamedTuple):
+    """One backbone that changes.
+
+    Attributes:
+        keys: From the config's top to it.
+        old_type: What it was, as the config has it.
+        arguments: What is written: all of its arguments if `whole`, else those that change.
+        whole: Whether its other arguments go.
+    """
+    keys: Keys
+    old_type: str
+    arguments: Dict
+    whole: bool
+
+    @property
+    def dotted(self) -> str:
+        return '.'.join(self.keys)
+
+
+def swap_backbone(config: str, out: Path, sparsity: Sparsity = None, adapt: bool = False,
+                  overwrite: bool = False) -> List[Swap]:
+    """Writes a child of a config in which each ``SwinTransformer`` of the model, at any depth, is
+    a :class:`.SparseSwinTransformer` of the same arguments. All else stays.
+
+    The child of a new-style config (``read_base``) is one too.
+
+    Args:
+        config: A file, or ``toolkit::path``.
+        out: The file to write.
+        sparsity: Of the backbones, anything that SparsityConfig takes; None leaves them dense.
+        adapt: Whether to append the SparsityAdaptationHook to the custom hooks, with a dense
+            teacher, and give skipped windows an update that it trains.
+        overwrite: Whether `out` may be there already.
+
+    Raises:
+        FileNotFoundError: There is no such config.
+        FileExistsError: `out` is there.
+        ValueError: There is no Swin, or there is a sparse one already; arguments without a
+            counterpart, or that don't fit each other or `sparsity`; several Swins and `adapt`; a
+            new-style config that no import statement in `out` can name; `out` is the config or
+            one of its bases. Nothing is written then.
+    """
+    if out.suffix != '.py':
+        raise ValueError(f'{out}: the name of the new config must end in .py')
+    if '::' not in config and out.resolve() == Path(config).resolve():
+        raise ValueError(f'{out} is the config itself: give another name for the new one')
+    if out.exists() and not overwrite:
+        raise FileExistsError(f'{out} is there already: --overwrite, or another -o')
+    cfg = _load(config)
+    new_style = Config._is_lazy_import(cfg.filename)
+    if out.exists() and not new_style and out.resolve() in map(Path.resolve, _files(cfg.filename)):
+        raise ValueError(f'{out} is a base of {config}: give another name for the new config')
+
+    base = cfg.to_dict()  # not the config itself, which would import what a lazy type names
+    swaps = _find_swaps(base, config, sparsity)
+    if adapt and len(swaps) > 1:
+        raise ValueError(f'{ADAPTATION_HOOK} adapts exactly one backbone; {config} holds '
+                         f'{len(swaps)}: {", ".join(swap.dotted for swap in swaps)}')
+    hooks = base.get('custom_hooks') or []
+    adapt = adapt and not any(is_type(hook, ADAPTATION_HOOK) for hook in hooks)
+    if adapt:
+        swaps = [swap._replace(arguments={**swap.arguments, **TO_ADAPT}) for swap in swaps]
+    expected = _swapped(base, swaps, adapt, new_style)
+    if new_style:
+        text = _new_style_text(module_of(Path(cfg.filename), out), base, swaps, adapt)
+    else:
+        text = child_text(config, _body(base, expected, swaps, adapt), out)
+
+    def check(child: Config) -> None:
+        child = child.to_dict()
+        for key in CHECKED:
+            if _without_scopes(child.get(key)) != _without_scopes(expected.get(key)):
+                raise ValueError(f'{config} can\'t be changed by a child config: its {key} came '
+                                 f'out otherwise')
+
+    try:
+        write_config(text, out, check)
+    except NameError as error:  # of a whole list: float('inf') is written as inf
+        raise ValueError(f'{config} holds what a child config can\'t state: {error}') from None
+    return swaps
+
+
+def ensure_sparse(config: str, folder: Path) -> str:
+    """A config with a sparse backbone for any with a Swin: itself, or NAME_sparse.py in `folder`.
+
+    Raises:
+        As :func:`swap_backbone`.
+    """
+    if find_type(_load(config).to_dict(), BACKBONE):
+        return config
+    out = folder / f'{Path(config.replace("::", "/")).stem}_sparse.py'
+    swap_backbone(config, out, overwrite=True)
+    return str(out)
+
+
+def _load(config: str) -> Config:
+    try:
+        return load_config(config)
+    except (ImportError, SyntaxError, ConfigParsingError) as error:
+        raise ValueError(f'{config} can\'t be read: {error.__cause__ or error}') from error
+
+
+def _files(path: str) -> Iterator[Path]:
+    """A config file and all that it is based on."""
+    yield Path(path)
+    for base in Config._get_base_files(path):
+        yield from _files(Config._get_cfg_path(base, os.path.abspath(path))[0])
+
+
+def _find_swaps(base: Dict, config: str, sparsity: Sparsity) -> List[Swap]:
+    sparse = find_type(base, BACKBONE)
+    if sparse:
+        raise ValueError(f'{config} holds {BACKBONE} already, at {".".join(sparse[0])}: set its '
+                         f'sparsity in the config, or by --sparsity of test.py')
+    found = find_type(base, DENSE)
+    if not found:
+        raise ValueError(f'{config} holds no {DENSE}; its backbones: {list_backbones(base)}')
+    return [_swap(base, keys, sparsity) for keys in found]
+
+
+def _swap(base: Dict, keys: Keys, sparsity: Sparsity) -> Swap:
+    node, scope = base, base.get('default_scope')
+    for key in keys:
+        node = _child(node, key)
+        if isinstance(node, dict):
+            scope = node.get('_scope_') or scope
+    old_type = str(node['type'])
+    if '.' in old_type:
+        scope = old_type.split('.')[0]
+    whole = scope in CLASSIFIERS
+    arguments = {k: v for k, v in node.items() if k not in ('type', '_scope_')}
+    try:
+        if whole:
+            arguments = from_mmpretrain(arguments)
+        if sparsity is not None:
+            arguments['sparsity'] = sparsity
+        depths = check_arguments(arguments)
+        if sparsity is not None:
+            ratios = SparsityConfig(sparsity, depths).to_list()
+            flat = {ratio for stage in ratios for ratio in stage}
+            arguments['sparsity'] = flat.pop() if len(flat) == 1 else ratios
+    except (TypeError, ValueError) as error:
+        raise ValueError(f'{".".join(keys)}: {error}') from None
+    if not whole:
+        arguments = {k: v for k, v in arguments.items() if k == 'sparsity'}
+    return Swap(keys, old_type, arguments, whole)
+
+
+def _child(node, key: str):
+    return node[int(key)] if isinstance(node, (list, tuple)) else node[key]
+
+
+def _swapped(base: Dict, swaps: List[Swap], adapt: bool, new_style: bool) -> Dict:
+    """The whole config as it is to be."""
+    prefix = f'{PACKAGE}.' if new_style else ''  # a class there, which to_dict names so
+    new = deepcopy(base)
+    for swap in swaps:
+        node = new
+        for key in swap.keys:
+            node = _child(node, key)
+        if swap.whole:
+            node.clear()
+        node.update(swap.arguments, type=prefix + BACKBONE)
+    if adapt:
+        new['custom_hooks'] = [*(new.get('custom_hooks') or []),
+                               dict(type=prefix + ADAPTATION_HOOK, **HOOK)]
+    if not new_style:
+        own = new.get('custom_imports') or {}
+        modules = own.get('imports') or []
+        modules = [modules] if isinstance(modules, str) else modules
+        if PACKAGE not in modules:
+            new['custom_imports'] = dict(own, imports=[*modules, PACKAGE])
+    return new
+
+
+def _body(base: Dict, expected: Dict, swaps: List[Swap], adapt: bool) -> Dict:
+    """The difference of two configs, as mm merges a child into its base."""
+    new, paths = deepcopy(expected), [('custom_imports', 'imports')]
+    if 'custom_imports' in base and base['custom_imports'] is None:
+        new['custom_imports']['_delete_'] = True
+        paths = [('custom_imports', )]
+    for swap in swaps:
+        if not swap.whole:
+            paths += [(*swap.keys, name) for name in ('type', *swap.arguments)]
+            continue
+        if writable(new, swap.keys) == swap.keys:  # within a list, all is replaced anyway
+            node = new
+            for key in swap.keys:
+                node = node[key]
+            node['_delete_'] = True
+        paths.append(swap.keys)
+    return body_of(new, [*paths, *([('custom_hooks', )] if adapt else [])])
+
+
+def _without_scopes(value):
+    """mm adds `_scope_` to what comes from ``toolkit::path``; bare names are found in each."""
+    if isinstance(value, dict):
+        return {k: _without_scopes(v) for k, v in value.items() if k != '_scope_'}
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_without_scopes, value))
+    return value
+
+
+def _new_style_text(module: str, base: Dict, swaps: List[Swap], adapt: bool) -> str:
+    """The classes are imported, so that no `custom_imports` is needed (mm heeds none there)."""
+    names = [BACKBONE, *([ADAPTATION_HOOK] if adapt else [])]
+    lines = ['from mmengine.config import read_base', '', 'with read_base():',
+             f'    from {module} import *', '', f'from {PACKAGE} import {", ".join(names)}', '']
+    for swap in swaps:
+        target, node = swap.keys[0], base[swap.keys[0]]
+        for key in swap.keys[1:]:
+            target += f'[{key}]' if isinstance(node, (list, tuple)) else f'[{key!r}]'
+            node = _child(node, key)
+        arguments = ''.join(f', {k}={v!r}' for k, v in swap.arguments.items())
+        lines += [f'{target}.clear()'] if swap.whole else []
+        lines += [f'{target}.update(dict(type={BACKBONE}{arguments}))']
+    if adapt:
+        kept = '*custom_hooks, ' if base.get('custom_hooks') else ''
+        settings = ''.join(f', {k}={v!r}' for k, v in HOOK.items())
+        lines += [f'custom_hooks = [{kept}dict(type={ADAPTATION_HOOK}{settings})]']
+    return '\n'.join(lines) + '\n'

@@ -1,0 +1,197 @@
+"""Configuration -> metrics, through one Runner that is built and loaded once."""
+import copy
+import io
+from contextlib import redirect_stdout
+from functools import cached_property
+from logging import FileHandler
+from typing import Callable, Dict, List, Optional
+
+import torch
+from mmengine.config import Config
+from mmengine.evaluator import BaseMetric
+from mmengine.logging import MMLogger
+from mmengine.model import is_model_wrapper
+from mmengine.registry import LOOPS
+from mmengine.runner import BaseLoop
+
+from ..config.reading import is_type
+from ..models import get_sparse_backbone
+from ..models.checkpoints import check_fits
+from ..models.selection.ranking import Selection
+from ..sparsity import Sparsity, SparsityConfig
+from .in_step import InStep
+from .nuscenes_eval import accept_any_predictions
+
+_OF_TRAINING = ('CheckpointHook', 'EarlyStoppingHook')
+
+
+class Evaluator:
+    """Evaluates a checkpoint at any sparsity with the config's own val data and evaluator, and on
+    other data.
+
+    In a distributed run every rank makes the same object, calls :meth:`on` for the same data, and
+    then all but rank 0 call :meth:`serve`. Rank 0 evaluates, within ``with evaluator:``; each
+    evaluation then runs on all ranks, with mmengine's distributed sampler and collection.
+
+    Args:
+        cfg: The config; the adaptation hook must be out of it, since it would set the sparsity
+            of validation by itself.
+        checkpoint: Checkpoint file of the whole model.
+        build_runner: Config -> mmengine Runner.
+
+    Attributes:
+        runner: Between evaluations its val loop is that of `cfg`, whatever was evaluated last.
+        backbone: The sparse backbone.
+        selection: The one in force: by the config, until another is set.
+        main: The evaluation on the val data of `cfg`.
+
+    Raises:
+        FileNotFoundError, ValueError: The checkpoint is not there, is refused or does not fit
+            (see :func:`~sparsevit_mm.models.checkpoints.check_fits`).
+    """
+
+    def __init__(self, cfg: Config, checkpoint: str, build_runner: Callable):
+        cfg = copy.deepcopy(cfg)
+        cfg.load_from, cfg.resume = checkpoint, False
+        _leave_training(cfg)
+        self.runner = build_runner(cfg)
+        _leave_console()
+        model = self.runner.model
+        model = model.module if is_model_wrapper(model) else model
+        check_fits(model, checkpoint)
+        self.backbone = get_sparse_backbone(model)
+        self.selection = self.backbone.selection
+        self._loaded = False
+        self._in_step = InStep(self._run)
+        self._data: List[Evaluation] = []
+        self.main = self._add(self.runner.val_evaluator, lambda: self.runner.val_loop)
+
+    @property
+    def metric(self) -> BaseMetric:
+        """The first metric of the config's val evaluator."""
+        return self.main.metric
+
+    def evaluate(self, sparsity: Sparsity,
+                 selection: Optional[Selection] = None) -> Dict[str, float]:
+        """Metrics at a configuration; empty where CocoMetric or NuScenesMetric found no
+        detection.
+
+        Args:
+            sparsity: How many windows run.
+            selection: Which; as the config says if None.
+        """
+        return self.main(sparsity, selection)
+
+    def try_out(self, selection: Selection) -> None:
+        """Runs the first batch of val, on this rank alone, to see whether the model can select so.
+
+        Raises:
+            ValueError: What the backbone says of a batch that it can't group.
+        """
+        model, loader = self.runner.model, self.runner.val_dataloader
+        if isinstance(loader, dict):
+            loader = self.runner.build_dataloader(dict(loader, persistent_workers=False))
+        model = model.module if is_model_wrapper(model) else model
+        self.backbone.selection = selection
+        try:
+            with torch.no_grad():
+                model.eval()
+                model.val_step(next(iter(loader)))
+        finally:
+            self.backbone.selection = self.selection
+
+    def on(self, cfg: Config) -> 'Evaluation':
+        """The same as :meth:`evaluate` on other data: of fewer images, or at another size.
+
+        Args:
+            cfg: Its val data loader, evaluator and loop are used, nothing else. The evaluator is
+                built now, the loader before the first evaluation; its workers end with each one.
+        """
+        loader, loop = copy.deepcopy(cfg.val_dataloader), copy.deepcopy(cfg.val_cfg)
+        loader['persistent_workers'] = False
+        with _quiet():
+            evaluator = self.runner.build_evaluator(copy.deepcopy(cfg.val_evaluator))
+        return self._add(evaluator, lambda: LOOPS.build(
+            {'type': 'ValLoop', **loop},
+            default_args=dict(runner=self.runner, dataloader=loader, evaluator=evaluator)))
+
+    def serve(self) -> None:
+        """Follows rank 0 in each evaluation, until it calls :meth:`stop`; on rank 0 nothing."""
+        self._in_step.serve()
+
+    def stop(self) -> None:
+        """Ends :meth:`serve` on the other ranks; the end of ``with evaluator:`` does so too."""
+        self._in_step.stop()
+
+    def __enter__(self) -> 'Evaluator':
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.stop()
+
+    def _add(self, evaluator, build_loop: Callable) -> 'Evaluation':
+        for metric in evaluator.metrics:
+            if type(metric).__name__ == 'NuScenesMetric':
+                accept_any_predictions(metric)
+        index = len(self._data)
+        self._data.append(Evaluation(
+            evaluator.metrics[0], build_loop,
+            lambda sparsity, selection: self._in_step(
+                index, SparsityConfig(sparsity, self.backbone.depths),
+                selection or self.selection)))
+        return self._data[index]
+
+    def _run(self, index: int, config: SparsityConfig, selection: Selection) -> Dict[str, float]:
+        runner, main = self.runner, self.runner.val_loop
+        with _quiet():
+            loop = self._data[index].loop
+        self.backbone.sparsity, self.backbone.selection = config, selection
+        runner._val_loop = loop  # hooks ask the runner for its loop and data
+        try:
+            with _quiet():
+                # The first time as a validation by itself, which loads the checkpoint.
+                metrics = loop.run() if self._loaded else runner.val()
+        finally:
+            runner._val_loop = main
+        self._loaded = True
+        return dict(metrics)
+
+
+class Evaluation:
+    """Configuration -> metrics on one set of data, as :meth:`Evaluator.evaluate`.
+
+    Attributes:
+        metric: The first metric of the data's evaluator.
+    """
+
+    def __init__(self, metric: BaseMetric, build_loop: Callable, evaluate: Callable):
+        self.metric, self._build_loop, self._evaluate = metric, build_loop, evaluate
+
+    def __call__(self, sparsity: Sparsity,
+                 selection: Optional[Selection] = None) -> Dict[str, float]:
+        return self._evaluate(sparsity, selection)
+
+    @cached_property
+    def loop(self) -> BaseLoop:
+        """mmengine's val loop, built when it is first asked for."""
+        return self._build_loop()
+
+
+def _quiet() -> redirect_stdout:
+    """pycocotools prints what it does, and its tables."""
+    return redirect_stdout(io.StringIO())
+
+
+def _leave_training(cfg: Config) -> None:
+    """Takes out the hooks that judge a training by its validations: they would save the best of
+    the candidates as checkpoints, and build the training's data for it."""
+    cfg.default_hooks = dict(cfg.get('default_hooks') or {}, checkpoint=None)
+    cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or []
+                        if not any(is_type(hook, name) for name in _OF_TRAINING)]
+
+
+def _leave_console() -> None:
+    """The console is for the search's progress; the log file still gets everything."""
+    for handler in MMLogger.get_current_instance().handlers:
+        if not isinstance(handler, FileHandler):
+            handler.setLevel('WARNING')

@@ -1,0 +1,183 @@
+"""Which score should choose the windows of a checkpoint: judged on some images of val."""
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+
+from mmengine.config import Config, ConfigDict
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner, set_random_seed
+
+from ...config.data import check_data, is_annotation_loader, step_name
+from ...config.labels import check_labels
+from ...config.reading import find_backbone, without_adaptation
+from ...sparsity import Sparsity, SparsityConfig
+from ..evaluator import Evaluator
+from ..metrics import Metrics, default_metric
+from .compare import (
+    SPARSITIES,
+    ScoreComparison,
+    check_importance,
+    compare_scores,
+    take_samples,
+    usable_scores,
+)
+from .survey import StageRow, survey
+
+# What models raise where data lack the ground truth, or the loss a way to run outside of training.
+_NO_LOSS = (AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError,
+            TypeError, ValueError)
+
+
+@dataclass
+class SelectionReport:
+    """Attributes:
+        comparison: Metrics under each score, and what follows from them.
+        stages: What the scores say in each stage.
+        labelled: The images that the loss was taken on, in words; None without any.
+    """
+    comparison: ScoreComparison
+    stages: List[StageRow]
+    labelled: Optional[str]
+
+    @property
+    def choice(self) -> str:
+        """The score to use."""
+        return self.comparison.choice
+
+    @property
+    def sentence(self) -> str:
+        """The same in words, with the reason."""
+        return self.comparison.sentence
+
+    def to_json(self) -> Dict:
+        return {**asdict(self), 'choice': self.choice, 'sentence': self.sentence}
+
+
+def check_selection(cfg: Config, checkpoint: str, build_runner: Callable[[Config], Runner],
+                    sparsities: Sequence[Sparsity] = SPARSITIES,
+                    num_samples: Optional[int] = None, seed: int = 0,
+                    report: Callable[[str], None] = lambda label: None) -> SelectionReport:
+    """Judges the scores that windows may be chosen by.
+
+    Args:
+        cfg: The config; its ``work_dir`` gets the log, and the annotations of the images drawn.
+        checkpoint: Checkpoint file of the whole model.
+        build_runner: Config -> mmengine Runner.
+        sparsities: To judge at; the choice goes by the mean over them.
+        num_samples: Images of val; 100, or all if there are fewer, if None.
+        seed: Which images, and of the random scores.
+        report: Called with what is done next.
+
+    Raises:
+        ValueError: The config has no sparse backbone, or a score that can not be judged; a sparsity
+            is dense; there are fewer images than asked for, or no object in them; see also
+            :class:`~..evaluator.Evaluator` and :func:`~.compare.compare_scores`.
+        FileNotFoundError: Checkpoint or data are not there.
+    """
+    find_backbone(cfg)
+    check_data(cfg, 'val')
+    check_labels(cfg, 'val')
+    cfg = deepcopy(cfg)
+    cfg.custom_hooks = without_adaptation(cfg.get('custom_hooks'))
+    metric = default_metric(cfg)
+    num_samples = take_samples(cfg, num_samples, seed)
+    evaluator = Evaluator(cfg, checkpoint, build_runner)
+    backbone = evaluator.backbone
+    configs = list(dict.fromkeys(SparsityConfig(s, backbone.depths) for s in sparsities))
+    for config in configs:
+        if config.is_dense:
+            raise ValueError(f'sparsity {config} is dense: all windows run under any score')
+    check_importance(evaluator.selection.importance, cfg, checkpoint, backbone)
+    scores = usable_scores(cfg, checkpoint, backbone)
+    shares = None
+    if type(evaluator.metric).__name__ == 'CocoMetric':
+        shares = _ObjectShares(evaluator)
+    comparison = compare_scores(evaluator, evaluator.main, metric, configs, scores, seed, shares,
+                                report)
+    stages, labelled = _survey(cfg, evaluator, scores, num_samples, seed, report)
+    return SelectionReport(comparison, stages, labelled)
+
+
+class _ObjectShares:
+    """Evaluates, and tells which share of the area of all objects ran; of a CocoMetric.
+
+    Raises:
+        ValueError: There is no object.
+    """
+
+    def __init__(self, evaluator: Evaluator):
+        from ...visualization.breakdown import ShareRecorder  # these need pycocotools
+        from ...visualization.breakdown_scores import DetectionScore
+        metric = evaluator.metric
+        truth = metric._coco_api
+        if truth is not None and all(a.get('iscrowd') for a in truth.anns.values()):
+            raise ValueError(f'the {len(truth.imgs)} images of val hold no object, so nothing can '
+                             f'be scored: take more of them, or others by another seed')
+        self.score = DetectionScore(metric)
+        self.recorder = ShareRecorder(evaluator.backbone, self.score.add)
+        evaluator.runner.register_hook(self.recorder)
+
+    def __call__(self, evaluate: Callable[[], Metrics]) -> Tuple[Metrics, Optional[float]]:
+        with self.recorder.recording():
+            metrics = evaluate()
+        self.score.rows()  # whose first is of all objects
+        return metrics, self.score.shares()[0]
+
+
+def _survey(cfg: Config, evaluator: Evaluator, scores: Sequence[str], number: int, seed: int,
+            report: Callable[[str], None]) -> Tuple[List[StageRow], Optional[str]]:
+    """The rows, and on which images the loss was taken, in words; None without any."""
+    runner = evaluator.runner
+    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    run = partial(survey, model, evaluator.backbone, scores)
+    report('updates and gradients of the windows')
+    own, others = _annotated(cfg.val_dataloader), cfg.get('train_dataloader')
+    reason = 'its pipeline loads no annotations'
+    if own is not None:
+        try:
+            return run(_batches(runner, own, number), True), f'{number} images of val'
+        except _NO_LOSS as error:
+            reason = _first_line(error)
+    rows = run(_batches(runner, cfg.val_dataloader, number), False)
+    if others is None:
+        return rows, None
+    try:
+        set_random_seed(seed)  # of the augmentations
+        gains = run(_batches(runner, _in_order(others), number), True)
+    except (*_NO_LOSS, OSError):  # its data may not be there
+        return rows, None
+    for row, other in zip(rows, gains):
+        row.gain = other.gain
+    return rows, f'the first {number} images of train (val gives no loss: {reason})'
+
+
+def _first_line(error: Exception) -> str:
+    return f'{type(error).__name__} {error}'.strip().splitlines()[0]
+
+
+def _annotated(loader: ConfigDict) -> Optional[ConfigDict]:
+    """The loader with labels loaded right after the image, so that they are resized with it, as
+    pipelines of tests often do not; None where its pipeline loads none."""
+    loader = deepcopy(loader)
+    steps = list(loader.dataset.get('pipeline', ()))
+    labels = [step for step in steps if is_annotation_loader(step)]
+    if not labels:
+        return None
+    others = [step for step in steps if not is_annotation_loader(step)]
+    first = max((i + 1 for i, step in enumerate(others) if step_name(step).startswith('Load')),
+                default=0)
+    loader.dataset.pipeline = others[:first] + labels + others[first:]
+    return loader
+
+
+def _in_order(loader: ConfigDict) -> ConfigDict:
+    return ConfigDict({**loader, 'sampler': dict(type='DefaultSampler', shuffle=False),
+                       'batch_sampler': None})
+
+
+def _batches(runner: Runner, loader: ConfigDict, number: int) -> Iterator:
+    """So many images of a loader, or a few more to fill a batch."""
+    loader = runner.build_dataloader({**deepcopy(loader), 'persistent_workers': False})
+    return islice(loader, -(-number // loader.batch_size))

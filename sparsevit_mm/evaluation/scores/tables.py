@@ -1,0 +1,78 @@
+"""Tables of what a check of the scores found."""
+from typing import Iterator, List, Optional, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from .compare import ScoreComparison
+from .survey import StageRow
+
+
+def comparison_table(comparison: ScoreComparison, title: str) -> Table:
+    """Metric, difference to the config's own score and share of objects that ran, of each score."""
+    table = _table(title)
+    figure = comparison.metric.rsplit('/', 1)[-1]
+    for label in comparison.labels:
+        table.add_column(f'{figure}, {label}\n(95%)', justify='right')
+    table.add_column(f'mean less {comparison.own!r}\n(95%)', justify='right')
+    shares = any(row.shares for row in comparison.rows)
+    for label in comparison.labels if shares else ():
+        table.add_column(f'objects run\n{label}', justify='right')
+    digits = 1 if max(max(row.values) for row in comparison.rows) > 1 else 3
+    for row in comparison.rows:
+        cells = [f'{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})'
+                 for value, (low, high) in zip(row.values, row.intervals)]
+        less = '' if row.less_own is None else '{:+.{d}f} ({:+.{d}f} to {:+.{d}f})'.format(
+            *row.less_own, d=digits)
+        table.add_row(_name(comparison, row.name), *cells, less,
+                      *(f'{share:.1%}' for share in row.shares or ()))
+        if row.name == 'dense':
+            table.add_section()
+    return table
+
+
+def stage_table(rows: Sequence[StageRow], labelled: Optional[str]) -> Table:
+    """Spread and rank correlations of each score in each stage."""
+    table = _table('scores of windows in each stage; rank correlations within an image')
+    table.add_column('score')
+    table.add_column('spread', justify='right')
+    table.add_column('with update', justify='right')
+    if labelled:
+        table.add_column('with gradient x update', justify='right')
+    for previous, row in zip([None, *rows], rows):
+        first = previous is None or row.stage != previous.stage
+        if first and previous is not None:
+            table.add_section()
+        cells = [_cell(row.spread, '.2g'), _cell(row.update, '+.2f')]
+        table.add_row(f'stage {row.stage}' if first else '', row.score, *cells,
+                      *([_cell(row.gain, '+.2f')] if labelled else []))
+    return table
+
+
+def notes(rows: Sequence[StageRow], labelled: Optional[str]) -> Iterator[str]:
+    """What the columns of :func:`stage_table` mean."""
+    yield ('spread: coefficient of variation over the windows of an image; update: norm of what '
+           'the blocks of the stage add to the tokens of a window, in a dense pass')
+    yield (f'gradient x update: on {labelled}' if labelled else
+           'no column with gradients: neither val nor train gives the loss of this model')
+    if any(row.update is None for row in rows):
+        yield 'a blank: too few windows for a rank, or all have one score'
+
+
+def _table(title: str) -> Table:
+    table = Table(title=title, title_justify='left', box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column('', no_wrap=True)
+    return table
+
+
+def _name(comparison: ScoreComparison, name: str) -> str:
+    says: List[str] = []
+    if name == comparison.own:
+        says.append('the config\'s')
+    if name == comparison.adapted_to:
+        says.append('adapted with it')
+    return f'{name} ({", ".join(says)})' if says else name
+
+
+def _cell(value: Optional[float], spec: str) -> str:
+    return '' if value is None else format(value, spec)

@@ -1,0 +1,108 @@
+"""Evaluation on a subset of a split: one config transformation per evaluator, so that the figure
+is the one that an annotation file with only those images gives."""
+import json
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Dict, List
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.fileio import get_local_path, load
+from mmengine.registry import DATASETS, init_default_scope
+
+from ..config.data import nuscenes_version
+from ..config.reading import is_type
+from .nuscenes_subset import INFOS, write_frames
+
+
+def restrict_to_subset(cfg: Config, split: str, num_samples: int, seed: int,
+                       work_dir: str) -> None:
+    """Changes a config so that `split` ('val' or 'test') loads and scores only `num_samples`
+    images, drawn from the seed.
+
+    Args:
+        cfg: Changed in place.
+        split: Which data loader and evaluator.
+        num_samples: Images to keep; all if there are no more.
+        seed: Which images: the same seed and number give the same ones, in any process.
+        work_dir: Where a smaller annotation file may be written.
+
+    Raises:
+        ValueError: A number below 1, or an evaluator or data set without a transformation here;
+            nuScenes frames that can not be scored (see
+            :func:`~sparsevit_mm.evaluation.nuscenes_subset.write_frames`).
+        FileNotFoundError: nuScenes tables that are not there.
+    """
+    if num_samples < 1:
+        raise ValueError(f'--num-samples {num_samples}: at least one image is needed')
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    dataset = cfg[f'{split}_dataloader']['dataset']
+    evaluators = cfg[f'{split}_evaluator']
+    evaluators = evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]
+    for evaluator in evaluators:
+        transform = next((t for name, t in _TRANSFORMS.items() if is_type(evaluator, name)), None)
+        if transform is None or 'pipeline' not in dataset:
+            raise ValueError(
+                f'--num-samples does not know how to restrict {evaluator.get("type")} on '
+                f'{dataset.get("type")}; it knows {", ".join(_TRANSFORMS)} on plain data sets')
+        transform(dataset, evaluator, num_samples, seed, work_dir)
+
+
+def choose(total: int, num_samples: int, seed: int) -> List[int]:
+    """Indices of the subset, ascending."""
+    order = np.random.default_rng(seed).permutation(total)
+    return sorted(order[:num_samples].tolist())
+
+
+def _coco(dataset: Dict, evaluator: Dict, num_samples: int, seed: int, work_dir: str) -> None:
+    """CocoMetric counts every image of its annotation file, so both get a smaller file."""
+    if not evaluator.get('ann_file'):
+        return _as_shown(dataset, evaluator, num_samples, seed, work_dir)
+    with get_local_path(evaluator['ann_file'], backend_args=evaluator.get('backend_args')) as path:
+        annotations = json.loads(Path(path).read_text())
+    images = sorted(annotations['images'], key=lambda image: image['id'])
+    images = [images[i] for i in choose(len(images), num_samples, seed)]
+    ids = {image['id'] for image in images}
+    annotations['images'] = images
+    annotations['annotations'] = [a for a in annotations['annotations'] if a['image_id'] in ids]
+
+    name = Path(evaluator['ann_file']).stem
+    target = Path(work_dir).resolve() / f'{name}_{len(images)}_images_seed{seed}.json'
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # Other processes may write the same file now.
+    with TemporaryDirectory(dir=target.parent, prefix='.partial_') as partial:
+        whole = Path(partial) / target.name
+        whole.write_text(json.dumps(annotations))
+        whole.replace(target)
+    dataset['ann_file'] = evaluator['ann_file'] = str(target)
+
+
+def _as_shown(dataset: Dict, evaluator: Dict, num_samples: int, seed: int, work_dir: str) -> None:
+    """These score what they are shown."""
+    total = len(DATASETS.build({**dataset, 'indices': None}))
+    given = dataset.get('indices')
+    given = range(total) if given is None else range(total)[:given] if isinstance(
+        given, int) else given
+    dataset['indices'] = [given[i] for i in choose(len(given), num_samples, seed)]
+
+
+def _nuscenes(dataset: Dict, evaluator: Dict, num_samples: int, seed: int,
+              work_dir: str) -> None:
+    """NuScenesMetric scores every sample of its split, so it gets smaller tables too. It finds
+    frames by ``sample_idx`` as their position in the file."""
+    if dataset.get('indices') is not None:
+        raise ValueError('--num-samples can not restrict a nuScenes data set that has `indices`')
+    ann_file = os.path.join(dataset.get('data_root') or '', dataset['ann_file'])
+    infos = load(ann_file)
+    frames = [infos['data_list'][i] for i in choose(len(infos['data_list']), num_samples, seed)]
+    infos['data_list'] = [{**frame, 'sample_idx': i} for i, frame in enumerate(frames)]
+    folder = write_frames(infos, evaluator['data_root'], nuscenes_version(dataset), work_dir,
+                          f'{Path(ann_file).stem}_{len(frames)}_frames_seed{seed}')
+    dataset['ann_file'] = evaluator['ann_file'] = str(folder / INFOS)
+    evaluator['data_root'] = str(folder)
+    evaluator['backend_args'] = None  # the new file is local
+
+
+_TRANSFORMS = {'CocoMetric': _coco, 'IoUMetric': _as_shown, 'CityscapesMetric': _as_shown,
+               'NuScenesMetric': _nuscenes}

@@ -1,0 +1,154 @@
+"""How important a token is: the scores that windows are ranked by.
+
+A score maps features (B, H * W, C) of any dtype, and what is known of their map, to fp32
+(B, H * W), at least 0. The importance of a window is the L2 norm of its tokens' scores.
+"""
+from typing import Callable, Dict, NamedTuple, Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..chunks import Part, map_rows, map_strips
+
+EPS = 1e-6  # of a token's norm, below which differences between tokens are rounding
+
+
+class MapInfo(NamedTuple):
+    """What a score may know beside the features.
+
+    Attributes:
+        hw_shape: (H, W).
+        sizes: (B, 2) int64, valid height and width in tokens; None if there is no padding.
+        head: The learned score's, see :class:`~.head.ImportanceHead`.
+    """
+    hw_shape: Tuple[int, int]
+    sizes: Optional[Tensor] = None
+    head: Optional[nn.Module] = None
+
+
+TokenScore = Callable[[Tensor, Optional[MapInfo]], Tensor]
+
+
+def mean_magnitude(x: Tensor, info: Optional[MapInfo] = None) -> Tensor:
+    """Mean absolute activation over channels: what the published code ranks by."""
+    return map_rows(lambda rows: rows.float().abs().mean(-1), x, x.shape[-1])
+
+
+def l2(x: Tensor, info: Optional[MapInfo] = None) -> Tensor:
+    """L2 norm over channels, so that a window's score is the norm of all its values."""
+    return map_rows(lambda rows: torch.linalg.vector_norm(rows.float(), dim=-1), x, x.shape[-1])
+
+
+def uniform_noise(x: Tensor, info: Optional[MapInfo] = None) -> Tensor:
+    """Scores that ignore the features: the ablation in which windows are kept at random."""
+    return torch.rand(x.shape[:-1], dtype=torch.float32, device=x.device)
+
+
+def variation(x: Tensor, info: MapInfo) -> Tensor:
+    """How far a token is from the mean of its 3x3 neighbourhood, after LayerNorm without affine.
+
+    Blocks normalise their input, so the magnitude of a token says nothing about its update. Only
+    neighbours within the valid area count, so that neither the border of the map nor that of the
+    padding looks like variation.
+    """
+    valid = ValidArea(x, info)
+
+    def step(rows: Tensor, part: Part) -> Tensor:
+        rows = valid.normalise(rows, part)
+        return distance(rows, valid.neighbour_mean(rows, part))
+
+    return valid.only(map_strips(step, _to_map(x, info), halo=1)).flatten(1)
+
+
+def distinct(x: Tensor, info: MapInfo) -> Tensor:
+    """How far a token is from the mean of the image's, after LayerNorm without affine."""
+    valid = ValidArea(x, info)
+    mean = valid.mean(x)
+
+    def step(rows: Tensor, part: Part) -> Tensor:
+        return distance(valid.normalise(rows, part), mean[part[0]])
+
+    return valid.only(map_strips(step, _to_map(x, info))).flatten(1)
+
+
+def learned(x: Tensor, info: MapInfo) -> Tensor:
+    """The score of a fitted or trained head, see :class:`~.head.ImportanceHead`."""
+    valid = ValidArea(x, info)
+    mean = valid.mean(x)
+
+    def step(rows: Tensor, part: Part) -> Tensor:
+        return info.head(rows, valid, part, mean[part[0]])
+
+    return valid.only(map_strips(step, _to_map(x, info), halo=1)).flatten(1)
+
+
+def distance(tokens: Tensor, others: Tensor) -> Tensor:
+    """L2 norm over channels of the difference of normalised tokens, 0 where that is rounding."""
+    norm = torch.linalg.vector_norm(tokens - others, dim=-1)
+    return torch.where(norm < EPS * tokens.shape[-1]**.5, 0., norm)
+
+
+class ValidArea:
+    """Steps over a map that take padding for what it is.
+
+    Args:
+        x: (B, H * W, C).
+        info: Of its map.
+    """
+
+    def __init__(self, x: Tensor, info: MapInfo):
+        self.shape = info.hw_shape
+        self.mask: Optional[Tensor] = None  # (B, H, W, 1) bool
+        self.weight: Optional[Tensor] = None  # (B, H, W, 1), 9 over the number of neighbours
+        if info.sizes is None:
+            return
+        sides = [torch.arange(side, device=x.device)[None] for side in info.hw_shape]
+        ends = [info.sizes[:, i:i + 1] for i in range(2)]
+        rows, cols = (places < end for places, end in zip(sides, ends))
+        self.mask = (rows[:, :, None] & cols[:, None])[..., None]
+        # Neighbours along one axis, itself included: 3, 2 at an end, 1 of a sole token.
+        counts = [((places + 1).clamp(max=end - 1) - (places - 1).clamp(min=0) + 1).clamp(min=1)
+                  for places, end in zip(sides, ends)]
+        self.weight = 9. / (counts[0][:, :, None] * counts[1][:, None])[..., None]
+
+    def normalise(self, rows: Tensor, part: Part) -> Tensor:
+        """LayerNorm without affine of the rows `part` of the maps, in fp32; padding is 0."""
+        rows = F.layer_norm(rows.float(), rows.shape[-1:])
+        return rows if self.mask is None else rows * self.mask[part]
+
+    def neighbour_mean(self, rows: Tensor, part: Part) -> Tensor:
+        """Mean of the 3x3 neighbourhood; that of the first and the last row of a strip lacks what
+        lies outside the strip."""
+        whole = self.weight is None  # then what lies outside the map is all that does not count
+        mean = F.avg_pool2d(rows.permute(0, 3, 1, 2), 3, 1, 1, count_include_pad=not whole)
+        mean = mean.permute(0, 2, 3, 1)
+        return mean if whole else mean * self.weight[part]
+
+    def mean(self, x: Tensor) -> Tensor:
+        """(B, 1, 1, C) fp32, mean of the normalised tokens of each image."""
+        x = x.reshape(x.shape[0], *self.shape, -1)
+        total = map_strips(
+            lambda rows, part: self.normalise(rows, part).sum(2), x).sum(1)[:, None, None]
+        if self.mask is None:
+            return total / (self.shape[0] * self.shape[1])
+        return total / self.mask.sum((1, 2), keepdim=True).clamp(min=1)
+
+    def only(self, scores: Tensor) -> Tensor:
+        """(B, H, W) scores, those of padding 0."""
+        return scores if self.mask is None else scores * self.mask[..., 0]
+
+
+def _to_map(x: Tensor, info: MapInfo) -> Tensor:
+    return x.reshape(x.shape[0], *info.hw_shape, -1)
+
+
+TOKEN_SCORES: Dict[str, TokenScore] = {
+    'magnitude': mean_magnitude,
+    'l2': l2,
+    'random': uniform_noise,
+    'variation': variation,
+    'distinct': distinct,
+    'learned': learned,
+}
+LEARNED = 'learned'

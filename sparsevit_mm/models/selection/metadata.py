@@ -1,0 +1,166 @@
+"""What the toolkits' metadata say of a batch: where images end and padding begins, and how many
+views a frame has.
+
+Detectors and segmentors of all three toolkits give their backbone a tensor and keep the data
+samples for themselves. They are mmengine models whose forward takes both, so a forward hook on the
+model reads the samples for its sparse backbone: no model's code changes.
+"""
+from dataclasses import dataclass
+from inspect import signature
+from itertools import chain
+from typing import Iterator, List, Optional, Sequence, Set, Tuple
+
+import torch
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
+
+from .ranking import Batch, Selection
+
+Size = Tuple[int, int]
+
+
+@dataclass
+class ToldBatch:
+    """What a model was called with, for its backbone to read where it prunes.
+
+    Attributes:
+        shape: (B, 3, H, W) of images, or (B, V, 3, H, W) of frames of V views.
+        samples: B data samples, with ``img_shape`` in their metainfo.
+    """
+    shape: Tuple[int, ...]
+    samples: Sequence
+
+    @property
+    def views(self) -> Optional[int]:
+        """Views of a frame; None for single images."""
+        return self.shape[1] if len(self.shape) == 5 else None
+
+    @property
+    def num_images(self) -> int:
+        return self.shape[0] * (self.views or 1)
+
+    def is_of(self, x: Tensor) -> bool:
+        """Whether the backbone's input is these images: crops of them, as of a sliding window, or
+        images of another size, are not."""
+        return (x.shape[0], *x.shape[2:]) == (self.num_images, *self.shape[-2:])
+
+    def sizes(self) -> Optional[List[Size]]:
+        """Height and width in pixels of each image without padding; None if there is none, or
+        nothing is known.
+
+        Raises:
+            ValueError: Metadata say an image is larger than the tensor, or are of another number
+                of views; names both.
+        """
+        sizes: List[Size] = []
+        for index, sample in enumerate(self.samples):
+            shape = getattr(sample, 'metainfo', {}).get('img_shape')
+            if shape is None:
+                return None
+            sizes += self._of_sample(index, shape)
+        full = tuple(self.shape[-2:])
+        for image, (height, width) in enumerate(sizes):
+            if not (0 < height <= full[0] and 0 < width <= full[1]):
+                raise ValueError(f'img_shape of image {image} is {height}x{width} in the metadata, '
+                                 f'the batch holds images of {full[0]}x{full[1]}')
+        return None if all(size == full for size in sizes) else sizes
+
+    def _of_sample(self, index: int, shape: Sequence) -> List[Size]:
+        """``img_shape`` is (H, W) or (H, W, C); of several views one for all, or a list."""
+        number = self.views or 1
+        shapes = list(shape) if _is_nested(shape) else [shape] * number
+        if len(shapes) != number:
+            raise ValueError(f'img_shape of sample {index} is of {len(shapes)} images in the '
+                             f'metadata, the batch holds {number} of each sample')
+        return [(int(height), int(width)) for height, width, *_ in shapes]
+
+
+def _is_nested(shape: Sequence) -> bool:
+    return hasattr(shape[0], '__len__')
+
+
+def read_batch(backbone: nn.Module, x: Tensor) -> Batch:
+    """What a sparse backbone's selection heeds of its input (B, C, H, W), in tokens of the first
+    map.
+
+    Raises:
+        ValueError: See ``group_of`` of :class:`~.ranking.Selection`; where the backbone prunes
+            or is watched, see :meth:`ToldBatch.sizes`.
+    """
+    selection, side = backbone.selection, backbone.patch_size
+    told = backbone.told if backbone.told is not None and backbone.told.is_of(x) else None
+    group = selection.group_of(x.shape[0], told and told.views)
+    sizes = None
+    if told is not None and (backbone.watched or not backbone.sparsity.is_dense):
+        sizes = told.sizes()
+    if sizes is not None:
+        sizes = (-(-torch.tensor(sizes) // side)).to(x.device, non_blocking=True)
+    return Batch(group, sizes)
+
+
+def listen_to_models() -> None:
+    """From now on every mmengine model that is given a sparse backbone, at any depth, tells it
+    what it is called with."""
+    global _listening
+    if not _listening:
+        register_module_module_registration_hook(_on_registration)
+        _listening = True
+
+
+_listening = False
+
+
+def _on_registration(module: nn.Module, name: str, child: Optional[nn.Module]) -> None:
+    if isinstance(module, BaseModel) and child is not None and any(_backbones(child)):
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(getattr(hook, '__self__', None), _Teller):
+                teller = hook.__self__
+                break
+        else:
+            teller = _Teller()
+            module.register_forward_pre_hook(teller.tell, with_kwargs=True)
+            always = {}
+            if 'always_call' in signature(module.register_forward_hook).parameters:
+                always = dict(always_call=True)  # after an error too, which torch 2.0 can not
+            module.register_forward_hook(teller.take_back, with_kwargs=True, **always)
+        teller.children.add(name)
+
+
+def _backbones(module: nn.Module) -> Iterator[nn.Module]:
+    """The sparse backbones in a module, itself included."""
+    return (m for m in module.modules() if isinstance(getattr(m, 'selection', None), Selection))
+
+
+class _Teller:
+    """The two hooks of a model. It knows the names of children that hold a sparse backbone: to walk
+    over the whole model would take longer than to launch a kernel."""
+
+    def __init__(self):
+        self.children: Set[str] = set()
+
+    def tell(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
+        told = read_call(*args, **kwargs)
+        for backbone in self._backbones_of(model):
+            backbone.told = told
+
+    def take_back(self, model: nn.Module, args: tuple, kwargs: dict, output) -> None:
+        for backbone in self._backbones_of(model):
+            backbone.told = None
+
+    def _backbones_of(self, model: nn.Module) -> Iterator[nn.Module]:
+        return chain.from_iterable(
+            _backbones(child) for child in map(model._modules.get, self.children)
+            if child is not None)
+
+
+def read_call(inputs=None, data_samples=None, *_, **__) -> Optional[ToldBatch]:
+    """What ``forward(inputs, data_samples, mode)`` of a toolkit's model is called with; None where
+    that is not a batch of images with as many samples."""
+    if isinstance(inputs, dict):  # of mmdet3d
+        inputs = inputs.get('imgs')
+    if not isinstance(inputs, Tensor) or inputs.dim() not in (4, 5):
+        return None
+    if not isinstance(data_samples, (list, tuple)) or len(data_samples) != len(inputs):
+        return None
+    return ToldBatch(tuple(inputs.shape), data_samples)

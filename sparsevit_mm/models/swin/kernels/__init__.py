@@ -1,0 +1,41 @@
+"""The hot step of the backbone behind one signature: gather, attention, FFN, scatter."""
+from typing import Optional
+
+from torch import Tensor, nn
+
+from ... import chunks
+from ..windows import WindowPartition
+from . import cpu, reference
+
+
+def run_block(block: nn.Module, x: Tensor, windows: WindowPartition,
+              selected: Optional[Tensor] = None, group: int = 1,
+              gate: Optional[Tensor] = None) -> Tensor:
+    """One Swin block on the windows selected.
+
+    Picks the fastest implementation that is right here; all equal :mod:`.reference`.
+
+    Args:
+        block: Gives the layers, under the names of :class:`~..stage.SwinBlock`.
+        x: (B, L, C) residual stream, contiguous, from
+            :func:`~sparsevit_mm.models.swin.rows.own`. May be written to.
+        windows: The partition of this block.
+        selected: (G, K) int64, the windows to run in each group of images, see
+            :func:`~sparsevit_mm.models.selection.ranking.rank_windows`; None for all of each image.
+        group: Images of a group.
+        gate: (G, K) fp32, shares of the selected windows, for the gradient of a learned score
+            alone; None without.
+
+    Returns:
+        (B, L, C), the stream after the block.
+    """
+    if _runs_in_chunks(block, x):
+        return cpu.run_block(block, x, windows, selected, group)
+    return reference.run_block(block, x, windows, selected, group, gate)
+
+
+def _runs_in_chunks(block: nn.Module, x: Tensor) -> bool:
+    """Chunks know no dropout, and write to what the hook of a layer may keep."""
+    return chunks.pays(x) and not any(
+        module.training or module._forward_hooks or module._forward_pre_hooks
+        for module in block.modules())

@@ -1,0 +1,72 @@
+"""The hot step in plain PyTorch: trains, runs on every device, can be compiled and exported."""
+from typing import Optional, Union
+
+import torch
+import torch.utils.checkpoint as cp
+from torch import Tensor, nn
+
+from ...selection.head import gate_update
+from ...tracing import is_tracing
+from ..attention import WindowMSA
+from ..layout import AllWindows, KeptWindows
+from ..windows import WindowPartition
+from . import triton_attention
+
+
+def run_block(block: nn.Module, x: Tensor, windows: WindowPartition,
+              selected: Optional[Tensor], group: int, gate: Optional[Tensor] = None) -> Tensor:
+    """See :func:`~sparsevit_mm.models.swin.kernels.run_block`."""
+    layout = (AllWindows(windows) if selected is None
+              else KeptWindows(windows, selected, group))
+    tokens, rest = layout.take(x)
+    if block.with_cp and tokens.requires_grad:
+        after = cp.checkpoint(_run_tokens, block, tokens, layout, use_reentrant=False)
+    else:
+        after = _run_tokens(block, tokens, layout)
+    if gate is not None:
+        skipped = tokens.detach()
+        if block.bypass is not None:
+            skipped = skipped + block.bypass(skipped, layout)
+        after = gate_update(skipped, after, layout.per_token(gate))
+    return layout.put(rest, after)
+
+
+def _attend(msa: WindowMSA, qkv: Tensor, layout: Union[AllWindows, KeptWindows]) -> Tensor:
+    """(G, K, N, 3C) -> (G, K, N, C)."""
+    head_dim = qkv.shape[3] // (3 * msa.num_heads)
+    if (msa.triton and not torch.is_grad_enabled() and not is_tracing()
+            and not (msa.attn_drop.training and msa.attn_drop.p)
+            and triton_attention.is_available(qkv.device)
+            and triton_attention.supports(qkv.shape[2], head_dim, qkv.dtype)):
+        return triton_attention.window_attention(
+            qkv, msa.relative_position_bias_table, layout.windows.window_size,
+            layout.windows.shift, layout.mask_index, msa.extra_scale * head_dim**-.5)
+    return msa.attend(qkv, msa.bias(layout.masks), layout.mask_index)
+
+
+def _run_tokens(block: nn.Module, tokens: Tensor,
+                layout: Union[AllWindows, KeptWindows]) -> Tensor:
+    """(G, T, C) -> the same."""
+    msa = block.attn.w_msa
+    qkv = layout.to_windows(msa.qkv(layout.pad(block.norm1(tokens))))
+    out = _attend(msa, qkv, layout)
+    if msa.proj_drop.training and msa.proj_drop.p:
+        # The toolkits draw this dropout window by window; one seed must give one result.
+        out = layout.to_tokens(msa.proj_drop(msa.proj(out)))
+    else:
+        out = msa.proj(layout.to_tokens(out))
+    ffn = block.ffn
+    if layout.images is None:
+        tokens = tokens + block.attn.drop(out)
+        return ffn(block.norm2(tokens), identity=tokens)
+    tokens = tokens + _drop_images(block.attn.drop, out, layout)
+    out = ffn.gamma2(ffn.layers(block.norm2(tokens)))
+    return tokens + _drop_images(ffn.dropout_layer, out, layout)
+
+
+def _drop_images(drop: nn.Module, tokens: Tensor, layout: KeptWindows) -> Tensor:
+    """DropPath, which is drawn for each image, on the tokens of groups (G, T, C)."""
+    if not drop.training:
+        return tokens
+    factors = drop(tokens.new_ones(len(tokens), layout.group, 1).flatten(0, 1))
+    return tokens * factors.reshape(len(tokens), -1).gather(1, layout.images)[..., None]

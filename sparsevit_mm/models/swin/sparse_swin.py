@@ -1,0 +1,347 @@
+"""SparseSwinTransformer: Swin that runs only the windows that matter (SparseViT, CVPR 2023)."""
+import warnings
+from functools import partial
+from typing import Optional, Sequence, Tuple, Union
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import build_norm_layer
+from mmcv.cnn.bricks.transformer import PatchEmbed, PatchMerging
+from mmengine.logging import print_log
+from mmengine.model import BaseModule, ModuleList
+from mmengine.registry import MODELS
+from mmengine.utils import to_2tuple
+from torch import Tensor, nn
+
+from ...sparsity import Sparsity, SparsityConfig
+from ..execution import EXECUTIONS
+from ..selection.adapted_to import AdaptedTo
+from ..selection.head import ImportanceHead, check_heads
+from ..selection.importance import LEARNED
+from ..selection.metadata import ToldBatch, listen_to_models, read_batch
+from ..selection.ranking import Batch, Selection
+from .bypass import SKIPPED, Bypass
+from .patches import embed_patches, merge_patches, to_features
+from .pretrained import init_from_scratch, load_pretrained
+from .stage import SwinStage
+
+
+@MODELS.register_module()
+class SparseSwinTransformer(BaseModule):
+    """A drop-in for ``SwinTransformer`` of mmdet and mmseg with window activation pruning.
+
+    Takes their arguments, loads their checkpoints, and at zero sparsity equals them. At sparsity
+    r a block runs the ``floor(nW * (1 - r))`` windows of highest importance of each image; the
+    other windows leave it unchanged (SparseViT, section 3). Within a detector or segmentor of the
+    toolkits it knows from the data samples what of each image is padding, and leaves that for
+    last.
+
+    Args:
+        pretrain_img_size: Image size of the pretraining, in pixels: the size of the absolute
+            position embedding, which is resized to any other.
+        in_channels: Channels of the input.
+        embed_dims: Channels of the first stage; each stage doubles them.
+        patch_size: Side of a patch, in pixels; equals ``strides[0]``.
+        window_size: Side of a window, in tokens.
+        mlp_ratio: Hidden channels of an FFN over its channels.
+        depths: Blocks in each stage.
+        num_heads: Attention heads in each stage.
+        strides: Stride of the patch embedding, then of each patch merging.
+        out_indices: Stages whose features are returned.
+        qkv_bias: Whether query, key and value have a bias.
+        qk_scale: Overrides the attention scale ``head_dim ** -0.5``.
+        patch_norm: Whether patch embedding and merging are normalised.
+        drop_rate, attn_drop_rate, drop_path_rate: Dropout of features and of attention weights,
+            and stochastic depth, which rises linearly to its value over the blocks.
+        use_abs_pos_embed: Whether to add an absolute position embedding.
+        act_cfg, norm_cfg: mmcv layer configs.
+        with_cp: Recompute activations in the backward pass to save memory.
+        pretrained: Deprecated form of ``init_cfg=dict(type='Pretrained', checkpoint=...)``.
+        convert_weights: Whether that checkpoint comes from the official Swin repository.
+        frozen_stages: Stages to freeze, the patch embedding being stage 0; -1 for none.
+        init_cfg: None, or ``dict(type='Pretrained', checkpoint=FILE_OR_URL)``.
+        sparsity: Anything that :class:`~sparsevit_mm.sparsity.SparsityConfig` takes. The
+            attribute of this name may be set at any time, on a loaded model too.
+        importance: How windows are ranked: 'magnitude' (as published), 'l2', 'variation',
+            'distinct', 'learned' or 'random', see :mod:`..selection.importance`.
+        scope, group_size, padding_last: Who competes for the windows that run, see
+            :class:`~..selection.ranking.Selection`. With `importance` they are one attribute,
+            `selection`, which may be set at any time.
+        skipped: What becomes of skipped windows: 'copy' (as published), or 'linear', an update
+            that adaptation trains, see :class:`~.bypass.Bypass`.
+        execution: How inference runs: 'eager', 'compiled' or 'captured', see :mod:`..execution`.
+            May be set at any time too. Hooks on parts of the backbone need 'eager'.
+        triton: Whether inference on CUDA uses a Triton kernel for attention, where Triton is
+            installed. Off by default: it was tested in Triton's interpreter, not on a GPU.
+
+    Raises:
+        ValueError: A setting that does not fit the others; see SparsityConfig for `sparsity`.
+    """
+
+    def __init__(self,
+                 pretrain_img_size: Union[int, Sequence[int]] = 224,
+                 in_channels: int = 3,
+                 embed_dims: int = 96,
+                 patch_size: int = 4,
+                 window_size: int = 7,
+                 mlp_ratio: float = 4,
+                 depths: Sequence[int] = (2, 2, 6, 2),
+                 num_heads: Sequence[int] = (3, 6, 12, 24),
+                 strides: Sequence[int] = (4, 2, 2, 2),
+                 out_indices: Sequence[int] = (0, 1, 2, 3),
+                 qkv_bias: bool = True,
+                 qk_scale: Optional[float] = None,
+                 patch_norm: bool = True,
+                 drop_rate: float = 0.,
+                 attn_drop_rate: float = 0.,
+                 drop_path_rate: float = 0.1,
+                 use_abs_pos_embed: bool = False,
+                 act_cfg: dict = dict(type='GELU'),
+                 norm_cfg: dict = dict(type='LN'),
+                 with_cp: bool = False,
+                 pretrained: Optional[str] = None,
+                 convert_weights: bool = False,
+                 frozen_stages: int = -1,
+                 init_cfg: Optional[dict] = None,
+                 sparsity: Sparsity = None,
+                 importance: str = 'variation',
+                 scope: str = 'image',
+                 group_size: Optional[Union[int, str]] = None,
+                 padding_last: bool = True,
+                 skipped: str = 'copy',
+                 execution: str = 'eager',
+                 triton: bool = False):
+        if pretrained is not None:
+            if init_cfg is not None:
+                raise ValueError('pretrained and init_cfg exclude each other')
+            warnings.warn('pretrained is deprecated, use init_cfg=dict(type="Pretrained", '
+                          'checkpoint=...)', DeprecationWarning)
+            init_cfg = dict(type='Pretrained', checkpoint=pretrained)
+        if strides[0] != patch_size:
+            raise ValueError(f'strides[0] is {strides[0]}, patch_size {patch_size}: they must '
+                             f'be equal')
+        if skipped not in SKIPPED:
+            raise ValueError(f'skipped {skipped!r} is none of {", ".join(SKIPPED)}')
+        selection = Selection(importance, scope, group_size, padding_last)
+        super().__init__(init_cfg=init_cfg)
+        listen_to_models()
+        self.told: Optional[ToldBatch] = None  # set by the model for the time of its forward
+        self.in_channels = in_channels
+        self.patch_size = patch_size
+        self.window_size = window_size
+        self.depths = tuple(depths)
+        self.out_indices = tuple(out_indices)
+        self.use_abs_pos_embed = use_abs_pos_embed
+        self.convert_weights = convert_weights
+        self.frozen_stages = frozen_stages
+        self.num_features = [embed_dims * 2**i for i in range(len(depths))]
+        self.sparsity = sparsity
+        self.execution = execution
+
+        self.patch_embed = PatchEmbed(
+            in_channels=in_channels,
+            embed_dims=embed_dims,
+            kernel_size=patch_size,
+            stride=patch_size,
+            norm_cfg=norm_cfg if patch_norm else None)
+        if use_abs_pos_embed:
+            pretrain_img_size = to_2tuple(
+                pretrain_img_size[0] if not isinstance(pretrain_img_size, int)
+                and len(pretrain_img_size) == 1 else pretrain_img_size)
+            self.pos_embed_shape = tuple(side // patch_size for side in pretrain_img_size)
+            self.absolute_pos_embed = nn.Parameter(
+                torch.zeros(1, self.pos_embed_shape[0] * self.pos_embed_shape[1], embed_dims))
+        self.drop_after_pos = nn.Dropout(drop_rate)
+
+        drop_path_rates = torch.linspace(0, drop_path_rate, sum(depths)).tolist()
+        self.stages = ModuleList()
+        for i, (depth, channels) in enumerate(zip(depths, self.num_features)):
+            downsample = None
+            if i + 1 < len(depths):
+                downsample = PatchMerging(
+                    in_channels=channels,
+                    out_channels=2 * channels,
+                    stride=strides[i + 1],
+                    norm_cfg=norm_cfg if patch_norm else None)
+            self.stages.append(
+                SwinStage(
+                    depth=depth,
+                    drop_path_rates=drop_path_rates[sum(depths[:i]):sum(depths[:i + 1])],
+                    downsample=downsample,
+                    window_size=window_size,
+                    embed_dims=channels,
+                    num_heads=num_heads[i],
+                    feedforward_channels=int(mlp_ratio * channels),
+                    qkv_bias=qkv_bias,
+                    qk_scale=qk_scale,
+                    drop_rate=drop_rate,
+                    attn_drop_rate=attn_drop_rate,
+                    act_cfg=act_cfg,
+                    norm_cfg=norm_cfg,
+                    with_cp=with_cp,
+                    triton=triton,
+                    bypass=skipped == 'linear'))
+        for i in self.out_indices:
+            self.add_module(f'norm{i}', build_norm_layer(norm_cfg, self.num_features[i])[1])
+        self.adapted_to = AdaptedTo()
+        self.lacks_heads = False  # a checkpoint was loaded, and it held none
+        self.watched = False  # by an ImportanceFitter, which asks for padding in dense passes too
+        self.selection = selection
+        self._freeze_stages()
+
+    @property
+    def sparsity(self) -> SparsityConfig:
+        """The ratio of every block: the one place where it is kept, read at each forward."""
+        return self._sparsity
+
+    @sparsity.setter
+    def sparsity(self, value: Sparsity) -> None:
+        self._sparsity = SparsityConfig(value, self.depths)
+
+    @property
+    def selection(self) -> Selection:
+        """Which windows run, as `sparsity` says how many."""
+        return self._selection
+
+    @selection.setter
+    def selection(self, value: Selection) -> None:
+        self._selection = value
+        if value.importance == LEARNED:
+            self.make_heads()
+
+    def make_heads(self) -> None:
+        """Gives each stage the head of the learned score, where it has none."""
+        for stage, channels in zip(self.stages, self.num_features):
+            if stage.importance is None:
+                like = next(stage.parameters())
+                stage.importance = ImportanceHead(channels).to(like.device, like.dtype)
+
+    @property
+    def execution(self) -> str:
+        """How inference runs; training is always eager."""
+        return self._execution
+
+    @execution.setter
+    def execution(self, value: str) -> None:
+        if value not in EXECUTIONS:
+            raise ValueError(f'execution {value!r} is none of {", ".join(EXECUTIONS)}')
+        self._execution = value
+        self._executor = EXECUTIONS[value] and EXECUTIONS[value]()
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+        """Features of an image.
+
+        Args:
+            x: (B, in_channels, H, W), any H and W.
+
+        Returns:
+            One (B, C_i, H_i, W_i) tensor for each of `out_indices`.
+
+        Raises:
+            ValueError: Images share a budget, and the batch is no multiple of the group size, or
+                nobody gives one; it prunes, and the data samples contradict the tensor, or the
+                checkpoint lacks the head of the learned score.
+        """
+        if not self.sparsity.is_dense:
+            self._check_score()
+        group, sizes = read_batch(self, x)
+        if self._executor is None:
+            return self._forward(group, x, sizes)
+        config = self.sparsity, self.selection, group
+        return self._executor(self, partial(self._forward, group), config, (x, sizes))
+
+    def _forward(self, group: int, x: Tensor, sizes: Optional[Tensor]) -> Tuple[Tensor, ...]:
+        batch = Batch(group, sizes)
+        x, hw_shape = embed_patches(self.patch_embed, x)
+        if self.use_abs_pos_embed:
+            x = x + self._position_embedding(hw_shape)
+        x = self.drop_after_pos(x)
+
+        outs = []
+        for i, (stage, ratios) in enumerate(zip(self.stages, self.sparsity.ratios)):
+            x = stage(x, hw_shape, ratios, self.selection, batch)
+            if i in self.out_indices:
+                outs.append(to_features(getattr(self, f'norm{i}'), x, hw_shape))
+            if stage.downsample is not None:
+                x, hw_shape = merge_patches(stage.downsample, x, hw_shape)
+                batch = batch.merged(stage.downsample.sampler.stride[0])
+        if self.training:
+            # A block that is not pruned leaves these without gradient, which DDP forbids.
+            added = [p for m in self.modules() if isinstance(m, (Bypass, ImportanceHead))
+                     for p in m.parameters() if p.requires_grad]
+            if added:
+                outs[-1] = outs[-1] + 0. * sum(p.sum() for p in added)
+        return tuple(outs)
+
+    def _check_score(self) -> None:
+        importance = self.selection.importance
+        if importance == LEARNED and self.lacks_heads and not self.training:
+            raise ValueError(
+                "importance 'learned' needs a fitted head in each stage, and the checkpoint holds "
+                'none: fit them with tools/fit_importance.py, or adapt the model under it')
+        self.adapted_to.check(importance, self.training)
+        self.lacks_heads &= not self.training
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        if any(key.startswith(prefix) for key in state_dict):
+            self.lacks_heads = not check_heads(state_dict, prefix, self.num_features)
+            if not self.lacks_heads:
+                self.make_heads()
+            bypassed = [key for key in state_dict if key.startswith(f'{prefix}stages.')
+                        and '.bypass.' in key]
+            if bypassed and not any(isinstance(m, Bypass) for m in self.modules()):
+                raise ValueError(f"the checkpoint was adapted with a linear update of skipped "
+                                 f"windows, which the backbone lacks: give it skipped='linear' "
+                                 f'({bypassed[0]}, ...)')
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _position_embedding(self, hw_shape: Tuple[int, int]) -> Tensor:
+        """(1, H * W, C), resized where the toolkits would fail."""
+        if tuple(hw_shape) == self.pos_embed_shape:
+            return self.absolute_pos_embed
+        grid = self.absolute_pos_embed.reshape(1, *self.pos_embed_shape, -1).permute(0, 3, 1, 2)
+        grid = F.interpolate(grid, size=tuple(hw_shape), mode='bicubic', align_corners=False)
+        return grid.flatten(2).transpose(1, 2)
+
+    def init_weights(self) -> None:
+        """From scratch as mmdet does it, or from the checkpoint that `init_cfg` names."""
+        if self.init_cfg is not None:
+            load_pretrained(self, self.init_cfg['checkpoint'], self.convert_weights)
+            return
+        print_log(f'{type(self).__name__} starts from scratch: no init_cfg', 'current')
+        init_from_scratch(self)
+
+    def train(self, mode: bool = True) -> 'SparseSwinTransformer':
+        """Sets the mode; frozen stages stay in eval mode."""
+        super().train(mode)
+        self._freeze_stages()
+        return self
+
+    def _freeze_stages(self) -> None:
+        if self.frozen_stages < 0:
+            return
+        frozen = [self.patch_embed, self.drop_after_pos, *self.stages[:self.frozen_stages]]
+        frozen += [getattr(self, f'norm{i}') for i in self.out_indices if i < self.frozen_stages]
+        for module in frozen:
+            module.eval()
+            for param in module.parameters():
+                param.requires_grad = False
+        if self.use_abs_pos_embed:
+            self.absolute_pos_embed.requires_grad = False
+
+
+def get_sparse_backbone(model: nn.Module) -> SparseSwinTransformer:
+    """The sparse backbone of a detector or segmentor, wrapped (DDP) or not, at any depth.
+
+    Raises:
+        ValueError: There is none, or more than one. Names what stands where backbones stand.
+    """
+    found = [m for m in model.modules() if isinstance(m, SparseSwinTransformer)]
+    if len(found) == 1:
+        return found[0]
+    backbones = [
+        f'{name}: {type(m).__name__}' for name, m in model.named_modules()
+        if name.rsplit('.', 1)[-1] in ('backbone', 'img_backbone')
+    ]
+    raise ValueError(f'{type(model).__name__} holds {len(found)} SparseSwinTransformer, not one; '
+                     f'its backbones: {", ".join(backbones) or "none"}')

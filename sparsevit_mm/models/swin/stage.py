@@ -1,0 +1,184 @@
+"""One Swin block and one stage: score once, rank once, then run the windows each block keeps."""
+from typing import Dict, Optional, Sequence, Tuple
+
+import torch
+from mmcv.cnn import build_norm_layer
+from mmcv.cnn.bricks.transformer import FFN, PatchMerging
+from mmengine.model import BaseModule, ModuleList
+from torch import Tensor
+
+from ...sparsity import kept_windows
+from ..selection.head import ImportanceHead
+from ..selection.importance import LEARNED, TOKEN_SCORES, MapInfo
+from ..selection.ranking import (
+    Batch,
+    Selection,
+    rank_windows,
+    select_windows,
+    valid_windows,
+    window_energy,
+    window_shares,
+)
+from .attention import ShiftWindowMSA
+from .bypass import Bypass, update_skipped
+from .kernels import run_block
+from .rows import own, release
+from .windows import WindowPartition, num_windows, partition
+
+Ranked = Tuple[Tensor, Optional[Tensor]]
+
+
+class SwinBlock(BaseModule):
+    """Window attention and FFN, each with LayerNorm before and a residual around it.
+
+    Over all windows it equals ``SwinBlock`` of mmdet and mmseg. DropPath is drawn per image.
+
+    Args:
+        embed_dims: Channels C.
+        num_heads: Attention heads.
+        feedforward_channels: Hidden channels of the FFN.
+        window_size: Side of a window, in tokens.
+        shift: Whether windows are shifted by half their size.
+        qkv_bias, qk_scale, attn_drop_rate: See :class:`~.attention.WindowMSA`.
+        drop_rate: Dropout after the projection and in the FFN.
+        drop_path_rate: Stochastic depth.
+        act_cfg, norm_cfg: mmcv layer configs.
+        with_cp: Recompute activations in the backward pass to save memory.
+        triton: See :class:`~.attention.WindowMSA`.
+        bypass: Whether windows that drop out at this block get a linear update.
+    """
+
+    def __init__(self,
+                 embed_dims: int,
+                 num_heads: int,
+                 feedforward_channels: int,
+                 window_size: int,
+                 shift: bool,
+                 qkv_bias: bool,
+                 qk_scale: Optional[float],
+                 drop_rate: float,
+                 attn_drop_rate: float,
+                 drop_path_rate: float,
+                 act_cfg: dict,
+                 norm_cfg: dict,
+                 with_cp: bool,
+                 triton: bool = False,
+                 bypass: bool = False):
+        super().__init__()
+        self.shift = window_size // 2 if shift else 0
+        self.with_cp = with_cp
+        self.norm1 = build_norm_layer(norm_cfg, embed_dims)[1]
+        self.attn = ShiftWindowMSA(
+            drop_path_rate=drop_path_rate,
+            embed_dims=embed_dims,
+            num_heads=num_heads,
+            window_size=window_size,
+            qkv_bias=qkv_bias,
+            qk_scale=qk_scale,
+            attn_drop_rate=attn_drop_rate,
+            proj_drop_rate=drop_rate,
+            triton=triton)
+        self.norm2 = build_norm_layer(norm_cfg, embed_dims)[1]
+        self.ffn = FFN(
+            embed_dims=embed_dims,
+            feedforward_channels=feedforward_channels,
+            ffn_drop=drop_rate,
+            dropout_layer=dict(type='DropPath', drop_prob=drop_path_rate),
+            act_cfg=act_cfg)
+        self.bypass = Bypass(embed_dims) if bypass else None
+
+    def forward(self, x: Tensor, windows: WindowPartition, selected: Optional[Tensor] = None,
+                group: int = 1, gate: Optional[Tensor] = None) -> Tensor:
+        """(B, L, C) residual stream -> the same, see :func:`~.kernels.run_block`."""
+        return run_block(self, x, windows, selected, group, gate)
+
+
+class SwinStage(BaseModule):
+    """The blocks of one resolution and the patch merging after them.
+
+    Args:
+        depth: Number of blocks; every second one is shifted.
+        drop_path_rates: Stochastic depth of each block.
+        downsample: Patch merging, or None in the last stage.
+        bypass: Whether skipped windows get a linear update, see :class:`~.bypass.Bypass`.
+        **kwargs: See :class:`SwinBlock`.
+    """
+
+    def __init__(self, depth: int, drop_path_rates: Sequence[float],
+                 downsample: Optional[PatchMerging], window_size: int, bypass: bool = False,
+                 **kwargs):
+        super().__init__()
+        self.window_size = window_size
+        self.blocks = ModuleList([
+            SwinBlock(
+                shift=i % 2 == 1,
+                window_size=window_size,
+                drop_path_rate=drop_path_rates[i],
+                bypass=bypass and i % 2 == 0,
+                **kwargs) for i in range(depth)
+        ])
+        self.downsample = downsample
+        self.importance: Optional[ImportanceHead] = None  # of the learned score
+
+    def forward(self, x: Tensor, hw_shape: Tuple[int, int], ratios: Sequence[float],
+                selection: Selection = Selection(), batch: Batch = Batch()) -> Tensor:
+        """Runs the blocks, not the patch merging.
+
+        Args:
+            x: (B, H * W, C). At inference it may be written to.
+            hw_shape: (H, W).
+            ratios: Sparsity of each block, never falling.
+            selection: How windows are chosen.
+            batch: What that heeds beside the features.
+
+        Returns:
+            (B, H * W, C).
+        """
+        partitions = {
+            shift: partition(*hw_shape, self.window_size, shift, x.device)
+            for shift in sorted({block.shift for block in self.blocks})
+        }
+        total = num_windows(*hw_shape, self.window_size)
+        kept = [kept_windows(total, ratio) if ratio else total for ratio in ratios]
+        num_dense = kept.count(total)  # they come first, since ratios never fall
+        x = x.contiguous()
+        for block in self.blocks[:num_dense]:
+            x = block(x, partitions[block.shift])
+        if num_dense == len(self.blocks):
+            return x
+        pruned = self.blocks[num_dense:]
+        ranked = self._rank(x.detach(), hw_shape, {b.shift: partitions[b.shift] for b in pruned},
+                            selection, batch)
+        x = own(x, self.training)
+        running = total  # of the plain partition's windows: the others have dropped out
+        for block, k in zip(pruned, kept[num_dense:]):
+            ranking, shares = ranked[block.shift]
+            if block.bypass is not None and k < running:
+                dropped = ranking[:, k * batch.group:running * batch.group]
+                x = update_skipped(block.bypass, x, partitions[block.shift], dropped, batch.group)
+                running = k
+            selected = select_windows(ranking, k * batch.group)
+            gate = None if shares is None else shares.gather(1, selected)
+            x = block(x, partitions[block.shift], selected, batch.group, gate)
+        return release(x)
+
+    def _rank(self, x: Tensor, hw_shape: Tuple[int, int], partitions: Dict[int, WindowPartition],
+              selection: Selection, batch: Batch) -> Dict[int, Ranked]:
+        """The ranking of each partition by one score of the tokens (B, L, C), and in the training
+        of a learned score the shares that carry its gradient."""
+        info = MapInfo(hw_shape, batch.sizes, self.importance)
+        trains = selection.importance == LEARNED and self.training and torch.is_grad_enabled()
+        with torch.set_grad_enabled(trains):
+            token_scores = TOKEN_SCORES[selection.importance](x, info)
+            energies = {shift: window_energy(token_scores, windows)
+                        for shift, windows in partitions.items()}
+            shares = {shift: window_shares(energy, batch.group) if trains else None
+                      for shift, energy in energies.items()}
+        ranked = {}
+        for shift, windows in partitions.items():
+            valid = None
+            if batch.sizes is not None and selection.padding_last:
+                valid = valid_windows(windows, batch.sizes)
+            ranked[shift] = rank_windows(
+                energies[shift].detach().sqrt(), valid, batch.group), shares[shift]
+        return ranked

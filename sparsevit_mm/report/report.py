@@ -1,0 +1,204 @@
+"""The report of a search: one HTML page that people read, and its figures as PNG."""
+from pathlib import Path
+from typing import Dict, List, Optional, Sequence
+
+import optuna
+
+from ..evaluation.intervals import difference, interval
+from ..files import replacing
+from ..search.candidates import EVALUATED, Candidate, within_noise
+from ..search.limits import Limits
+from ..version import __version__
+from .figures import draw_ratios, draw_tradeoff, limits_of, short
+from .html import Section, details, figure, page, paragraph, table, tiles
+from .sections import (
+    check_section,
+    first_look_section,
+    importance_section,
+    progress_section,
+    sensitivity_section,
+    windows_section,
+)
+from .source import SearchRecord
+
+REPORT, FIGURES = 'report.html', 'report'  # in the work directory
+NO_REFERENCES = 'Not recorded: run the search with --references.'
+
+
+def write_report(record: SearchRecord, images: int = 2, device: str = 'cpu') -> Path:
+    """Writes ``report.html`` and the PNGs of ``report/`` into the work directory.
+
+    Args:
+        record: From :func:`~.source.read_search`.
+        images: To show kept windows of the winner on; none if 0.
+        device: Where the winner runs for these.
+
+    Returns:
+        The page. A failure leaves the page that was there before.
+
+    Raises:
+        ValueError: `images` is negative.
+    """
+    if images < 0:
+        raise ValueError(f'--images {images}: 0 or more')
+    folder = record.work_dir / FIGURES
+    folder.mkdir(parents=True, exist_ok=True)
+    summary = record.summary
+    alike = [] if record.pareto or record.best is None else within_noise(
+        [c for c in summary.candidates if c.state == EVALUATED], summary.front[-1])
+    sections = [
+        _tradeoff(record, alike, folder), _finalists(record, alike, folder),
+        importance_section(record, folder), sensitivity_section(record, folder),
+        progress_section(record, folder), check_section(record, folder),
+        first_look_section(record, folder), windows_section(record, images, folder, device),
+        _candidates(record), _provenance(record)]
+    title = f'Sparsity search: {summary.study}'
+    text = page(title, _head(record, alike), sections)
+    path = record.work_dir / REPORT
+    with replacing(path) as partial:
+        partial.write_text(text, encoding='utf-8')
+    return path
+
+
+def _head(record: SearchRecord, alike: Sequence[Candidate]) -> List[str]:
+    summary, dense, best = record.summary, record.summary.dense, record.best
+    where = f'{_images(record)}; latency of the backbone at {_setting(record)}.'
+    if best is None:
+        return [paragraph('Nothing was evaluated yet.', 'lead'), paragraph(where, 'how')]
+    latency = summary.finalists[0].measured if summary.finalists and not record.pareto else (
+        best.latency)
+    change, saved = best.metric - dense.metric, 1 - latency / dense.latency
+    said = (f'{short(summary.metric)} {best.metric:.4g} against {dense.metric:.4g} dense '
+            f'({change:+.4f}), at {latency:.2f} ms against {dense.latency:.2f} ms ({-saved:+.1%})')
+    if record.pareto:
+        front = summary.front
+        lead = (f'The front has {len(front)} configurations, from {front[0].latency:.2f} ms to '
+                f'{front[-1].latency:.2f} ms. The best of them, trial {best.trial}, has {said}.')
+    else:
+        who = 'winner' if summary.finalists else 'best so far'
+        lead = f'The {who}, trial {best.trial}, has {said}.'
+    if not summary.finalists:
+        lead = f'The search has not ended. {lead}'
+    figures = [
+        (f'{change:+.4f}', f'{short(summary.metric)} against dense'),
+        (f'{dense.latency / latency:.2f}\N{MULTIPLICATION SIGN}', 'as fast as dense'),
+        (f'{1 - best.macs / dense.macs:.0%}', 'fewer MACs in the backbone')]
+    if record.pareto and summary.finalists:
+        figures = [(f'{f.candidate.metric:.4f}', f'{short(summary.metric)} at {f.measured:.2f} ms')
+                   for f in summary.finalists]
+    parts = [paragraph(lead, 'lead'), tiles([
+        *figures, (f'{len(summary.evaluated)}', f'evaluated of {len(summary.candidates)} met')])]
+    if alike:
+        parts.append(paragraph(
+            f'{len(alike)} of {len(summary.evaluated)} evaluated candidates, the best among them, '
+            f'lie within noise of the best: these images do not tell them apart.'))
+    return parts + [paragraph(where, 'how')]
+
+
+def _tradeoff(record: SearchRecord, alike: Sequence[Candidate], folder: Path) -> Section:
+    summary = record.summary
+    parts = [figure(
+        'tradeoff', lambda width: draw_tradeoff(record, alike, width),
+        f'{short(summary.metric)} over latency of all evaluated candidates',
+        'Up and to the left is better. Each dot is a candidate; the line joins those that none '
+        'beats in both. The vertical bars are 95% bootstrap intervals over images, the dashed '
+        'lines the limits of the search.', folder)]
+    if not summary.references:
+        parts.append(paragraph(f'Uniform ratios and smaller images: {NO_REFERENCES}', 'note'))
+    elif all(r.kind != 'resolution' for r in summary.references):
+        parts.append(paragraph('Smaller images: not recorded, the data can not be scaled.',
+                               'note'))
+    return Section('tradeoff', 'Metric over latency', parts)
+
+
+def _finalists(record: SearchRecord, alike: Sequence[Candidate], folder: Path) -> Section:
+    summary, dense = record.summary, record.summary.dense
+    title = 'Chosen points' if record.pareto else 'Finalists'
+    if not summary.finalists:
+        return Section('finalists', title, [paragraph(
+            'Not recorded: the search has not ended.', 'note')])
+    noisy = {c.trial for c in alike}
+
+    def on_all(full: Optional[Dict[str, float]]) -> Optional[str]:
+        return full and f'{full.get(summary.metric, 0.):.4f}'
+
+    heads = ['at most' if record.pareto else 'place', 'trial', short(summary.metric),
+             'less dense (95%)', 'on all of val', 'searched (ms)', 'again (ms)', 'of dense',
+             'within noise', 'sparsity']
+    rows = []
+    for place, finalist in enumerate(summary.finalists, 1):
+        c, full = finalist.candidate, finalist.full
+        rows.append([
+            f'{finalist.point:.2f} ms' if record.pareto else place, c.trial, f'{c.metric:.4f}',
+            _loss(c, dense), on_all(full), f'{c.latency:.2f}',
+            f'{finalist.measured:.2f}', f'{finalist.measured / dense.latency:.1%}',
+            ('yes' if c.trial in noisy else 'no') if alike else None, finalist.label])
+    rows.append(['dense', None, f'{dense.metric:.4f}', None, on_all(summary.dense_full), None,
+                 f'{dense.latency:.2f}', '100.0%', None, None])
+    labels = [f'\N{LESS-THAN OR EQUAL TO} {f.point:.1f} ms' if record.pareto
+              else f'{place}. trial {f.candidate.trial}'
+              for place, f in enumerate(summary.finalists, 1)]
+    kind = 'the table' if record.manifest.get('table') else 'the search'
+    return Section('finalists', title, [
+        paragraph(f'{"One for each latency asked for." if record.pareto else "The best first."} '
+                  f'Latencies are those of {kind}, and those measured again at the end with '
+                  f'more rounds. {short(summary.metric)} is on {_images(record)}.', 'how'),
+        table(heads, rows, left=['sparsity'], first=not record.pareto),
+        figure('ratios', lambda width: draw_ratios(record, labels, width),
+               'Ratios of each stage of the finalists',
+               'The share of windows that each (plain, shifted) pair of blocks leaves out: 0 runs '
+               'all of them. Ratios never fall within a stage.', folder)])
+
+
+def _candidates(record: SearchRecord) -> Section:
+    metric = short(record.summary.metric)
+    evaluated = sorted(record.summary.evaluated, key=lambda c: (-c.metric, c.latency))
+    rows = [[c.trial, f'{c.metric:.4f}', _interval(c), f'{c.latency:.2f}', f'{c.macs / 1e9:.2f}',
+             None if c.first_look is None else f'{c.first_look:.4f}',
+             None if c.seconds is None else f'{c.seconds:.0f}', c.state, c.config.label]
+            for c in evaluated]
+    heads = ['trial', metric, '95% interval', 'latency (ms)', 'GMACs', 'first look', 'seconds',
+             'state', 'sparsity']
+    return Section('candidates', 'All evaluated candidates', [
+        details(f'{len(rows)} candidates, the best first',
+                table(heads, rows, left=['state', 'sparsity'])),
+        paragraph('candidates.csv has them too, with all metrics, and those that were not '
+                  'evaluated.', 'how')])
+
+
+def _provenance(record: SearchRecord) -> Section:
+    identity, limits = record.summary.identity, limits_of(record)
+    rows = [['study', record.summary.study], ['storage', record.storage],
+            ['limits', f'{limits.min_latency:.2f} to {limits.max_latency:.2f} ms'
+             if limits != Limits() else 'none'],
+            *([f'{key} file', record.manifest.get(key)]
+              for key in ('config', 'checkpoint', 'table')),
+            *identity.items(),
+            ['report by', f'sparsevit_mm {__version__}, Optuna {optuna.__version__}']]
+    return Section('provenance', 'What the figures depend on', [
+        table(['what', 'value'], rows, left=['what', 'value'], wrap=['what', 'value'])])
+
+
+def _images(record: SearchRecord) -> str:
+    identity = record.summary.identity
+    if identity.get('num_samples') is None:
+        return 'all of val'
+    return f'{identity["num_samples"]} images of val (seed {identity.get("seed")})'
+
+
+def _setting(record: SearchRecord) -> str:
+    return str(record.summary.identity.get('latency setting', 'an unknown setting'))
+
+
+def _interval(candidate: Candidate) -> Optional[str]:
+    if candidate.resampled is None:
+        return None
+    return '{:.4f} to {:.4f}'.format(*interval(candidate.resampled))
+
+
+def _loss(candidate: Candidate, dense: Candidate) -> str:
+    change = f'{candidate.metric - dense.metric:+.4f}'
+    if candidate.resampled is None or dense.resampled is None:
+        return change
+    _, low, high = difference(candidate.resampled, dense.resampled)
+    return f'{change} ({low:+.4f} to {high:+.4f})'

@@ -1,0 +1,175 @@
+"""Sections of a search's report: what mattered, how it went, how far its figures can be trusted."""
+from collections import Counter
+from pathlib import Path
+from typing import List
+
+import numpy as np
+
+from ..cost.table import LatencyTable
+from ..search.candidates import DUPLICATE, EVALUATED, FAILED, OUTSIDE, REJECTED, SCREENED
+from ..search.propose.screening import PAIRS, agreement
+from .figures import (
+    draw_check,
+    draw_first_look,
+    draw_importances,
+    draw_progress,
+    draw_sensitivity,
+    short,
+)
+from .html import Section, details, figure, paragraph, picture, table
+from .source import SearchRecord
+from .statistics import importances
+from .windows import draw_kept_windows
+
+STATES = {EVALUATED: 'evaluated', REJECTED: 'evaluated, but outside the limits when measured again',
+          OUTSIDE: 'outside the limits, not evaluated', SCREENED: 'turned away at the first look',
+          DUPLICATE: 'met before', FAILED: 'metric NaN'}
+
+
+def importance_section(record: SearchRecord, folder: Path) -> Section:
+    title, parts = 'Which stages matter', []
+    try:
+        shares = importances(record.summary.evaluated)
+    except (ValueError, ImportError) as error:
+        return Section('importances', title, [paragraph(
+            f'Not shown: {str(error).splitlines()[0]}.', 'note')])
+    parts = [
+        figure('importances', lambda width: draw_importances(shares, width),
+               'Importance of each stage',
+               'Which ratios tell good candidates from bad ones: the longer a bar, the more of the '
+               'metric\'s differences among the evaluated candidates go with the ratios of that '
+               'stage. Each part is one pair of blocks. Within latency limits stages trade off '
+               'against each other, so this is no cause and effect.', folder),
+        details('By pair', table(
+            ['pair', 'importance'],
+            [[f'stage {stage}, pair {pair}', f'{share:.1%}']
+             for stage, pairs in enumerate(shares) for pair, share in enumerate(pairs)],
+            left=['pair']))]
+    return Section('importances', title, parts)
+
+
+def sensitivity_section(record: SearchRecord, folder: Path) -> Section:
+    title, summary = 'Each stage alone', record.summary
+    alone = [r for r in summary.references if r.kind == 'stage']
+    if not alone:
+        return Section('sensitivity', title, [paragraph(
+            'Not recorded: run the search with --references.', 'note')])
+    dense = summary.dense
+    rows = [[f'stage {r.stage}', f'{r.ratio:g}', f'{r.metric:.4f}',
+             f'{r.metric - dense.metric:+.4f}', f'{r.latency:.2f}',
+             f'{r.latency / dense.latency - 1:+.1%}'] for r in alone]
+    return Section('sensitivity', title, [
+        figure('sensitivity', lambda width: draw_sensitivity(record, width),
+               'Metric where one stage alone is pruned',
+               'One stage is pruned, the others are dense. Left (on a phone: above), the lower a '
+               'line falls the more the metric needs that stage; right (below), a line that runs '
+               'far to the left before it falls saves time at little cost.', folder),
+        details('As a table', table(
+            ['stage', 'ratio', short(summary.metric), 'less dense', 'latency (ms)', 'of dense'],
+            rows, left=['stage']))])
+
+
+def progress_section(record: SearchRecord, folder: Path) -> Section:
+    title, summary = 'Progress', record.summary
+    counts = Counter(c.state for c in summary.candidates)
+    seconds = {state: [c.seconds for c in summary.candidates
+                       if c.state == state and c.seconds is not None] for state in counts}
+    parts: List[str] = []
+    if any(j.candidate.metric is not None for j in record.judged):
+        reached = ('the area under the front of metric over latency, as share of what it is at '
+                   'the end' if record.pareto else 'the best metric so far')
+        parts.append(figure(
+            'progress', lambda width: draw_progress(record, width),
+            'Progress over evaluations and over hours',
+            f'The line is {reached}: where it is flat at the end, more evaluations promise little. '
+            f'Each mark is an evaluation; gaps over hours are times when no worker ran.', folder))
+    parts.append(table(
+        ['candidates', 'number', 'median seconds'],
+        [[words, counts[state],
+          f'{np.median(seconds[state]):.1f}' if seconds.get(state) else None]
+         for state, words in STATES.items() if counts[state]], left=['candidates']))
+    workers = dict.fromkeys(j.worker for j in record.judged)
+    rows = []
+    for number, worker in enumerate(workers, 1):
+        own = [j for j in record.judged if j.worker == worker]
+        rows.append([number, worker or 'not named', len(own),
+                     sum(j.candidate.metric is not None for j in own),
+                     f'{min(j.start for j in own):%Y-%m-%d %H:%M}',
+                     f'{max(j.end for j in own):%Y-%m-%d %H:%M}'])
+    parts.append(details(f'{len(workers)} worker{"s" * (len(workers) != 1)}', table(
+        ['worker', 'name', 'candidates', 'evaluated', 'first', 'last'], rows, left=['name'])))
+    return Section('progress', title, parts)
+
+
+def check_section(record: SearchRecord, folder: Path) -> Section:
+    title, parts = 'Latency prediction check', []
+    latencies = {c.trial: c.latency for c in record.summary.candidates}
+    changes = np.array([again / latencies[trial] - 1 for trial, again in record.again.items()])
+    path = record.manifest.get('table')
+    if changes.size:
+        how = 'predicted by the table' if path else 'measured in the search'
+        parts = [
+            paragraph(f'{changes.size} candidates were {how}, then measured again at the end: the '
+                      f'median difference is {np.median(np.abs(changes)):.1%}, the largest '
+                      f'{changes[np.abs(changes).argmax()]:+.1%}.'),
+            figure('check', lambda width: draw_check(record, width),
+                   'Latency measured again against that of the search',
+                   'On the line both agree; above it a candidate proved slower than the search '
+                   'took it for. Of many noisy figures the luckiest are chosen, so a small lift '
+                   'is to be expected.', folder)]
+    else:
+        parts = [paragraph('Not recorded: the search has not ended.', 'note')]
+    if not path:
+        parts.append(paragraph('Check of a latency table: not recorded, the search measured each '
+                               'candidate (--latency-table predicts them).', 'note'))
+        return Section('check', title, parts)
+    try:
+        parts.append(paragraph(f'The table\'s own check: {LatencyTable.load(path).check}.'))
+    except (ValueError, FileNotFoundError) as error:
+        parts.append(paragraph(f'The table\'s own check can not be shown: {error}', 'note'))
+    return Section('check', title, parts)
+
+
+def first_look_section(record: SearchRecord, folder: Path) -> Section:
+    title, metric = 'First look', record.summary.metric
+    looked = [c for c in record.summary.evaluated if c.first_look is not None]
+    if not looked:
+        return Section('first-look', title, [paragraph(
+            'Not recorded: the search evaluated every candidate within the limits at once '
+            '(--first-look N looks at few images first).', 'note')])
+    correlation = agreement(looked)
+    words = (f'needs {PAIRS} candidates that differ in both' if correlation is None
+             else f'is {correlation:.2f}')
+    return Section('first-look', title, [
+        paragraph(f'The rank correlation (Spearman) of the first look on few images and the '
+                  f'evaluation {words}, over the {len(looked)} candidates that had both. Those '
+                  f'turned away have only the first, which makes it look lower than it is.'),
+        figure('first_look', lambda width: draw_first_look(looked, metric, width),
+               'Metric over that of the first look',
+               'The closer the dots are to a rising line, the better few images rank candidates.',
+               folder)])
+
+
+def windows_section(record: SearchRecord, images: int, folder: Path, device: str) -> Section:
+    title = 'Kept windows of the winner'
+    if images == 0:
+        parts = [paragraph('Not drawn: --images 0.', 'note')]
+        return Section('windows', title, parts)
+    winners = [record.work_dir / name
+               for name in (record.manifest.get('winners') or {}).values()]
+    try:
+        config = next((path for path in winners if path.is_file()), None)
+        if config is None:
+            raise FileNotFoundError(f'no config of a winner in {record.work_dir}')
+        drawn = draw_kept_windows(str(config), str(record.manifest.get('checkpoint')), images,
+                                  folder, device)
+    except Exception as error:  # whatever a model and its data may raise
+        parts = [paragraph(f'Not drawn: {_first_line(error)}', 'note')]
+        return Section('windows', title, parts)
+    return Section('windows', title, [
+        paragraph(f'{config.name} before fine-tuning. The brighter, the more blocks ran.', 'how'),
+        *map(picture, drawn)])
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,129 @@
+"""What a work directory says of its search: the study, and where the rest lies."""
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Optional
+
+import optuna
+from sqlalchemy.engine import make_url
+
+from ..search.candidates import Candidate
+from ..search.record import StudyRecord, worker_of
+from ..search.results import MANIFEST
+from ..search.store.storage import JOURNAL, open_storage, shown
+from ..search.summary import Summary
+
+PATIENCE = 30.  # seconds that a storage may be out of reach: a report is asked for by hand
+
+
+class Judged(NamedTuple):
+    """A candidate, with who judged it and when.
+
+    Attributes:
+        candidate: The candidate.
+        worker: Id of the worker; empty if the trial names none.
+        start, end: Local time.
+    """
+    candidate: Candidate
+    worker: str
+    start: datetime
+    end: datetime
+
+
+@dataclass
+class SearchRecord:
+    """A search and its work directory.
+
+    Attributes:
+        work_dir: Work directory of the search.
+        manifest: What the search left in ``search.json``.
+        storage: URL of the storage, without password.
+        summary: The search.
+        pareto: Whether low latency was an objective too.
+        judged: All candidates, in the order in which they were through.
+        again: Trial -> milliseconds, of all candidates that were measured again at the end.
+    """
+    work_dir: Path
+    manifest: Dict
+    storage: str
+    summary: Summary
+    pareto: bool
+    judged: List[Judged]
+    again: Dict[int, float]
+
+    @property
+    def best(self) -> Optional[Candidate]:
+        """The winner once there is one, before that the best so far; None before the first
+        evaluation. Of a Pareto search the best of all."""
+        if self.summary.finalists and not self.pareto:
+            return self.summary.finalists[0].candidate
+        return self.summary.front[-1] if self.summary.front else None
+
+
+def read_search(work_dir: Path, storage: Optional[str] = None) -> SearchRecord:
+    """Reads the study that a search left in its work directory.
+
+    Args:
+        work_dir: Work directory of ``tools/search_sparsity.py``.
+        storage: URL of the storage, where the one in ``search.json`` lacks its password, or was
+            moved.
+
+    Raises:
+        FileNotFoundError: No ``search.json``, or no file of the storage.
+        ValueError: ``search.json`` is broken; the storage refuses; it holds no such study, or one
+            that no search made.
+    """
+    manifest = _read_manifest(Path(work_dir))
+    url, name = storage or manifest['storage'], manifest['study']
+    _check_file(url)
+    opened = open_storage(url, patience=PATIENCE)
+    names = optuna.get_all_study_names(opened)
+    if name not in names:
+        raise ValueError(f'{shown(url)} holds no study {name!r}; it holds '
+                         f'{", ".join(map(repr, sorted(names))) or "none"}')
+    study = optuna.load_study(study_name=name, storage=opened)
+    record = StudyRecord(study)
+    summary = record.summary(manifest.get('end'))
+    return SearchRecord(Path(work_dir), manifest, shown(url), summary, len(study.directions) == 2,
+                        _judged(study, summary), record.measured_again())
+
+
+def _read_manifest(work_dir: Path) -> Dict:
+    path = work_dir / MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(f'{path} is not there: {work_dir} is no work directory of '
+                                f'tools/search_sparsity.py')
+    try:
+        manifest = json.loads(path.read_text(encoding='utf-8'))
+    except ValueError as error:
+        raise ValueError(f'{path} is broken: {error}') from None
+    for key in ('storage', 'study'):
+        if not isinstance(manifest, dict) or not isinstance(manifest.get(key), str):
+            raise ValueError(f'{path} is broken: it names no {key}')
+    return manifest
+
+
+def _check_file(url: str) -> None:
+    """Raises FileNotFoundError where the storage is a file that is not there: opening would make
+    it."""
+    if url.startswith(JOURNAL):
+        path = url[len(JOURNAL):]
+    elif url.startswith('sqlite'):
+        path = make_url(url).database
+    else:
+        return
+    if not path or not Path(path).is_file():
+        raise FileNotFoundError(f'the storage {path} is not there: if it was moved, name it by '
+                                f'--storage')
+
+
+def _judged(study: optuna.Study, summary: Summary) -> List[Judged]:
+    candidates = {c.trial: c for c in summary.candidates}
+    judged = []
+    for trial in study.get_trials(deepcopy=False):
+        start = trial.datetime_start or trial.datetime_complete
+        if trial.number in candidates and start:
+            judged.append(Judged(candidates[trial.number], worker_of(trial), start,
+                                 trial.datetime_complete or start))
+    return sorted(judged, key=lambda j: j.end)

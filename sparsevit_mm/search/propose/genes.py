@@ -1,0 +1,84 @@
+"""Operators on nested genes: how a search draws, crosses and mutates configurations whose ratios
+never fall within a stage.
+
+Independent draws, sorted within the stage, as published, are nearly all alike where a stage is
+deep: the mean of nine draws hardly varies. The operators here act on sorted genes and keep them
+sorted, so that draws cover the cost evenly and children lie between, or well beyond, their parents.
+"""
+from functools import lru_cache
+from typing import Callable, List, Sequence
+
+import numpy as np
+
+from ...sparsity import SparsityConfig, SparsitySpace
+
+PROPOSALS = 32  # of which a draw takes the one nearest to its cost
+MUTATION = .1  # per gene, as published
+_GOLDEN = (5**.5 - 1) / 2
+
+
+class NestedGenes:
+    """Draws, crosses and mutates configurations of a space.
+
+    Args:
+        space: The configurations.
+        cost: Configuration -> cost, MACs say: higher for lower ratios.
+        rng: Source of all randomness.
+        max_cost: Draws stay below it as far as the space allows.
+    """
+
+    def __init__(self, space: SparsitySpace, cost: Callable[[SparsityConfig], float],
+                 rng: np.random.Generator, max_cost: float = np.inf):
+        self.space, self.cost, self.rng = space, cost, rng
+        uniform = space.uniform()
+        self.low, self.high = cost(uniform[-1]), min(max_cost, cost(uniform[0]))
+        self._place = rng.random()
+        self._encode = lru_cache(1 << 12)(space.encode)  # parents have many children
+
+    def draw(self) -> SparsityConfig:
+        """A configuration whose cost is the next of a sequence that fills the range from the
+        sparsest to the dense one evenly, however many are drawn."""
+        self._place = (self._place + _GOLDEN) % 1
+        target = self.low + self._place * (self.high - self.low)
+        proposals = [self.spread() for _ in range(PROPOSALS)]
+        return min(proposals, key=lambda config: abs(self.cost(config) - target))
+
+    def spread(self) -> SparsityConfig:
+        """A configuration of any cost: each stage anywhere from flat to steep, about a centre of
+        its own; the centres lie about a common level, so that the cheapest and the dearest
+        configurations occur too."""
+        n = len(self.space.choices)
+        level, width = self.rng.random(2)
+        genes: List[int] = []
+        for size in self.space.pairs:
+            centre = level + width * (self.rng.random() - level)
+            reach = self.rng.random() / 2
+            bounds = np.clip([centre - reach, centre + reach], 0, 1)
+            genes += np.minimum(n * self.rng.uniform(*bounds, size), n - 1).astype(int).tolist()
+        return self.space.decode(genes)
+
+    def cross(self, a: SparsityConfig, b: SparsityConfig) -> SparsityConfig:
+        """Each stage from one parent, or pair by pair from either. A pair's ratio lies between
+        those of its parents."""
+        genes: List[int] = []
+        for stage in zip(self._stages(a), self._stages(b)):
+            size = len(stage[0])
+            parents = self.rng.integers(2, size=size if self.rng.random() < .5 else 1)
+            genes += [stage[parent][i] for i, parent in enumerate(np.resize(parents, size))]
+        return self.space.decode(genes)
+
+    def mutate(self, config: SparsityConfig) -> SparsityConfig:
+        """Each gene changes with the published probability to any choice, and its neighbours in the
+        stage follow as far as nesting demands: a first pair at 0.8 takes all along."""
+        genes: List[int] = []
+        for stage in self._stages(config):
+            stage = np.array(stage)
+            for i in np.flatnonzero(self.rng.random(len(stage)) < MUTATION):
+                stage[i] = self.rng.integers(len(self.space.choices))
+                stage[:i] = np.minimum(stage[:i], stage[i])
+                stage[i:] = np.maximum(stage[i:], stage[i])
+            genes += stage.tolist()
+        return self.space.decode(genes)
+
+    def _stages(self, config: SparsityConfig) -> List[Sequence[int]]:
+        return list(self.space.by_stage(self._encode(config)))

@@ -1,0 +1,213 @@
+"""What proposes configurations to an Optuna study: the search's own evolution and what it is
+compared with. All of them are stateless, so that several workers may share a study, and go on with
+it later: what was evaluated are the study's COMPLETE trials."""
+from typing import Callable, Dict, Iterable, List, Sequence
+
+import numpy as np
+from optuna.distributions import IntDistribution
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from ...sparsity import SparsityConfig, SparsitySpace
+from ..candidates import OUTSIDE
+from ..record import state_of
+from .genes import MUTATION, NestedGenes
+from .surrogate import QuadraticModel, fit_inside
+
+SAMPLERS = ('nsga2', 'tpe', 'random', 'published')
+TRIES = 20  # at a configuration that was not met yet
+STARTUP = 10  # evaluations before a model says anything
+CHILDREN, STRANGERS = 48, 16  # to choose from: bred, and from anywhere
+POPULATION, PARENTS = 100, 25  # as published
+
+
+def make_sampler(name: str, genes: NestedGenes, known: Callable[[SparsityConfig], bool],
+                 population_size: int, seed: int) -> BaseSampler:
+    """A sampler for studies over :func:`search_space`.
+
+    Args:
+        name: One of :data:`SAMPLERS`.
+        genes: Operators and source of randomness.
+        known: Tells configurations that any worker met; a sampler avoids them.
+        population_size: Of 'nsga2'; 'published' has its own.
+        seed: Of what Optuna draws by itself.
+
+    Raises:
+        ValueError: There is no such sampler.
+    """
+    if name == 'nsga2':
+        return NestedSampler(genes, known, population_size=population_size, seed=seed)
+    if name == 'tpe':
+        return NestedTPESampler(genes, known, multivariate=True, constant_liar=True, seed=seed)
+    if name == 'random':
+        return IndependentSampler(genes, known, seed=seed)
+    if name == 'published':
+        return PublishedSampler(genes, known, seed=seed)
+    raise ValueError(f'sampler {name!r} is none of {", ".join(SAMPLERS)}')
+
+
+class ConfigSampler(BaseSampler):
+    """Base of the samplers: they propose whole configurations, and try again at one that is known.
+
+    Args:
+        genes, known: As :func:`make_sampler` takes them.
+        settings: Of the Optuna sampler behind.
+    """
+
+    def __init__(self, genes: NestedGenes, known: Callable[[SparsityConfig], bool], **settings):
+        super().__init__(**settings)
+        self.genes, self.known, self.space = genes, known, genes.space
+
+    def infer_relative_search_space(self, study, trial) -> Dict[str, IntDistribution]:
+        return search_space(self.space)
+
+    def sample_relative(self, study, trial, search_space) -> Dict[str, int]:
+        config = self.propose(study, trial)
+        for _ in range(TRIES):
+            if not self.known(config):
+                break
+            config = self.vary(study, trial, config)
+        return to_params(self.space, config)
+
+    def propose(self, study, trial) -> SparsityConfig:
+        raise NotImplementedError
+
+    def vary(self, study, trial, config: SparsityConfig) -> SparsityConfig:
+        """In place of one that is known."""
+        return self.propose(study, trial)
+
+
+class NestedSampler(ConfigSampler, NSGAIISampler):
+    """Evolution with the operators of :class:`~.genes.NestedGenes` and the elite selection of
+    NSGA-II, in a steady state: all that was evaluated is the population, so that each child has
+    the best parents there are. Of many children that one is proposed which may become the best.
+
+    What a child may reach is predicted from all evaluated trials
+    (:class:`~.surrogate.QuadraticModel`, an upper confidence bound); whether it is inside the
+    limits, from those that were not (PRUNED). With two objectives each child is one step along
+    the front: a weight of either is drawn, and the shortfall from the best of both, so weighted
+    (Chebyshev), is what counts.
+    """
+
+    def propose(self, study, trial) -> SparsityConfig:
+        evaluated = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, ))
+        if len(evaluated) < STARTUP:
+            return self.genes.draw()
+        children = [c for c in self._children(study) if not self.known(c)]
+        if not children:
+            return self.genes.draw()
+        seen, new = map(self._features, (_genes(evaluated), map(self.space.encode, children)))
+        score = _chebyshev(study.directions, seen, evaluated, new, self.genes.rng)
+        slow = self._too_slow(study, seen.mean())
+        if len(slow):
+            inside = fit_inside(seen, slow)(new) > .5
+            score[~inside] -= np.inf if inside.any() else 0
+        return children[int(score.argmax())]
+
+    def vary(self, study, trial, config: SparsityConfig) -> SparsityConfig:
+        return self.genes.draw()
+
+    def _children(self, study) -> List[SparsityConfig]:
+        genes, rng = self.genes, self.genes.rng
+        parents = [self.space.decode(g) for g in _genes(self.select_parent(study, 1))]
+        pairs = rng.integers(len(parents), size=(CHILDREN, 2))
+        bred = [genes.mutate(genes.cross(parents[a], parents[b])) for a, b in pairs]
+        return list(dict.fromkeys(bred + [genes.spread() for _ in range(STRANGERS)]))
+
+    def _too_slow(self, study, sparsity: float) -> np.ndarray:
+        """Features of those outside the limits, less those below a lower limit."""
+        trials = study.get_trials(deepcopy=False, states=(TrialState.PRUNED, ))
+        slow = self._features(_genes(
+            t for t in trials if state_of(t) in (None, OUTSIDE)))
+        return slow[slow.mean(1) < sparsity] if len(slow) else slow
+
+    def _features(self, genes: Iterable[Sequence[int]]) -> np.ndarray:
+        """From 0 to 1, (N, genes)."""
+        return np.array(list(genes)) / max(1, len(self.space.choices) - 1)
+
+    # Elite selection is from the population of the last generation and its parents:
+    def get_population(self, study, generation) -> List[FrozenTrial]:
+        return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, ))
+
+    def get_parent_population(self, study, generation) -> List[FrozenTrial]:
+        return []
+
+
+def _chebyshev(directions, seen: np.ndarray, evaluated: List[FrozenTrial], new: np.ndarray,
+               rng: np.random.Generator) -> np.ndarray:
+    """How good the children may be, (N, ); with one objective, its optimistic prediction."""
+    signs = [1 if d == StudyDirection.MAXIMIZE else -1 for d in directions]
+    values = np.array([t.values for t in evaluated]) * signs
+    reach = np.stack([QuadraticModel(seen, v).optimistic(new) for v in values.T], 1)
+    weights = rng.dirichlet(np.ones(len(signs)))
+    return np.min(weights * (reach - values.max(0)) / (np.ptp(values, 0) + 1e-9), 1)
+
+
+class NestedTPESampler(ConfigSampler, TPESampler):
+    """Optuna's TPE; what it draws is sorted within the stages, and mutated until it is new. Before
+    it has enough to go by, even draws."""
+
+    def propose(self, study, trial) -> SparsityConfig:
+        params = TPESampler.sample_relative(self, study, trial, search_space(self.space))
+        return self.space.decode(from_params(params)) if params else self.genes.draw()
+
+    def vary(self, study, trial, config: SparsityConfig) -> SparsityConfig:
+        return self.genes.mutate(config)
+
+
+class IndependentSampler(ConfigSampler, RandomSampler):
+    """Independent draws, sorted within the stages."""
+
+    def propose(self, study, trial) -> SparsityConfig:
+        return self.space.sample(self.genes.rng)
+
+
+class PublishedSampler(ConfigSampler, RandomSampler):
+    """The published evolution (SparseViT, section 3.3): the first population is drawn at random;
+    then the best 25 of all generations so far are the parents of the next 100, half of which are
+    mutated parents, half uniform crossovers of two.
+
+    Raises:
+        ValueError: On the first trial, if the study has two objectives.
+    """
+
+    def before_trial(self, study, trial) -> None:
+        if len(study.directions) > 1:
+            raise ValueError('the published search has one objective, this study has '
+                             f'{len(study.directions)}: take nsga2, tpe or random')
+
+    def propose(self, study, trial) -> SparsityConfig:
+        rng, choices = self.genes.rng, len(self.space.choices)
+        trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, ))
+        # Of whole generations; more than one worker may finish trials out of order.
+        parents = sorted(trials[:len(trials) // POPULATION * POPULATION],
+                         key=lambda t: -t.value)[:PARENTS]
+        if not parents:
+            return self.space.sample(rng)
+        a, b = np.array(_genes(parents[i] for i in rng.integers(len(parents), size=2)))
+        if rng.random() < .5:
+            child = np.where(rng.random(len(a)) < .5, a, b)
+        else:
+            child = np.where(rng.random(len(a)) < MUTATION, rng.integers(choices, size=len(a)), a)
+        return self.space.decode(child.tolist())
+
+
+def search_space(space: SparsitySpace) -> Dict[str, IntDistribution]:
+    """One Optuna parameter per gene."""
+    gene = IntDistribution(0, len(space.choices) - 1)
+    return {f'gene{i}': gene for i in range(space.num_genes)}
+
+
+def to_params(space: SparsitySpace, config: SparsityConfig) -> Dict[str, int]:
+    """The parameters of a configuration. Raises ValueError if it is not in the space."""
+    return {f'gene{i}': gene for i, gene in enumerate(space.encode(config))}
+
+
+def from_params(params: Dict[str, int]) -> List[int]:
+    """The inverse of :func:`to_params`, up to decoding."""
+    return [params[f'gene{i}'] for i in range(len(params))]
+
+
+def _genes(trials: Iterable[FrozenTrial]) -> List[List[int]]:
+    return [from_params(trial.params) for trial in trials]

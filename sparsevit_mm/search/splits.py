@@ -1,0 +1,82 @@
+"""The model of a search, and the data it is evaluated on: val or some of it, fewer images for the
+first look, all of val for the end, smaller images for comparison."""
+from copy import deepcopy
+from typing import Callable, Dict, Optional, Tuple
+
+from mmengine.config import Config
+from mmengine.logging import print_log
+
+from ..config.data import check_data
+from ..config.export import check_exportable
+from ..config.labels import check_labels
+from ..config.reading import without_adaptation
+from ..evaluation.evaluator import Evaluation, Evaluator
+from ..evaluation.resolution import at_scale
+from ..evaluation.scores.compare import check_importance, take_samples
+from ..evaluation.subset import restrict_to_subset
+from .request import AUTO, SearchRequest
+
+SCALES = .875, .75, .625  # of the image sides, for comparison
+
+
+class Evaluations:
+    """Everything that evaluates. In a distributed run each rank makes one, and all but rank 0 call
+    ``evaluator.serve()``.
+
+    Args:
+        cfg: The config.
+        request: What the user asks for.
+        build_runner: Config -> mmengine Runner.
+
+    Attributes:
+        evaluator: On val, or ``request.num_samples`` images of it.
+        look: On ``request.first_look`` images of it; None without.
+        check: On the images that scores are compared on, if ``request.importance`` is 'auto': the
+            evaluator's, or 100 where it has all of val.
+        full: On all of val; None if the evaluator has all.
+        smaller: (H, W) in pixels -> the same images as the evaluator's, scaled; empty unless
+            ``request.references``.
+
+    Raises:
+        ValueError, FileNotFoundError, FileExistsError: Name what is wrong with the data, the
+            checkpoint, or the place of the winner.
+    """
+
+    def __init__(self, cfg: Config, request: SearchRequest, build_runner: Callable):
+        for path in request.winners().values():
+            check_exportable(request.config, path, request.overwrite)
+        check_data(cfg, 'val')
+        check_labels(cfg, 'val')
+        self._cfg = deepcopy(cfg)
+        self._cfg.custom_hooks = without_adaptation(cfg.get('custom_hooks'))
+        main = self._images(request.num_samples, request.seed)
+        self.evaluator = Evaluator(main, request.checkpoint, build_runner)
+        own = self.evaluator.selection.importance
+        check_importance(own if request.importance in (None, AUTO) else request.importance,
+                         main, request.checkpoint, self.evaluator.backbone)
+        self.check: Evaluation = self.evaluator.main
+        if request.importance == AUTO and request.num_samples is None:
+            fewer = deepcopy(self._cfg)
+            take_samples(fewer, None, request.seed)
+            self.check = self.evaluator.on(fewer)
+        self.look: Optional[Evaluation] = None
+        if request.first_look is not None:
+            self.look = self.evaluator.on(self._images(request.first_look, request.seed))
+        self.full: Optional[Evaluation] = None
+        if request.num_samples is not None:
+            self.full = self.evaluator.on(self._images(None, request.seed))
+        self.smaller: Dict[Tuple[int, int], Evaluation] = {}
+        for scale in SCALES if request.references else ():
+            try:
+                scaled, size = at_scale(main, scale)
+            except ValueError as error:
+                print_log(f'no comparison with smaller images: {error}', 'current', 30)
+                break
+            self.smaller.setdefault(size, self.evaluator.on(scaled))
+
+    def _images(self, number: Optional[int], seed: int) -> Config:
+        """The config with so many images of val, or all."""
+        cfg = deepcopy(self._cfg)
+        if number is not None:
+            restrict_to_subset(cfg, 'val', number, seed, cfg.work_dir)
+        return cfg
