@@ -9,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.benchmark.utils.timer import timer
 
 from sparsevit_mm import SparseSwinTransformer
-from sparsevit_mm.models.swin.windows import WindowPartition
+from sparsevit_mm.models.windows import WindowPartition
 
 PRODUCTS = ('aten::addmm', 'aten::mm', 'aten::bmm', 'aten::baddbmm', 'aten::addmm_',
             'aten::mkldnn_convolution', 'aten::cudnn_convolution')

@@ -25,13 +25,8 @@ from rich.console import Console
 from rich.table import Table
 
 from sparsevit_mm.search.propose.genes import NestedGenes
-from sparsevit_mm.search.propose.sampler import (
-    SAMPLERS,
-    from_params,
-    make_sampler,
-    search_space,
-    to_params,
-)
+from sparsevit_mm.search.propose.sampler import (SAMPLERS, from_params, make_sampler, search_space,
+                                                 to_params)
 
 HERE = Path(__file__).resolve().parent
 NEAR = .1  # to the best

@@ -8,14 +8,8 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState, create_trial
 
-from sparsevit_mm.search.candidates import (
-    DUPLICATE,
-    EVALUATED,
-    FAILED,
-    OUTSIDE,
-    SCREENED,
-    Candidate,
-)
+from sparsevit_mm.search.candidates import (DUPLICATE, EVALUATED, FAILED, OUTSIDE, SCREENED,
+                                            Candidate)
 from sparsevit_mm.search.limits import Limits
 from sparsevit_mm.search.propose.sampler import search_space, to_params
 from sparsevit_mm.search.record import SCHEMA, StudyRecord, attributes

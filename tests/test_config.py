@@ -3,14 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mmengine.config import Config
 
-from sparsevit_mm.config.reading import (
-    find_backbone,
-    is_type,
-    load_config,
-    nested,
-    set_sparsity,
-    without_adaptation,
-)
+from sparsevit_mm.config.reading import (find_backbone, is_type, load_config, nested, set_sparsity,
+                                         without_adaptation)
 
 SPARSE = dict(type='SparseSwinTransformer')
 keys = st.lists(st.text('abcdef', min_size=1, max_size=3), max_size=4)

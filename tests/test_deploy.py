@@ -10,15 +10,8 @@ from helpers import ROOT, backbone, refused, run_tool
 from sparsevit_mm.cli import build_backbone
 from sparsevit_mm.config.reading import load_config
 from sparsevit_mm.cost.latency import LatencySetting
-from sparsevit_mm.deploy import (
-    check_onnx,
-    check_program,
-    export,
-    export_onnx,
-    export_program,
-    measure_onnx,
-    open_session,
-)
+from sparsevit_mm.deploy import (check_onnx, check_program, export, export_onnx, export_program,
+                                 measure_onnx, open_session)
 from sparsevit_mm.deploy.check import closest_call
 from sparsevit_mm.deploy.export import random_image
 from sparsevit_mm.models.selection.ranking import Selection

@@ -15,6 +15,8 @@ TOOLKITS = {'mmdet', 'mmseg', 'mmdet3d'}
 LAYERS = [{'version', 'sparsity', 'datasets', 'files'}, {'models', 'front'}, {'cost'},
           {'budget', 'hooks', 'config'}, {'evaluation'}, {'search'},
           {'visualization', 'deploy'}, {'report'}, {'cli', 'steps'}]
+MODEL_LAYERS = [{'tracing', 'checkpoints'}, {'windows', 'chunks'}, {'selection', 'execution'},
+                {'swin'}, {'bevdet'}]
 
 WITHOUT_TOOLKITS = '''
 import sys
@@ -106,6 +108,8 @@ def breaches(paths, prefix, layers):
 def test_lower_layers_import_no_higher_one():
     assert len(files()) > 100
     assert list(breaches(files(), 'sparsevit_mm', LAYERS)) == []
+    rooms = [path for path in files('models') if path != PACKAGE / 'models' / '__init__.py']
+    assert list(breaches(rooms, 'sparsevit_mm.models', MODEL_LAYERS)) == []
 
 
 def test_the_check_of_layers_sees_a_breach():
@@ -158,7 +162,7 @@ def test_rooms_are_small():
 
 @pytest.mark.parametrize('part', [
     'sparsity.py', 'front.py', 'budget.py', 'models', 'hooks', 'cost', 'config', 'evaluation',
-    'search', 'report', 'visualization'])
+    'search', 'report', 'visualization', 'deploy', 'cli.py'])
 def test_no_toolkit_is_imported_even_within_a_function(part):
     path = PACKAGE / part
     for file in [path] if path.is_file() else files(part):

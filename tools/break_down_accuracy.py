@@ -11,13 +11,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from sparsevit_mm.cli import (
-    add_runner_arguments,
-    build_backbone,
-    build_runner,
-    clear_errors,
-    config_from,
-)
+from sparsevit_mm.cli import (add_runner_arguments, build_backbone, build_runner, clear_errors,
+                              config_from)
 from sparsevit_mm.config.data import check_data
 from sparsevit_mm.config.labels import check_labels
 from sparsevit_mm.evaluation.subset import restrict_to_subset

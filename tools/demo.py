@@ -15,11 +15,8 @@ from rich.table import Table
 from sparsevit_mm.cli import build_backbone, build_runner, clear_errors, test_shape
 from sparsevit_mm.config.reading import load_config
 from sparsevit_mm.cost.latency import LatencyMeter, LatencySetting
-from sparsevit_mm.datasets import (
-    generate_mini_cityscapes,
-    generate_mini_coco,
-    generate_mini_nuscenes,
-)
+from sparsevit_mm.datasets import (generate_mini_cityscapes, generate_mini_coco,
+                                   generate_mini_nuscenes)
 from sparsevit_mm.evaluation.compare import Compared, compare_on_test, least_uniform
 from sparsevit_mm.evaluation.metrics import default_metric
 from sparsevit_mm.report.tradeoff import draw_tradeoff

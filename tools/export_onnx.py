@@ -11,14 +11,8 @@ from rich.table import Table
 from sparsevit_mm.cli import add_config_options, build_backbone, clear_errors, test_shape
 from sparsevit_mm.config.reading import load_config
 from sparsevit_mm.cost.latency import LatencySetting
-from sparsevit_mm.deploy import (
-    check_onnx,
-    check_program,
-    export_onnx,
-    export_program,
-    measure_onnx,
-    open_session,
-)
+from sparsevit_mm.deploy import (check_onnx, check_program, export_onnx, export_program,
+                                 measure_onnx, open_session)
 
 SEEDS = range(3)
 

@@ -8,13 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from sparsevit_mm.cli import (
-    add_config_options,
-    add_latency_arguments,
-    build_backbone,
-    clear_errors,
-    latency_setting,
-)
+from sparsevit_mm.cli import (add_config_options, add_latency_arguments, build_backbone,
+                              clear_errors, latency_setting)
 from sparsevit_mm.config.reading import load_config
 from sparsevit_mm.cost.latency import LatencyMeter
 from sparsevit_mm.cost.macs import backbone_macs

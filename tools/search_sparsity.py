@@ -14,24 +14,12 @@ import optuna
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import (BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn,
+                           TimeRemainingColumn)
 from rich.table import Table
 
-from sparsevit_mm.cli import (
-    add_latency_arguments,
-    add_runner_arguments,
-    build_runner,
-    clear_errors,
-    config_from,
-    latency_setting,
-)
+from sparsevit_mm.cli import (add_latency_arguments, add_runner_arguments, build_runner,
+                              clear_errors, config_from, latency_setting)
 from sparsevit_mm.config.swap import ensure_sparse
 from sparsevit_mm.evaluation.intervals import difference
 from sparsevit_mm.evaluation.scores.tables import comparison_table

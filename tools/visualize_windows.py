@@ -10,12 +10,8 @@ from sparsevit_mm.cli import add_config_options, clear_errors
 from sparsevit_mm.config.reading import load_config, set_sparsity
 from sparsevit_mm.visualization.camera_budget import budget_of, correlation, draw_budgets
 from sparsevit_mm.visualization.camera_panel import GROUND_TRUTH, draw_frame
-from sparsevit_mm.visualization.frames import (
-    FrameInferencer,
-    find_frames,
-    loads_cameras,
-    open_test_split,
-)
+from sparsevit_mm.visualization.frames import (FrameInferencer, find_frames, loads_cameras,
+                                               open_test_split)
 from sparsevit_mm.visualization.ground_truth import find_ground_truths
 from sparsevit_mm.visualization.inference import FileInferencer, check_images, output_names
 from sparsevit_mm.visualization.overlay import check_folder, draw_stages, write_png

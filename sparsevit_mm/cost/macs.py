@@ -5,7 +5,7 @@ from typing import Optional, Sequence
 import torch
 
 from ..models import SparseSwinTransformer
-from ..models.swin.windows import num_windows, partition
+from ..models.windows import num_windows, partition
 from ..sparsity import Sparsity, SparsityConfig, kept_windows
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..files import replacing
 from ..models import SparseSwinTransformer
-from ..models.swin.windows import num_windows
+from ..models.windows import num_windows
 from ..sparsity import Sparsity, SparsityConfig, SparsitySpace
 from .additive import AdditiveModel, Stage
 from .check import Check, check

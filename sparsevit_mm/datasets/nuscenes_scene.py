@@ -3,15 +3,8 @@ from typing import Dict, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from .nuscenes_cameras import (
-    Camera,
-    Canvas,
-    box_corners,
-    calibrate,
-    lidar_pose,
-    paint_order,
-    planar_pose,
-)
+from .nuscenes_cameras import (Camera, Canvas, box_corners, calibrate, lidar_pose, paint_order,
+                               planar_pose)
 from .nuscenes_ground import Backdrop
 from .nuscenes_world import Thing, World
 

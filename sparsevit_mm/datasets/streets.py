@@ -10,18 +10,8 @@ import numpy as np
 from .cityscapes_labels import LABELS
 from .scene import Scene, oval, rgb
 from .shapes import noise
-from .street_objects import (
-    any_colour,
-    any_leaves,
-    bin_,
-    car,
-    crossing_car,
-    lamp_post,
-    person,
-    sign_post,
-    traffic_light,
-    tree,
-)
+from .street_objects import (any_colour, any_leaves, bin_, car, crossing_car, lamp_post, person,
+                             sign_post, traffic_light, tree)
 
 # The classes that occur and are scored.
 CLASSES = ('road', 'sidewalk', 'building', 'pole', 'traffic light', 'traffic sign', 'vegetation',

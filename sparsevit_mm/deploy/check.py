@@ -14,16 +14,8 @@ from ..models import SparseSwinTransformer
 from ..models.selection.importance import TOKEN_SCORES, MapInfo
 from ..models.selection.ranking import score_windows
 from ..models.swin.stage import SwinBlock, SwinStage
-from .export import (
-    INPUT,
-    PathLike,
-    batch_group,
-    frozen,
-    need,
-    need_torch,
-    output_names,
-    random_image,
-)
+from .export import (INPUT, PathLike, batch_group, frozen, need, need_torch, output_names,
+                     random_image)
 
 TOLERANCE = 1e-4
 # Relative gaps between scores below this are what fp32 leaves of ties.

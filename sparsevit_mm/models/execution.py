@@ -15,8 +15,8 @@ from typing import Callable, Dict, Hashable, Optional, Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
-from .swin.windows import hold_partitions
 from .tracing import is_tracing
+from .windows import hold_partitions
 
 Inputs = Tuple[Optional[Tensor], ...]
 Forward = Callable[..., Tuple[Tensor, ...]]  # of the inputs

@@ -11,14 +11,8 @@ from ..search.limits import Limits
 from ..version import __version__
 from .figures import draw_ratios, draw_tradeoff, limits_of, short
 from .html import Section, details, figure, page, paragraph, table, tiles
-from .sections import (
-    check_section,
-    first_look_section,
-    importance_section,
-    progress_section,
-    sensitivity_section,
-    windows_section,
-)
+from .sections import (check_section, first_look_section, importance_section, progress_section,
+                       sensitivity_section, windows_section)
 from .source import SearchRecord
 
 REPORT, FIGURES = 'report.html', 'report'  # in the work directory

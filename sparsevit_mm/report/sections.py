@@ -8,14 +8,8 @@ import numpy as np
 from ..cost.table import LatencyTable
 from ..search.candidates import DUPLICATE, EVALUATED, FAILED, OUTSIDE, REJECTED, SCREENED
 from ..search.propose.screening import PAIRS, agreement
-from .figures import (
-    draw_check,
-    draw_first_look,
-    draw_importances,
-    draw_progress,
-    draw_sensitivity,
-    short,
-)
+from .figures import (draw_check, draw_first_look, draw_importances, draw_progress,
+                      draw_sensitivity, short)
 from .html import Section, details, figure, paragraph, picture, table
 from .source import SearchRecord
 from .statistics import importances

@@ -95,8 +95,15 @@ class StudyRecord:
     # The end: figures that were taken again, and who came out best.
 
     def again(self, trial: int, figure: str, scope: Optional[str], compute: Compute) -> Any:
-        """A candidate's figure, 'measured' (milliseconds) or 'full' (metrics), in a scope."""
-        return self._once_in(_AGAIN, str(trial), _key(figure, scope), compute)
+        """A candidate's figure, 'measured' (milliseconds) or 'full' (metrics), in a scope; computed
+        unless it is there."""
+        kept, key = self.study.user_attrs.get(_AGAIN, {}), _key(figure, scope)
+        figures = kept.setdefault(str(trial), {})  # JSON keys are text
+        if key not in figures:
+            value = compute()
+            figures[key] = _plain(value) if isinstance(value, dict) else value
+            self.study.set_user_attr(_AGAIN, kept)
+        return figures[key]
 
     def measured_again(self) -> Dict[int, float]:
         """Trial -> milliseconds."""
@@ -159,15 +166,6 @@ class StudyRecord:
                 by_trial[held['trial']], figures[_key('measured', scope)],
                 figures.get(_key('full', scope)), held['point'], scope, held['name']))
         return finalists
-
-    def _once_in(self, attribute: str, group: str, key: str, compute: Compute) -> Any:
-        kept = self.study.user_attrs.get(attribute, {})
-        figures = kept.setdefault(group, {})
-        if key not in figures:
-            value = compute()
-            figures[key] = _plain(value) if isinstance(value, dict) else value
-            self.study.set_user_attr(attribute, kept)
-        return figures[key]
 
 
 def has_candidate(trial: FrozenTrial) -> bool:

@@ -4,13 +4,8 @@ from typing import Callable, Optional
 
 from mmengine.config import Config
 
-from ..evaluation.scores.compare import (
-    SPARSITIES,
-    ScoreComparison,
-    check_importance,
-    compare_scores,
-    usable_scores,
-)
+from ..evaluation.scores.compare import (SPARSITIES, ScoreComparison, check_importance,
+                                         compare_scores, usable_scores)
 from ..sparsity import SparsityConfig
 from .request import AUTO, SearchRequest
 from .splits import Evaluations

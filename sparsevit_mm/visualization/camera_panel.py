@@ -9,20 +9,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, Polygon
 
-from .overlay import (
-    BAR,
-    GAP,
-    HEAD,
-    LABEL,
-    Counts,
-    add_axes,
-    add_bar,
-    grey,
-    new_figure,
-    pixels_of,
-    show_counts,
-    sum_of,
-)
+from .overlay import (BAR, GAP, HEAD, LABEL, Counts, add_axes, add_bar, grey, new_figure, pixels_of,
+                      show_counts, sum_of)
 
 GROUND_TRUTH, PREDICTION = 'ground truth', 'prediction'
 BOX_COLORS = {GROUND_TRUTH: 'white', PREDICTION: '#ff2d55'}  # no colours of counts

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..models import SparseSwinTransformer
-from ..models.swin.windows import WindowPartition
+from ..models.windows import WindowPartition
 from .overlay import Counts
 
 

@@ -3,16 +3,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from sparsevit_mm.datasets.nuscenes_cameras import (
-    CAMERAS,
-    NEAR,
-    Camera,
-    Canvas,
-    box_corners,
-    clip_near,
-    paint_order,
-    planar_pose,
-)
+from sparsevit_mm.datasets.nuscenes_cameras import (CAMERAS, NEAR, Camera, Canvas, box_corners,
+                                                    clip_near, paint_order, planar_pose)
 from sparsevit_mm.datasets.nuscenes_looks import LOOKS
 from sparsevit_mm.datasets.nuscenes_scene import Scene
 from sparsevit_mm.datasets.nuscenes_tables import lidar_box

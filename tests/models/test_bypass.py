@@ -12,7 +12,7 @@ from sparsevit_mm import SparseSwinTransformer
 from sparsevit_mm.cost.macs import backbone_macs
 from sparsevit_mm.deploy import check_program, export_program
 from sparsevit_mm.models.swin.bypass import Bypass, update_skipped
-from sparsevit_mm.models.swin.windows import partition
+from sparsevit_mm.models.windows import partition
 from sparsevit_mm.sparsity import kept_windows
 
 LINEAR = dict(skipped='linear')
@@ -149,11 +149,21 @@ def test_gradients_are_those_of_the_dense_formula(make_swin):
         torch.testing.assert_close(grad, gradients[1][name], atol=1e-5, rtol=1e-4)
 
 
-def test_a_backbone_without_it_refuses_a_checkpoint_with_it(make_swin):
+def test_a_checkpoint_with_an_update_that_has_no_place_is_refused(make_swin):
+    """The backbone copies, or another version gave every block an update."""
     state = make_swin(**LINEAR).state_dict()
-    with pytest.raises(ValueError, match="skipped='linear'.*bypass"):
+    with pytest.raises(ValueError, match="skipped='linear'") as refused:
         make_swin().load_state_dict(state)
-    assert make_swin(seed=1, **LINEAR).load_state_dict(state)
+    assert '.bypass.' in str(refused.value)
+    model = make_swin(seed=1, **LINEAR)
+    assert model.load_state_dict(state)
+    key = next(key for key in state if '.bypass.weight' in key)
+    shifted = key.replace('blocks.0.', 'blocks.1.')
+    with pytest.raises(ValueError, match=shifted):
+        model.load_state_dict({**state, shifted: state[key]})
+    del state[key]
+    with pytest.raises(RuntimeError, match=key):
+        model.load_state_dict(state)
 
 
 def test_another_treatment_is_refused(narrow):

@@ -9,7 +9,7 @@ from sparsevit_mm.models.selection.ranking import Selection, rank_windows
 from sparsevit_mm.models.swin import rows
 from sparsevit_mm.models.swin.kernels import cpu
 from sparsevit_mm.models.swin.layout import KeptWindows, most_tokens, split
-from sparsevit_mm.models.swin.windows import num_windows, partition
+from sparsevit_mm.models.windows import num_windows, partition
 from sparsevit_mm.sparsity import kept_windows
 
 CPU = torch.device('cpu')

@@ -8,13 +8,9 @@ from hypothesis import strategies as st
 from sparsevit_mm.models import chunks
 from sparsevit_mm.models.selection.head import ImportanceHead
 from sparsevit_mm.models.selection.importance import TOKEN_SCORES, MapInfo
-from sparsevit_mm.models.selection.ranking import (
-    rank_windows,
-    score_windows,
-    select_windows,
-    valid_windows,
-)
-from sparsevit_mm.models.swin.windows import partition
+from sparsevit_mm.models.selection.ranking import (rank_windows, score_windows, select_windows,
+                                                   valid_windows)
+from sparsevit_mm.models.windows import partition
 
 CHANNELS = 6
 OF_THE_MAP = ['variation', 'distinct', 'learned']

@@ -12,7 +12,7 @@ from sparsevit_mm.models.selection.head import ImportanceHead
 from sparsevit_mm.models.selection.importance import TOKEN_SCORES, MapInfo
 from sparsevit_mm.models.selection.ranking import Batch, Selection, rank_windows, valid_windows
 from sparsevit_mm.models.swin.kernels import reference
-from sparsevit_mm.models.swin.windows import num_windows, partition
+from sparsevit_mm.models.windows import num_windows, partition
 from sparsevit_mm.sparsity import kept_windows
 
 LEARNED = dict(importance='learned')

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from sparsevit_mm.models.chunks import spans
 from sparsevit_mm.models.swin.layout import AllWindows, KeptWindows, WindowChunk, split
-from sparsevit_mm.models.swin.windows import partition
+from sparsevit_mm.models.windows import partition
 
 CPU = torch.device('cpu')
 CHANNELS = 3

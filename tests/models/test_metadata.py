@@ -15,7 +15,7 @@ from torch import nn
 
 from sparsevit_mm.models.selection.metadata import ToldBatch, read_call
 from sparsevit_mm.models.selection.ranking import Selection, valid_windows
-from sparsevit_mm.models.swin.windows import partition
+from sparsevit_mm.models.windows import partition
 from sparsevit_mm.visualization.windows import record_windows
 
 PATCH = 4

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from sparsevit_mm.models.selection.head import ImportanceHead
 from sparsevit_mm.models.selection.importance import TOKEN_SCORES, MapInfo
 from sparsevit_mm.models.selection.ranking import rank_windows, score_windows, select_windows
-from sparsevit_mm.models.swin.windows import partition
+from sparsevit_mm.models.windows import partition
 
 CPU = torch.device('cpu')
 GEOMETRIES = st.tuples(

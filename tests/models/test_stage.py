@@ -11,7 +11,7 @@ from sparsevit_mm.models.selection.ranking import Selection, rank_windows, score
 from sparsevit_mm.models.swin import layout
 from sparsevit_mm.models.swin import stage as stage_module
 from sparsevit_mm.models.swin.stage import SwinStage
-from sparsevit_mm.models.swin.windows import num_windows, partition
+from sparsevit_mm.models.windows import num_windows, partition
 from sparsevit_mm.sparsity import kept_windows
 
 WINDOW = 4

@@ -11,7 +11,7 @@ import torch
 from sparsevit_mm import SparseSwinTransformer
 from sparsevit_mm.models.swin.attention import WindowMSA
 from sparsevit_mm.models.swin.kernels import triton_attention
-from sparsevit_mm.models.swin.windows import partition
+from sparsevit_mm.models.windows import partition
 
 pytest.importorskip('triton')
 

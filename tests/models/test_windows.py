@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsevit_mm.models.swin.windows import num_windows, partition
+from sparsevit_mm.models.windows import num_windows, partition
 
 CPU = torch.device('cpu')
 

@@ -39,3 +39,9 @@ def test_a_point_that_is_no_latency_is_named(point):
 def test_a_number_that_makes_no_search_is_refused(options, named):
     with pytest.raises(ValueError, match=named):
         request(**options)
+
+
+@pytest.mark.parametrize('points', [['300%', '300%', '150%'], ['30', '30ms']])
+def test_equal_points_are_refused(points):
+    with pytest.raises(ValueError, match=f"--points {','.join(points)}"):
+        request(pareto=True, points=points)

@@ -9,16 +9,8 @@ from landscape import macs_of, metric_of
 from optuna.trial import TrialState
 
 from sparsevit_mm.search.propose.genes import NestedGenes
-from sparsevit_mm.search.propose.sampler import (
-    PARENTS,
-    POPULATION,
-    SAMPLERS,
-    STARTUP,
-    from_params,
-    make_sampler,
-    search_space,
-    to_params,
-)
+from sparsevit_mm.search.propose.sampler import (PARENTS, POPULATION, SAMPLERS, STARTUP,
+                                                 from_params, make_sampler, search_space, to_params)
 from sparsevit_mm.sparsity import SparsityConfig, SparsitySpace
 
 SPACE = SparsitySpace((2, 2, 6, 2))

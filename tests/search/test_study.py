@@ -9,14 +9,8 @@ import pytest
 from landscape import Landscape, latency_of, macs_of, metric_of
 from optuna.trial import TrialState
 
-from sparsevit_mm.search.candidates import (
-    DUPLICATE,
-    EVALUATED,
-    FAILED,
-    OUTSIDE,
-    read_csv,
-    write_csv,
-)
+from sparsevit_mm.search.candidates import (DUPLICATE, EVALUATED, FAILED, OUTSIDE, read_csv,
+                                            write_csv)
 from sparsevit_mm.search.limits import Limits
 from sparsevit_mm.search.propose.sampler import SAMPLERS, to_params
 from sparsevit_mm.sparsity import SparsityConfig

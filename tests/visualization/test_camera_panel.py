@@ -4,17 +4,9 @@ import pytest
 import torch
 from mmdet3d.structures import LiDARInstance3DBoxes
 
-from sparsevit_mm.visualization.camera_panel import (
-    EDGES,
-    GROUND_TRUTH,
-    NEAR,
-    PREDICTION,
-    View,
-    draw_frame,
-    draw_from_above,
-    draw_view,
-    project_edges,
-)
+from sparsevit_mm.visualization.camera_panel import (EDGES, GROUND_TRUTH, NEAR, PREDICTION, View,
+                                                     draw_frame, draw_from_above, draw_view,
+                                                     project_edges)
 from sparsevit_mm.visualization.overlay import Counts, add_axes, new_figure, pixels_of
 
 SIZE = 80, 100

@@ -8,12 +8,8 @@ from mmengine.registry import MODELS, init_default_scope
 
 from sparsevit_mm.evaluation.loading import check_device
 from sparsevit_mm.visualization.ground_truth import find_ground_truths, leaves, loading_steps
-from sparsevit_mm.visualization.inference import (
-    FileInferencer,
-    check_images,
-    dataset_meta,
-    output_names,
-)
+from sparsevit_mm.visualization.inference import (FileInferencer, check_images, dataset_meta,
+                                                  output_names)
 from sparsevit_mm.visualization.panel import PanelPainter, with_palette
 
 LOAD, PACK = dict(type='LoadImageFromFile'), dict(type='PackDetInputs')

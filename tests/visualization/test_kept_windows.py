@@ -7,14 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsevit_mm.sparsity import kept_windows
-from sparsevit_mm.visualization.overlay import (
-    Counts,
-    check_folder,
-    draw_panel,
-    draw_stages,
-    sum_of,
-    write_png,
-)
+from sparsevit_mm.visualization.overlay import (Counts, check_folder, draw_panel, draw_stages,
+                                                sum_of, write_png)
 from sparsevit_mm.visualization.windows import Placement, count_blocks, record_windows, token_sides
 
 sizes = st.tuples(st.integers(5, 40), st.integers(5, 40))

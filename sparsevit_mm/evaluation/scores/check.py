@@ -15,14 +15,8 @@ from ...config.reading import find_backbone, without_adaptation
 from ...sparsity import Sparsity, SparsityConfig
 from ..evaluator import Evaluator
 from ..metrics import Metrics, default_metric
-from .compare import (
-    SPARSITIES,
-    ScoreComparison,
-    check_importance,
-    compare_scores,
-    take_samples,
-    usable_scores,
-)
+from .compare import (SPARSITIES, ScoreComparison, check_importance, compare_scores, take_samples,
+                      usable_scores)
 from .survey import StageRow, survey
 
 # What models raise where data lack the ground truth, or the loss a way to run outside of training.

@@ -13,7 +13,7 @@ from ...models import SparseSwinTransformer
 from ...models.selection.importance import TOKEN_SCORES
 from ...models.selection.ranking import score_windows, valid_windows
 from ...models.selection.worth import StageWorth
-from ...models.swin.windows import partition
+from ...models.windows import partition
 
 FEWEST = 3  # windows of an image, for a rank correlation
 

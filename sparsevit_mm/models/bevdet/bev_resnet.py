@@ -1,8 +1,8 @@
 """The encoder of the map in bird's eye view."""
 from typing import Optional, Sequence, Tuple
 
-from mmdet.models.backbones.resnet import BasicBlock
 from mmdet3d.registry import MODELS
+from mmdet.models.backbones.resnet import BasicBlock
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..swin.windows import WindowPartition
+from ..windows import WindowPartition
 from .importance import TOKEN_SCORES
 
 SCOPES = ('image', 'group')

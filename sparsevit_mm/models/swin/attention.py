@@ -51,7 +51,7 @@ class WindowMSA(BaseModule):
 
     def bias(self, masks: Optional[Tensor] = None) -> Tensor:
         """What is added to the attention logits, (M, heads, N, N): the relative position bias
-        with each of the masks (M, N, N), see :class:`~.windows.WindowPartition`; M is 1 without.
+        with each of the masks (M, N, N), see :class:`~..windows.WindowPartition`; M is 1 without.
 
         Never cached: weights may change in place (EMAHook swaps them so) and leave no trace.
         """

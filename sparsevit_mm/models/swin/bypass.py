@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from .. import chunks
 from .layout import KeptWindows, WindowChunk, split
-from .windows import WindowPartition
+from ..windows import WindowPartition
 
 SKIPPED = 'copy', 'linear'
 CHUNK_BYTES = 2**18  # of tokens: they and two temporaries lie in the cache
@@ -40,9 +40,9 @@ class Bypass(nn.Module):
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys,
                               unexpected_keys, error_msgs):
-        for name, param in self.named_parameters():
-            if f'{prefix}{name}' not in state_dict:
-                state_dict[f'{prefix}{name}'] = torch.zeros_like(param)
+        names = {f'{prefix}{name}': param for name, param in self.named_parameters()}
+        if names.keys().isdisjoint(state_dict):
+            state_dict.update({name: torch.zeros_like(param) for name, param in names.items()})
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys,
                                       unexpected_keys, error_msgs)
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .rows import put_rows, take_rows
-from .windows import WindowPartition
+from ..windows import WindowPartition
 
 
 class AllWindows:

@@ -287,12 +287,14 @@ class SparseSwinTransformer(BaseModule):
             self.lacks_heads = not check_heads(state_dict, prefix, self.num_features)
             if not self.lacks_heads:
                 self.make_heads()
-            bypassed = [key for key in state_dict if key.startswith(f'{prefix}stages.')
-                        and '.bypass.' in key]
-            if bypassed and not any(isinstance(m, Bypass) for m in self.modules()):
+            own = {f'{prefix}{name}' for name, _ in self.named_parameters()}
+            lacking = [key for key in state_dict if key.startswith(f'{prefix}stages.')
+                       and '.bypass.' in key and key not in own]
+            if lacking:
                 raise ValueError(f"the checkpoint was adapted with a linear update of skipped "
-                                 f"windows, which the backbone lacks: give it skipped='linear' "
-                                 f'({bypassed[0]}, ...)')
+                                 f"windows that this backbone lacks ({lacking[0]}, ...): give it "
+                                 f"skipped='linear'; if it has that, another version adapted the "
+                                 f'model: adapt it again')
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _position_embedding(self, hw_shape: Tuple[int, int]) -> Tensor:

@@ -10,20 +10,13 @@ from torch import Tensor
 from ...sparsity import kept_windows
 from ..selection.head import ImportanceHead
 from ..selection.importance import LEARNED, TOKEN_SCORES, MapInfo
-from ..selection.ranking import (
-    Batch,
-    Selection,
-    rank_windows,
-    select_windows,
-    valid_windows,
-    window_energy,
-    window_shares,
-)
+from ..selection.ranking import (Batch, Selection, rank_windows, select_windows, valid_windows,
+                                 window_energy, window_shares)
 from .attention import ShiftWindowMSA
 from .bypass import Bypass, update_skipped
 from .kernels import run_block
 from .rows import own, release
-from .windows import WindowPartition, num_windows, partition
+from ..windows import WindowPartition, num_windows, partition
 
 Ranked = Tuple[Tensor, Optional[Tensor]]
 

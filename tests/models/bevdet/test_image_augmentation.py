@@ -5,7 +5,8 @@ import pytest
 pytest.importorskip('mmdet3d')
 from mmcv.transforms.utils import cache_random_params  # noqa: E402
 
-from sparsevit_mm.models.bevdet.image_augmentation import Draw, ImageAugmentation, augment
+from sparsevit_mm.models.bevdet.image_augmentation import (  # noqa: E402
+    Draw, ImageAugmentation, augment)
 
 STORED = (900, 1600)
 SIZE = (256, 704)

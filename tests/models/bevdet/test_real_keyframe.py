@@ -10,7 +10,8 @@ from mmdet3d.models import Det3DDataPreprocessor  # noqa: E402
 from mmdet3d.registry import DATASETS  # noqa: E402
 from mmengine.registry import DefaultScope  # noqa: E402
 
-from sparsevit_mm.models.bevdet import bev_augmentation, image_augmentation, loading  # noqa: E402,F401,I001
+from sparsevit_mm.models.bevdet import (  # noqa: E402, F401
+    bev_augmentation, image_augmentation, loading)
 
 ROOT = Path(__file__).parents[4] / 'shared/data/nuscenes'
 pytestmark = pytest.mark.skipif(not ROOT.is_dir(), reason='needs the keyframe of nuScenes')

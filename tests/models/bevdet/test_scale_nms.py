@@ -11,13 +11,8 @@ from shapely import affinity
 from shapely.geometry import Polygon
 from shapely.geometry import box as rectangle
 
-from sparsevit_mm.models.bevdet.scale_nms import (
-    TaskNMS,
-    circle_nms,
-    read_task_nms,
-    rotated_nms,
-    scale_nms,
-)
+from sparsevit_mm.models.bevdet.scale_nms import (TaskNMS, circle_nms, read_task_nms, rotated_nms,
+                                                  scale_nms)
 
 TASKS = [[name for name in task.class_names] for task in head_config().tasks]
 UNSCALED = TaskNMS('rotate', .2, (1., 1.))

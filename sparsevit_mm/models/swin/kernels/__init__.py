@@ -4,7 +4,7 @@ from typing import Optional
 from torch import Tensor, nn
 
 from ... import chunks
-from ..windows import WindowPartition
+from ...windows import WindowPartition
 from . import cpu, reference
 
 
@@ -16,7 +16,7 @@ def run_block(block: nn.Module, x: Tensor, windows: WindowPartition,
     Picks the fastest implementation that is right here; all equal :mod:`.reference`.
 
     Args:
-        block: Gives the layers, under the names of :class:`~..stage.SwinBlock`.
+        block: A :class:`~..stage.SwinBlock`, which gives the layers.
         x: (B, L, C) residual stream, contiguous, from
             :func:`~sparsevit_mm.models.swin.rows.own`. May be written to.
         windows: The partition of this block.

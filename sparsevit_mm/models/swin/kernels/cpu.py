@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ...chunks import spans
 from ..layout import WindowChunk, split
-from ..windows import WindowPartition
+from ...windows import WindowPartition
 
 # Of the hidden layer of the FFN, a chunk's largest temporary. Below MIN_TOKENS the weights, read
 # again for every chunk, cost more than the cache saves.

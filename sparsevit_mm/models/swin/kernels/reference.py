@@ -9,7 +9,7 @@ from ...selection.head import gate_update
 from ...tracing import is_tracing
 from ..attention import WindowMSA
 from ..layout import AllWindows, KeptWindows
-from ..windows import WindowPartition
+from ...windows import WindowPartition
 from . import triton_attention
 
 

@@ -8,7 +8,7 @@ from typing import Iterator, List, Optional, Tuple
 import torch
 from torch import Tensor
 
-from ..tracing import constant_when_traced
+from .tracing import constant_when_traced
 
 
 @dataclass(frozen=True, eq=False)
