@@ -18,7 +18,7 @@ from rich.table import Table
 from sparsevit_mm.cli import build_backbone, clear_errors, test_shape
 from sparsevit_mm.config.reading import load_config
 from sparsevit_mm.cost.macs import backbone_macs
-from sparsevit_mm.search.propose.genes import MUTATION, NestedGenes
+from sparsevit_mm.search.propose.genes import MUTATION, Genes
 from sparsevit_mm.sparsity import SparsityConfig, SparsitySpace
 
 BINS = 20
@@ -63,7 +63,7 @@ def main() -> None:
         backbone = build_backbone(cfg)
         shape = args.shape or test_shape(cfg)
     space, rng = SparsitySpace(backbone.depths), np.random.default_rng(args.seed)
-    genes = NestedGenes(space, lambda config: backbone_macs(backbone, shape, 1, config), rng)
+    genes = Genes(space, lambda config: backbone_macs(backbone, shape, 1, config), rng)
     draws = [genes.draw() for _ in range(args.count)]
     kinds = {
         'published draws': [space.sample(rng) for _ in range(args.count)],

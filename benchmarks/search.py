@@ -24,7 +24,7 @@ from optuna.trial import TrialState
 from rich.console import Console
 from rich.table import Table
 
-from sparsevit_mm.search.propose.genes import NestedGenes
+from sparsevit_mm.search.propose.genes import Genes
 from sparsevit_mm.search.propose.sampler import (SAMPLERS, from_params, make_sampler, search_space,
                                                  to_params)
 
@@ -91,7 +91,7 @@ def search(landscape: Landscape, limit: float, sampler: str, noise: float, cap: 
     """
     space, best = landscape.space, landscape.best(limit)
     memo, rng = set(), np.random.default_rng((seed, 1))
-    genes = NestedGenes(space, lambda config: landscape.cost[landscape.row(config)],
+    genes = Genes(space, lambda config: landscape.cost[landscape.row(config)],
                         np.random.default_rng(seed))
     study = optuna.create_study(
         direction='maximize',

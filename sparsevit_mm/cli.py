@@ -17,7 +17,7 @@ from mmengine.utils import to_2tuple
 from .config.data import step_name
 from .config.reading import find_backbone, load_config
 from .cost.latency import DTYPES, LatencySetting
-from .models import SparseSwinTransformer
+from .models import SparseBackbone
 from .models.checkpoints import read_checkpoint
 from .models.execution import EXECUTIONS
 
@@ -112,7 +112,7 @@ def use_amp(cfg: Config) -> None:
     cfg.optim_wrapper.loss_scale = 'dynamic'
 
 
-def build_backbone(cfg: Config, checkpoint: Optional[str] = None) -> SparseSwinTransformer:
+def build_backbone(cfg: Config, checkpoint: Optional[str] = None) -> SparseBackbone:
     """The backbone of a config alone, with the weights it has in a checkpoint of the whole model,
     or random ones.
 

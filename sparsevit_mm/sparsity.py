@@ -1,7 +1,7 @@
-"""Which ratio each block of a backbone prunes (SparseViT, section 3). No torch here."""
+"""Which ratio each block of a backbone prunes. No torch here."""
 import ast
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from typing import Iterator, List, Optional, Sequence, Tuple, Union
 
@@ -15,13 +15,8 @@ Genes = Tuple[int, ...]
 _DECIMALS = 6
 
 
-def num_pairs(depth: int) -> int:
-    """(plain, shifted) pairs in a stage of `depth` blocks; an odd last block is a pair alone."""
-    return (depth + 1) // 2
-
-
 def kept_windows(num_windows: int, ratio: float) -> int:
-    """How many of `num_windows` windows a block runs at a ratio: floor(nW * (1 - r)), at least 1.
+    """How many of `num_windows` windows, or tokens, a block runs: floor(nW * (1 - r)), at least 1.
 
     The product is rounded before the floor, so that 10 windows at 0.9 give 1 and not the 0 that
     binary fractions would make of it (SparseViT, section 3.1; see docs/method.md).
@@ -33,32 +28,36 @@ def kept_windows(num_windows: int, ratio: float) -> int:
 class SparsityConfig:
     """The sparsity ratio of every block: a frozen, hashable value.
 
+    What a backbone allows beyond that is a matter of its :class:`SparsitySpace`.
+
     Args:
         sparsity: ``None`` or ``0`` (dense); one ratio for all blocks; one per stage; one per
-            (plain, shifted) pair or one per block, flat or grouped by stage; the text of any of
-            these; or another SparsityConfig. Per stage a group may differ in kind:
-            ``[.6, [0], [.2, .4, .5], 0]`` is valid for depths (2, 2, 6, 2).
+            group of blocks or one per block, flat or nested by stage; the text of any of these;
+            or another SparsityConfig. Stages may differ in kind: ``[.6, [0], [.2, .4, .5], 0]``
+            is valid for depths (2, 2, 6, 2).
         depths: Blocks in each stage.
+        group: Consecutive blocks of a stage for which one ratio may stand: Swin's (plain,
+            shifted) pairs by default. What is left at the end of a stage is a group too.
 
     Attributes:
         ratios: One tuple of floats per stage, one float per block.
 
     Raises:
-        ValueError: Wrong length, a ratio outside [0, 1), or ratios that fall within a stage
-            (later blocks of a stage run a prefix of one ranking). Names stage, block and value.
+        ValueError: Wrong length, or a ratio outside [0, 1). Names stage, block and value.
         TypeError: Something that holds no ratios.
     """
     ratios: Ratios
 
-    def __init__(self, sparsity, depths: Sequence[int]):
+    def __init__(self, sparsity, depths: Sequence[int], group: int = 2):
         depths = tuple(depths)
         if isinstance(sparsity, str):
             sparsity = _parse_text(sparsity)
         if isinstance(sparsity, SparsityConfig):
             sparsity = sparsity.ratios
         ratios = tuple(
-            _check_stage(i, _spread_stage(i, group, depth))
-            for i, (group, depth) in enumerate(zip(_group_by_stage(sparsity, depths), depths)))
+            _check_stage(i, _spread_stage(i, stage, depth, group))
+            for i, (stage, depth) in enumerate(
+                zip(_split_by_stage(sparsity, depths, group), depths)))
         object.__setattr__(self, 'ratios', ratios)
 
     @property
@@ -76,7 +75,8 @@ class SparsityConfig:
 
     @property
     def label(self) -> str:
-        """Short text for tables: 'dense', 'uniform 0.6', or the ratios of each pair."""
+        """Short text for tables: 'dense', 'uniform 0.6', or the ratios of pairs of
+        blocks, of each block where those of a pair differ."""
         if self.is_dense:
             return 'dense'
         flat = {r for stage in self.ratios for r in stage}
@@ -110,8 +110,12 @@ def _is_ratio(value) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _group_by_stage(sparsity, depths: Depths) -> Sequence:
-    """One group per stage: a number or a sequence of numbers."""
+def _num_groups(depth: int, group: int) -> int:
+    return -(-depth // group)
+
+
+def _split_by_stage(sparsity, depths: Depths, group: int) -> Sequence:
+    """For each stage a number or a sequence of numbers."""
     if sparsity is None:
         sparsity = 0.
     if _is_ratio(sparsity):
@@ -123,31 +127,38 @@ def _group_by_stage(sparsity, depths: Depths) -> Sequence:
                         f'not {type(sparsity).__name__}')
     if len(sparsity) == len(depths):
         return sparsity
+    groups = [_num_groups(depth, group) for depth in depths]
     if all(map(_is_ratio, sparsity)):
-        for sizes in (tuple(map(num_pairs, depths)), depths):
+        for sizes in (groups, depths):
             if len(sparsity) == sum(sizes):
                 ends = np.cumsum(sizes)
                 return [sparsity[end - size:end] for end, size in zip(ends, sizes)]
+    of_groups = '' if group == 1 else f'{_groups_of(group)} ({sum(groups)}) or '
     raise ValueError(
         f'sparsity {sparsity} has {len(sparsity)} entries; depths {depths} take one per stage '
-        f'({len(depths)}), per pair ({sum(map(num_pairs, depths))}) or per block ({sum(depths)})')
+        f'({len(depths)}), {of_groups}per block ({sum(depths)})')
 
 
-def _spread_stage(stage: int, group, depth: int) -> Sequence[float]:
+def _groups_of(group: int) -> str:
+    return 'per pair' if group == 2 else f'per {group} blocks'
+
+
+def _spread_stage(stage: int, given, depth: int, group: int) -> Sequence[float]:
     """One ratio per block of the stage."""
-    if _is_ratio(group):
-        return [group] * depth
-    if isinstance(group, np.ndarray):
-        group = group.tolist()
-    if not isinstance(group, (list, tuple)):
+    if _is_ratio(given):
+        return [given] * depth
+    if isinstance(given, np.ndarray):
+        given = given.tolist()
+    if not isinstance(given, (list, tuple)):
         raise TypeError(f'sparsity of stage {stage} must be a number or a list of numbers, '
-                        f'not {group!r}')
-    if len(group) == depth:
-        return group
-    if len(group) == num_pairs(depth):
-        return [group[block // 2] for block in range(depth)]
-    raise ValueError(f'sparsity of stage {stage} is {list(group)}, {len(group)} values; the stage '
-                     f'has {depth} blocks, {num_pairs(depth)} pairs')
+                        f'not {given!r}')
+    if len(given) == depth:
+        return given
+    if len(given) == _num_groups(depth, group):
+        return [given[block // group] for block in range(depth)]
+    of_groups = '' if group == 1 else f', or {_num_groups(depth, group)} {_groups_of(group)}'
+    raise ValueError(f'sparsity of stage {stage} is {list(given)}, {len(given)} values; the stage '
+                     f'takes one, {depth} per block{of_groups}')
 
 
 def _check_stage(stage: int, ratios: Sequence[float]) -> Tuple[float, ...]:
@@ -159,30 +170,34 @@ def _check_stage(stage: int, ratios: Sequence[float]) -> Tuple[float, ...]:
         given, ratio = ratio, round(float(ratio), _DECIMALS)
         if given < 0 or not ratio < 1:  # NaN fails too
             raise ValueError(f'{where} is {given}, outside [0, 1)')
-        if checked and ratio < checked[-1]:
-            raise ValueError(f'{where} is {ratio}, less than the {checked[-1]} of block '
-                             f'{block - 1}: ratios must not fall within a stage')
         checked.append(ratio)
     return tuple(checked)
 
 
 @dataclass(frozen=True)
 class SparsitySpace:
-    """Every SparsityConfig that the search may pick and the adaptation may draw.
+    """Every configuration that a backbone takes, and those that a search may pick and adaptation
+    may draw: one gene for each group of blocks, the index of its ratio in `choices`.
 
-    The blocks of a (plain, shifted) pair share a ratio, and ratios never fall within a stage
-    (SparseViT, section 3.2). A configuration is encoded as one gene per pair: the index of its
-    ratio in `choices`.
+    The defaults are Swin's: a (plain, shifted) pair shares a ratio, and ratios never fall within a
+    stage, as its blocks run prefixes of one ranking (SparseViT, section 3.2).
 
     Args:
         depths: Blocks in each stage.
-        choices: Ratios a pair may take, in [0, 1).
+        choices: Ratios a group may take, in [0, 1).
+        group: Consecutive blocks of a stage that share a gene.
+        nested: Whether ratios must not fall within a stage.
+        dense: The first blocks of the backbone that never prune, a number of groups in each stage.
 
     Raises:
-        ValueError: No choices, or one outside [0, 1).
+        ValueError: No choices, or one outside [0, 1); groups without blocks; dense blocks that
+            split a group.
     """
     depths: Depths
     choices: Tuple[float, ...] = field(default=tuple(i / 10 for i in range(9)))
+    group: int = 2
+    nested: bool = True
+    dense: int = 0
 
     def __post_init__(self):
         choices = tuple(sorted({round(float(c), _DECIMALS) for c in self.choices}))
@@ -191,40 +206,98 @@ class SparsitySpace:
         for choice in choices:
             if not 0 <= choice < 1:
                 raise ValueError(f'SparsitySpace choice {choice} is outside [0, 1)')
+        if self.group < 1:
+            raise ValueError(f'groups of {self.group} blocks: at least one is needed')
         object.__setattr__(self, 'depths', tuple(self.depths))
         object.__setattr__(self, 'choices', choices)
+        starts = np.cumsum([0, *self.depths])
+        skipped = [min(max(self.dense - int(start), 0), depth)
+                   for start, depth in zip(starts, self.depths)]
+        for stage, (skip, depth) in enumerate(zip(skipped, self.depths)):
+            if skip % self.group and skip < depth:
+                raise ValueError(f'{self.dense} dense blocks split a group of {self.group} in '
+                                 f'stage {stage}')
+        object.__setattr__(self, '_skipped', tuple(skipped))
 
     @property
-    def pairs(self) -> Tuple[int, ...]:
+    def prunable(self) -> Tuple[int, ...]:
+        """Blocks in each stage that may prune."""
+        return tuple(depth - skip for depth, skip in zip(self.depths, self._skipped))
+
+    @property
+    def stage_genes(self) -> Tuple[int, ...]:
         """Genes in each stage."""
-        return tuple(map(num_pairs, self.depths))
+        return tuple(_num_groups(blocks, self.group) for blocks in self.prunable)
 
     @property
     def num_genes(self) -> int:
-        return sum(self.pairs)
+        return sum(self.stage_genes)
+
+    def of(self, choices: Sequence[float]) -> 'SparsitySpace':
+        """The same with other choices."""
+        return replace(self, choices=tuple(choices))
+
+    def config(self, sparsity) -> SparsityConfig:
+        """A configuration that the backbone takes, whether or not the choices make it up.
+
+        Args:
+            sparsity: As :class:`SparsityConfig` takes it. One ratio for all, or for a stage, is
+                one for its blocks that may prune.
+
+        Raises:
+            ValueError: See SparsityConfig; ratios that fall within a stage where they must not.
+            TypeError: Something that holds no ratios.
+        """
+        config = SparsityConfig(sparsity, self.depths, self.group)
+        if self.dense and not isinstance(sparsity, (str, SparsityConfig)):
+            given = _split_by_stage(sparsity, self.depths, self.group)
+            config = SparsityConfig(
+                [self._spread(s, value) if _is_ratio(value) else config.ratios[s]
+                 for s, value in enumerate(given)], self.depths, self.group)
+        for stage, ratios in enumerate(config.ratios if self.nested else ()):
+            for block in range(1, len(ratios)):
+                if ratios[block] < ratios[block - 1]:
+                    raise ValueError(
+                        f'sparsity of stage {stage}, block {block} is {ratios[block]}, less than '
+                        f'the {ratios[block - 1]} of block {block - 1}: ratios must not fall '
+                        f'within a stage')
+        return config
+
+    def _spread(self, stage: int, ratio: float) -> List[float]:
+        return [0.] * self._skipped[stage] + [ratio] * self.prunable[stage]
+
+    def uniform(self) -> List[SparsityConfig]:
+        """The configurations with one ratio everywhere, from the lowest choice to the highest."""
+        return [self.config(choice) for choice in self.choices]
 
     def count(self) -> int:
         """Number of configurations; 120,285 for depths 2-2-6-2 and the nine default choices."""
         n = len(self.choices)
-        return math.prod(math.comb(n + size - 1, size) for size in self.pairs)
+        return math.prod(math.comb(n + size - 1, size) if self.nested else n**size
+                         for size in self.stage_genes)
 
     def by_stage(self, genes: Sequence[int]) -> Iterator[Sequence[int]]:
         """The genes of each stage."""
         start = 0
-        for size in self.pairs:
+        for size in self.stage_genes:
             yield genes[start:start + size]
             start += size
 
     def decode(self, genes: Sequence[int]) -> SparsityConfig:
-        """The configuration of one gene per pair; genes are sorted within their stage.
+        """The configuration of one gene per group; where ratios are nested, genes are sorted
+        within their stage.
 
         Raises:
             ValueError: Wrong number of genes.
         """
         if len(genes) != self.num_genes:
             raise ValueError(f'{len(genes)} genes, depths {self.depths} take {self.num_genes}')
-        return SparsityConfig([[self.choices[g] for g in sorted(stage)]
-                               for stage in self.by_stage(genes)], self.depths)
+        stages = []
+        for skip, blocks, stage in zip(self._skipped, self.prunable, self.by_stage(genes)):
+            stage = sorted(stage) if self.nested else stage
+            stages.append([0.] * skip
+                          + [self.choices[stage[block // self.group]] for block in range(blocks)])
+        return SparsityConfig(stages, self.depths)
 
     def encode(self, config: SparsityConfig) -> Genes:
         """The genes of a configuration, the inverse of :meth:`decode`.
@@ -233,12 +306,15 @@ class SparsitySpace:
             ValueError: The configuration is not in the space.
         """
         genes = []
-        for stage in SparsityConfig(config, self.depths).ratios:
-            for first in range(0, len(stage), 2):
-                pair = set(stage[first:first + 2])
-                if len(pair) > 1 or not pair <= set(self.choices):
-                    raise ValueError(f'{config} is not in the space of {self.choices} per pair')
+        for skip, stage in zip(self._skipped, self.config(config).ratios):
+            for first in range(skip, len(stage), self.group):
+                shared = set(stage[first:first + self.group])
+                if len(shared) > 1 or not shared <= set(self.choices):
+                    raise ValueError(f'{config} is not in the space of {self.choices} '
+                                     f'{_groups_of(self.group)}')
                 genes.append(self.choices.index(stage[first]))
+            if any(stage[:skip]):
+                raise ValueError(f'{config} prunes one of the first {self.dense} blocks')
         return tuple(genes)
 
     def __contains__(self, config: SparsityConfig) -> bool:
@@ -249,12 +325,8 @@ class SparsitySpace:
         return True
 
     def sample(self, rng: np.random.Generator) -> SparsityConfig:
-        """One draw per pair, sorted within the stage, as published."""
+        """One draw per group, sorted within the stage where ratios are nested: as published."""
         return self.decode(rng.integers(len(self.choices), size=self.num_genes).tolist())
-
-    def uniform(self) -> List[SparsityConfig]:
-        """The configurations with one ratio everywhere, from the lowest choice to the highest."""
-        return [SparsityConfig(c, self.depths) for c in self.choices]
 
 
 Sparsity = Optional[Union[float, str, Sequence, SparsityConfig]]

@@ -12,7 +12,7 @@ from sparsevit_mm.config.reading import load_config
 from sparsevit_mm.cost.latency import LatencySetting
 from sparsevit_mm.deploy import (check_onnx, check_program, export, export_onnx, export_program,
                                  measure_onnx, open_session)
-from sparsevit_mm.deploy.check import closest_call
+from sparsevit_mm.models.swin.inspect import smallest_margin
 from sparsevit_mm.deploy.export import random_image
 from sparsevit_mm.models.selection.ranking import Selection
 from sparsevit_mm.models.swin import stage
@@ -258,14 +258,14 @@ def test_a_tie_is_reported_as_one(dynamic, sparse, monkeypatch):
         check_onnx(dynamic, sparse, tolerance=0.)
 
 
-def test_closest_call_is_the_gap_between_kept_and_left_out(sparse):
+def test_smallest_margin_is_the_gap_between_kept_and_left_out(sparse):
     image = next(images(1))
-    gap = closest_call(sparse, image)
+    gap = smallest_margin(sparse, image)
     assert 0 < gap < 1
-    assert closest_call(sparse, torch.zeros_like(image)) == 0  # every window is like the next
+    assert smallest_margin(sparse, torch.zeros_like(image)) == 0  # every window is like the next
     dense = deepcopy(sparse)
     dense.sparsity = 0.
-    assert closest_call(dense, image) == float('inf')
+    assert smallest_margin(dense, image) == float('inf')
 
 
 def test_tool_exports_checks_and_times_a_dense_backbone(config, tmp_path):

@@ -16,7 +16,7 @@ LAYERS = [{'version', 'sparsity', 'datasets', 'files'}, {'models', 'front'}, {'c
           {'budget', 'hooks', 'config'}, {'evaluation'}, {'search'},
           {'visualization', 'deploy'}, {'report'}, {'cli', 'steps'}]
 MODEL_LAYERS = [{'tracing', 'checkpoints'}, {'windows', 'chunks'}, {'selection', 'execution'},
-                {'swin'}, {'bevdet'}]
+                {'interface'}, {'swin'}, {'bevdet'}]
 
 WITHOUT_TOOLKITS = '''
 import sys

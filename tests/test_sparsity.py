@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sparsevit_mm.sparsity import SparsityConfig, SparsitySpace, kept_windows, num_pairs
+from sparsevit_mm.sparsity import SparsityConfig, SparsitySpace, kept_windows
 
 DEPTHS = st.lists(st.integers(1, 7), min_size=1, max_size=5).map(tuple)
 
@@ -22,7 +22,7 @@ def pair_ratios(draw, per_block=False):
     """(depths, groups): the ratios of each stage's pairs, or blocks, rising."""
     depths = draw(DEPTHS)
     percent = st.integers(0, 99)
-    sizes = depths if per_block else map(num_pairs, depths)
+    sizes = depths if per_block else SparsitySpace(depths).stage_genes
     return depths, [
         [p / 100 for p in sorted(draw(st.lists(percent, min_size=size, max_size=size)))]
         for size in sizes
@@ -97,7 +97,8 @@ def test_ratios_that_fall_within_a_stage_are_named(case, data):
     depths, groups = depths[:stage] + (3, ) + depths[stage:], copy.copy(groups)
     groups.insert(stage, [.2, .7, .6])
     with pytest.raises(ValueError, match=f'stage {stage}, block 2 is 0.6.* 0.7 of block 1'):
-        SparsityConfig(groups, depths)
+        SparsitySpace(depths).config(groups)
+    assert SparsitySpace(depths, nested=False).config(groups) == SparsityConfig(groups, depths)
 
 
 @pytest.mark.parametrize('ratio', [1, 1., 1.5, -.1, 1 - 1e-9, -1e-9, math.nan, math.inf, -math.inf])
@@ -167,7 +168,7 @@ def test_encoding_inverts_decoding(space, seed):
 @given(SPACES, st.randoms(use_true_random=False))
 def test_decoding_sorts_genes_within_a_stage_only(space, random):
     rng = np.random.default_rng(0)
-    stages = [list(rng.integers(len(space.choices), size=num_pairs(d))) for d in space.depths]
+    stages = [list(rng.integers(len(space.choices), size=size)) for size in space.stage_genes]
     expected = space.decode(flat(map(sorted, stages)))
     for stage in stages:
         random.shuffle(stage)

@@ -3,7 +3,7 @@ import argparse
 from pathlib import Path
 
 from sparsevit_mm.cli import clear_errors
-from sparsevit_mm.config.reading import BACKBONE
+from sparsevit_mm.config.arguments import BACKBONE
 from sparsevit_mm.config.swap import swap_backbone
 
 

@@ -3,8 +3,9 @@ import inspect
 from typing import Dict, List
 
 from ..models import SparseSwinTransformer
-from ..sparsity import SparsityConfig
-from .reading import BACKBONE
+from ..sparsity import SparsitySpace
+
+BACKBONE = SparseSwinTransformer.__name__
 
 
 def check_arguments(arguments: Dict) -> List[int]:
@@ -34,7 +35,7 @@ def check_arguments(arguments: Dict) -> List[int]:
                              f'{stage} can\'t be split into {count}')
     if not isinstance(values['window_size'], int) or values['window_size'] < 1:
         raise ValueError(f'window_size {values["window_size"]} is no positive integer')
-    SparsityConfig(values['sparsity'], depths)
+    SparsitySpace(depths).config(values['sparsity'])
     return list(depths)
 
 

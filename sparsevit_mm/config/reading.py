@@ -5,7 +5,8 @@ from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 
-BACKBONE = 'SparseSwinTransformer'
+from ..models import backbone_names
+
 ADAPTATION_HOOK = 'SparsityAdaptationHook'
 
 
@@ -46,9 +47,10 @@ def find_backbone(cfg: Config) -> Tuple[str, ...]:
     Raises:
         ValueError: There is none, or more than one. Lists the backbones that are there.
     """
-    found = find_type(cfg, BACKBONE)
+    found = [keys for name in backbone_names() for keys in find_type(cfg, name)]
     if len(found) != 1:
-        raise ValueError(f'the config holds {len(found)} {BACKBONE}, not one; its backbones: '
+        raise ValueError(f'the config holds {len(found)} sparse backbones '
+                         f'({", ".join(backbone_names())}), not one; its backbones: '
                          f'{list_backbones(cfg)}')
     return found[0]
 

@@ -8,9 +8,9 @@ from mmengine.config import Config
 from mmengine.config.utils import ConfigParsingError
 
 from ..sparsity import Sparsity, SparsityConfig
-from .arguments import check_arguments, from_mmpretrain
+from .arguments import BACKBONE, check_arguments, from_mmpretrain
 from .child import Keys, body_of, child_text, module_of, writable, write_config
-from .reading import ADAPTATION_HOOK, BACKBONE, find_type, is_type, list_backbones, load_config
+from .reading import ADAPTATION_HOOK, find_type, is_type, list_backbones, load_config
 
 DENSE = 'SwinTransformer'
 PACKAGE = 'sparsevit_mm'

@@ -10,7 +10,7 @@ import torch
 from torch.utils.benchmark.utils.common import set_torch_threads
 from torch.utils.benchmark.utils.timer import timer
 
-from ..models import SparseSwinTransformer
+from ..models import SparseBackbone
 from ..models.execution import EXECUTIONS
 from ..sparsity import Sparsity, SparsityConfig
 
@@ -123,7 +123,7 @@ class LatencyMeter:
     """
 
     def __init__(self,
-                 backbone: SparseSwinTransformer,
+                 backbone: SparseBackbone,
                  setting: LatencySetting,
                  rounds: int = 15):
         if rounds < 1:
@@ -147,7 +147,7 @@ class LatencyMeter:
         Returns:
             One Latency for each configuration; ratios are to the first.
         """
-        configs = [SparsityConfig(c, self.backbone.depths) for c in configs]
+        configs = [self.backbone.space.config(c) for c in configs]
         with set_torch_threads(self.setting.num_threads):
             times = np.array([[self._run(c) for c in configs] for _ in range(self.rounds + 1)])[1:]
         return summarise(times)

@@ -48,7 +48,7 @@ class Draws:
         self.space, self.windows, self.rng = space, windows, rng
         self._level = rng.random()
         self.first = [c for c in space.uniform() if not c.is_dense]
-        taken = {self.keeps(c) for c in [*self.first, SparsityConfig(0., space.depths)]}
+        taken = {self.keeps(c) for c in [*self.first, space.config(0.)]}
         self.checks = [self.draw(taken) for _ in range(CHECKS)]
         self._held_out = {self.keeps(c) for c in self.checks}
 
@@ -93,7 +93,7 @@ def collect(meter: LatencyMeter, draws: Draws, budget: float,
     if not 0 < budget < np.inf:
         raise ValueError(f'budget {budget} is no number of seconds')
     runs, start, seen = Runs(), clock(), set()
-    dense = SparsityConfig(0., draws.space.depths)
+    dense = draws.space.config(0.)
     meter.once(dense)  # what only a first run of all does, is done
 
     def run(config: SparsityConfig, check: bool) -> None:

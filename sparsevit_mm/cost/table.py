@@ -8,8 +8,7 @@ from typing import Dict, List, Optional, Sequence, Tuple, Union
 import numpy as np
 
 from ..files import replacing
-from ..models import SparseSwinTransformer
-from ..models.windows import num_windows
+from ..models import SparseBackbone
 from ..sparsity import Sparsity, SparsityConfig, SparsitySpace
 from .additive import AdditiveModel, Stage
 from .check import Check, check
@@ -18,6 +17,7 @@ from .macs import backbone_macs
 from .runs import Draws, Progress, collect, windows_kept
 
 VERSION = 1
+RULES = ('group', 'nested', 'dense')  # of a space; Swin's, which are the default, are not written
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,14 @@ class LatencyTable:
     check: Check
 
     def __post_init__(self):
-        space = SparsitySpace(tuple(self.backbone['depths']), self.choices)
+        rules = {name: self.backbone[name] for name in RULES if name in self.backbone}
+        space = SparsitySpace(tuple(self.backbone['depths']), self.choices, **rules)
         object.__setattr__(self, 'space', space)
         known: List[Dict[Tuple[float, ...], float]] = [{} for _ in self.stages]
         object.__setattr__(self, '_known', known)
 
     @classmethod
-    def measure(cls, backbone: SparseSwinTransformer, setting: LatencySetting, budget: float,
+    def measure(cls, backbone: SparseBackbone, setting: LatencySetting, budget: float,
                 seed: int = 0, progress: Optional[Progress] = None) -> 'LatencyTable':
         """Measures, fits and checks.
 
@@ -62,7 +63,7 @@ class LatencyTable:
         Raises:
             ValueError: The budget is no time or too small, or too few configurations differ.
         """
-        space, totals = SparsitySpace(backbone.depths), stage_windows(backbone, setting.shape)
+        space, totals = backbone.space, backbone.totals(setting.shape)
         draws = Draws(space, totals, np.random.default_rng(seed))
         runs = collect(LatencyMeter(backbone, setting), draws, budget, progress)
         macs = _saved_macs(backbone, setting, space, totals)
@@ -85,7 +86,7 @@ class LatencyTable:
             ValueError, TypeError: Not a configuration of this backbone.
         """
         if not isinstance(config, SparsityConfig) or config.depths != self.space.depths:
-            config = SparsityConfig(config, self.space.depths)
+            config = self.space.config(config)
         latency = self.dense
         for stage, ratios, known in zip(self.stages, config.ratios, self._known):
             if ratios not in known:
@@ -97,7 +98,7 @@ class LatencyTable:
         """For each stage the choices, ascending, in groups whose members cost the same: they keep
         as many windows, or differ by less than the noise over the number of pairs."""
         tolerance = self.noise / self.space.num_genes
-        return [self._groups(stage, min(depth, 2), tolerance)
+        return [self._groups(stage, min(depth, self.space.group), tolerance)
                 for stage, depth in zip(self.stages, self.space.depths)]
 
     def _groups(self, stage: Stage, blocks: int, tolerance: float) -> List[Tuple[float, ...]]:
@@ -105,7 +106,7 @@ class LatencyTable:
         lowest = np.inf  # of what the first of the last group costs
         for ratio in self.choices:
             kept = stage.keeps(ratio)
-            cost = blocks * stage.block(kept)  # of a pair
+            cost = blocks * stage.block(kept)  # of a group
             if kept < stage.total:
                 cost += min(stage.fixed, 0.)  # lost where the stage turns dense
             if groups and cost >= lowest - tolerance:
@@ -124,12 +125,12 @@ class LatencyTable:
         """
         space = self.space
         lowest = [{r: group[0] for group in groups for r in group} for groups in self.plateaus()]
-        ratios = SparsityConfig(config, space.depths)
+        ratios = space.config(config)
         space.encode(ratios)  # raises
         return SparsityConfig([[lowest[s][r] for r in stage]
                                for s, stage in enumerate(ratios.ratios)], space.depths)
 
-    def require(self, backbone: SparseSwinTransformer, setting: LatencySetting) -> None:
+    def require(self, backbone: SparseBackbone, setting: LatencySetting) -> None:
         """Raises ValueError, which lists the differences, if the table was measured for another
         backbone or in another setting."""
         here = {**setting.identity(), **backbone_identity(backbone)}
@@ -191,44 +192,19 @@ class LatencyTable:
         return table
 
 
-def backbone_identity(backbone: SparseSwinTransformer) -> Dict:
-    """All that latency depends on but weights, sparsity and execution, as JSON holds it."""
-    first = [stage.blocks[0] for stage in backbone.stages]
-    return {
-        'depths': list(backbone.depths),
-        'channels': list(backbone.num_features),
-        'heads': [block.attn.w_msa.num_heads for block in first],
-        'hidden channels': [block.ffn.feedforward_channels for block in first],
-        'window size': backbone.window_size,
-        'patch size': backbone.patch_size,
-        'strides': [list(stage.downsample.sampler.stride) for stage in backbone.stages
-                    if stage.downsample is not None],
-        'in channels': backbone.in_channels,
-        'outputs': list(backbone.out_indices),
-        'importance': backbone.selection.importance,
-        'activation': type(first[0].ffn.layers[0][1]).__name__,
-        'triton': first[0].attn.w_msa.triton,
-        'parameters': sum(p.numel() for p in backbone.parameters()),  # biases, norms, positions
-    }
+def backbone_identity(backbone: SparseBackbone) -> Dict:
+    """What a table is of: the backbone's ``identity()``, and the rules of its space."""
+    rules = {name: getattr(backbone.space, name) for name in RULES}
+    swin = SparsitySpace(())
+    return {**backbone.identity(),
+            **{name: rule for name, rule in rules.items() if rule != getattr(swin, name)}}
 
 
-def stage_windows(backbone: SparseSwinTransformer, shape: Sequence[int]) -> List[int]:
-    """Windows of each stage's map, padding included, for an input of (H, W) pixels."""
-    height, width = (math.ceil(side / backbone.patch_size) for side in shape)
-    totals = []
-    for stage in backbone.stages:
-        totals.append(num_windows(height, width, backbone.window_size))
-        if stage.downsample is not None:
-            stride_y, stride_x = stage.downsample.sampler.stride
-            height, width = math.ceil(height / stride_y), math.ceil(width / stride_x)
-    return totals
-
-
-def _saved_macs(backbone: SparseSwinTransformer, setting: LatencySetting, space: SparsitySpace,
+def _saved_macs(backbone: SparseBackbone, setting: LatencySetting, space: SparsitySpace,
                 totals: Sequence[int]) -> List[Dict[int, float]]:
     """Stage -> windows kept -> MACs that one block saves, as a share of the dense backbone's."""
     def macs(ratios: List[float]) -> int:
-        return backbone_macs(backbone, setting.shape, 1, SparsityConfig(ratios, space.depths))
+        return backbone_macs(backbone, setting.shape, 1, ratios)
 
     num_stages = len(space.depths)
     dense, saved = macs([0.] * num_stages), []
@@ -238,7 +214,7 @@ def _saved_macs(backbone: SparseSwinTransformer, setting: LatencySetting, space:
             kept = windows_kept(total, ratio)
             if kept < total:
                 ratios = [ratio if t == s else 0. for t in range(num_stages)]
-                by_kept[kept] = (1 - macs(ratios) / dense) / space.depths[s]
+                by_kept[kept] = (1 - macs(ratios) / dense) / max(space.prunable[s], 1)
         saved.append(by_kept)
     return saved
 

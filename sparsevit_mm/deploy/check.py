@@ -10,10 +10,7 @@ from torch.utils.benchmark.utils.common import set_torch_threads
 from torch.utils.benchmark.utils.timer import timer
 
 from ..cost.latency import Latency, LatencySetting, summarise
-from ..models import SparseSwinTransformer
-from ..models.selection.importance import TOKEN_SCORES, MapInfo
-from ..models.selection.ranking import score_windows
-from ..models.swin.stage import SwinBlock, SwinStage
+from ..models import SparseBackbone
 from .export import (INPUT, PathLike, batch_group, frozen, need, need_torch, output_names,
                      random_image)
 
@@ -22,7 +19,7 @@ TOLERANCE = 1e-4
 ROUNDING = 1e-5
 
 
-def check_onnx(path: PathLike, backbone: SparseSwinTransformer,
+def check_onnx(path: PathLike, backbone: SparseBackbone,
                batch_sizes: Optional[Sequence[int]] = None, seeds: Sequence[int] = range(3),
                tolerance: float = TOLERANCE) -> float:
     """Compares a file of :func:`export_onnx`, run by onnxruntime, to the backbone in PyTorch.
@@ -52,7 +49,7 @@ def check_onnx(path: PathLike, backbone: SparseSwinTransformer,
                              tolerance)
 
 
-def check_program(path: PathLike, backbone: SparseSwinTransformer,
+def check_program(path: PathLike, backbone: SparseBackbone,
                   batch_sizes: Optional[Sequence[int]] = None, seeds: Sequence[int] = range(3),
                   tolerance: float = TOLERANCE) -> float:
     """As :func:`check_onnx`, for a file of :func:`export_program`. Where images share a budget, a
@@ -69,7 +66,7 @@ def check_program(path: PathLike, backbone: SparseSwinTransformer,
                              _batches(batch, batch_sizes, backbone), seeds, tolerance)
 
 
-def measure_onnx(paths: Sequence[PathLike], backbones: Sequence[SparseSwinTransformer],
+def measure_onnx(paths: Sequence[PathLike], backbones: Sequence[SparseBackbone],
                  setting: LatencySetting,
                  rounds: int = 15) -> Tuple[List[Latency], List[Latency]]:
     """Runs files in onnxruntime and backbones in PyTorch in turn, `rounds` times after a warm-up.
@@ -108,34 +105,7 @@ def open_session(path: PathLike, num_threads: int = 1):
     return onnxruntime.InferenceSession(os.fspath(path), options, ['CPUExecutionProvider'])
 
 
-def closest_call(backbone: SparseSwinTransformer, image: Tensor) -> float:
-    """The smallest gap between the scores of the last window kept and the first left out, over
-    blocks and images (or groups that share a budget), as a share of the former; infinite if no
-    window is left out."""
-    model, gaps, token_scores = frozen(backbone), [float('inf')], {}
-
-    def watch(stage: SwinStage, block: SwinBlock, args: tuple) -> None:
-        if len(args) < 3:
-            return
-        x, windows, selected, *_ = args
-        if stage not in token_scores:  # this is the first pruned block: all go by its input
-            info = MapInfo((windows.height, windows.width), head=stage.importance)
-            token_scores[stage] = TOKEN_SCORES[model.selection.importance](x, info)
-        scores = score_windows(token_scores[stage], windows)
-        scores = scores.reshape(len(selected), -1).sort(descending=True).values
-        last, k = scores[:, selected.shape[1] - 1], selected.shape[1]
-        least = torch.finfo(last.dtype).tiny  # scores may all be 0
-        gaps.append(((last - scores[:, k]) / last.clamp(min=least)).min().item())
-
-    for stage in model.stages:
-        for block in stage.blocks:
-            block.register_forward_pre_hook(partial(watch, stage))
-    with torch.no_grad():
-        model(image)
-    return min(gaps)
-
-
-def _worst_difference(run: Callable[[Tensor], Sequence[Tensor]], backbone: SparseSwinTransformer,
+def _worst_difference(run: Callable[[Tensor], Sequence[Tensor]], backbone: SparseBackbone,
                       shape: Sequence[int], batch_sizes: Sequence[int], seeds: Sequence[int],
                       tolerance: float) -> float:
     model, worst = frozen(backbone), 0.
@@ -150,20 +120,25 @@ def _worst_difference(run: Callable[[Tensor], Sequence[Tensor]], backbone: Spars
             difference = (w - f).abs()
             largest = difference.max().item()
             if not largest <= tolerance:  # NaN too
-                gap = closest_call(model, image)
+                gap = model.smallest_margin(image)
                 raise ValueError(
                     f'output {name} differs from PyTorch by {largest:.3g} (allowed: '
                     f'{tolerance:.3g}) in {(difference > tolerance).float().mean():.2%} of its '
-                    f'values, for seed {seed} and batch {batch_size}. The closest call between a '
-                    f'window kept and one left out is {gap:.1e} of the score' +
-                    (': within rounding, so that the other window may have been kept'
-                     if gap < ROUNDING else ', so that rounding does not explain it'))
+                    f'values, for seed {seed} and batch {batch_size}.{_explain(gap)}')
             worst = max(worst, largest)
     return worst
 
 
+def _explain(margin: Optional[float]) -> str:
+    if margin is None:
+        return ''
+    return (f' The closest call between what was kept and what was left out is {margin:.1e} of the '
+            'score' + (': within rounding, so that the other may have been kept'
+                       if margin < ROUNDING else ', so that rounding does not explain it'))
+
+
 def _batches(own, wanted: Optional[Sequence[int]],
-             backbone: SparseSwinTransformer) -> Sequence[int]:
+             backbone: SparseBackbone) -> Sequence[int]:
     if isinstance(own, int):
         if wanted is not None and set(wanted) != {own}:
             raise ValueError(f'the file takes batches of {own} only, not {list(wanted)}')

@@ -17,7 +17,7 @@ from mmengine.utils import digit_version
 from torch import Tensor
 
 from ..files import replacing
-from ..models import SparseSwinTransformer
+from ..models import SparseBackbone
 from ..models.selection.ranking import BATCH
 
 PathLike = Union[str, os.PathLike]
@@ -27,7 +27,7 @@ MIN_OPSET = 18  # torch's exporter writes none below
 MAX_BYTES = 2**31 - 2**20  # protobuf's limit on a file, less some room for the graph
 
 
-def export_onnx(backbone: SparseSwinTransformer, path: PathLike, shape: Sequence[int],
+def export_onnx(backbone: SparseBackbone, path: PathLike, shape: Sequence[int],
                 batch_size: int = 1, dynamic_batch: bool = False,
                 opset: int = MIN_OPSET) -> None:
     """Writes the backbone, at its current sparsity, in fp32 and eval mode, to one ONNX file.
@@ -73,7 +73,7 @@ def export_onnx(backbone: SparseSwinTransformer, path: PathLike, shape: Sequence
         program.save(temporary, external_data=False)
 
 
-def export_program(backbone: SparseSwinTransformer, path: PathLike, shape: Sequence[int],
+def export_program(backbone: SparseBackbone, path: PathLike, shape: Sequence[int],
                    batch_size: int = 1, dynamic_batch: bool = False) -> None:
     """Writes the backbone to FILE.pt2, for ``torch.export.load``. Arguments and errors are those
     of :func:`export_onnx`, but no package beside torch is needed. Where images share a budget,
@@ -82,11 +82,11 @@ def export_program(backbone: SparseSwinTransformer, path: PathLike, shape: Seque
         torch.export.save(_trace(backbone, shape, batch_size, dynamic_batch), temporary)
 
 
-def output_names(backbone: SparseSwinTransformer) -> List[str]:
+def output_names(backbone: SparseBackbone) -> List[str]:
     return [f'stage{i}' for i in backbone.out_indices]
 
 
-def random_image(backbone: SparseSwinTransformer, shape: Sequence[int], batch_size: int,
+def random_image(backbone: SparseBackbone, shape: Sequence[int], batch_size: int,
                  seed: int = 0) -> Tensor:
     """(B, in_channels, H, W) fp32: normal noise whose magnitude varies from image to image and,
     by a factor of some tens, over each, so that scores of windows differ."""
@@ -98,7 +98,7 @@ def random_image(backbone: SparseSwinTransformer, shape: Sequence[int], batch_si
         batch_size, backbone.in_channels, *shape, generator=generator)
 
 
-def _trace(backbone: SparseSwinTransformer, shape: Sequence[int], batch_size: int,
+def _trace(backbone: SparseBackbone, shape: Sequence[int], batch_size: int,
            dynamic_batch: bool) -> 'torch.export.ExportedProgram':
     need_torch()
     if len(shape) != 2 or not all(isinstance(side, int) and side > 0 for side in shape):
@@ -122,7 +122,7 @@ def _trace(backbone: SparseSwinTransformer, shape: Sequence[int], batch_size: in
                                    strict=False)
 
 
-def batch_group(model: SparseSwinTransformer) -> int:
+def batch_group(model: SparseBackbone) -> int:
     """Of how many images a batch of any size must be a multiple.
 
     Raises:
@@ -135,8 +135,6 @@ def batch_group(model: SparseSwinTransformer) -> int:
         raise ValueError("scope 'group' over the whole batch needs a batch of fixed size: set "
                          'group_size to a number of images, or leave the dynamic batch')
     return selection.group_size
-
-
 
 
 def _fix_layouts(program: 'torch.export.ExportedProgram') -> 'torch.export.ExportedProgram':
@@ -161,7 +159,7 @@ def _stable_sort(x, stable=False, dim: int = -1, descending: bool = False):
     return op.TopK(x, size, axis=dim, largest=int(descending), sorted=1)
 
 
-def frozen(backbone: SparseSwinTransformer) -> SparseSwinTransformer:
+def frozen(backbone: SparseBackbone) -> SparseBackbone:
     """A copy on the CPU, in fp32 and eval mode, that runs eagerly."""
     model = deepcopy(backbone).cpu().float().eval()
     model.execution = 'eager'

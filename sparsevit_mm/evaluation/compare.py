@@ -89,6 +89,6 @@ def least_uniform(meter: LatencyMeter, ratio: float, choices: Sequence[float]) -
         ratio: Of the dense latency.
         choices: Ratios of sparsity to try.
     """
-    configs = [SparsityConfig(c, meter.backbone.depths) for c in (0., *choices)]
+    configs = [meter.backbone.space.config(c) for c in (0., *choices)]
     slower = [c for c, l in zip(configs, meter.measure(configs)) if l.ratio >= ratio]
     return max(slower, key=lambda c: c.mean, default=configs[0])

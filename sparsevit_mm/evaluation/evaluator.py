@@ -137,7 +137,7 @@ class Evaluator:
         self._data.append(Evaluation(
             evaluator.metrics[0], build_loop,
             lambda sparsity, selection: self._in_step(
-                index, SparsityConfig(sparsity, self.backbone.depths),
+                index, self.backbone.space.config(sparsity),
                 selection or self.selection)))
         return self._data[index]
 

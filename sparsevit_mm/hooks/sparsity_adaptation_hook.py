@@ -66,8 +66,9 @@ class SparsityAdaptationHook(Hook):
                  around: Optional[Union[str, Path, Sequence[Sparsity]]] = None,
                  distillation: float = 0.,
                  dense_share: Optional[float] = None):
-        self.space_args = {} if choices is None else dict(choices=tuple(choices))
-        SparsitySpace((1, ), **self.space_args)  # refuse bad choices while the config is built
+        self.choices = choices
+        if choices is not None:
+            SparsitySpace((1, ), tuple(choices))  # refuse bad ones while the config is built
         self.seed = seed
         self.val_sparsity = val_sparsity if isinstance(val_sparsity, dict) else {'': val_sparsity}
         if not self.val_sparsity:
@@ -90,19 +91,20 @@ class SparsityAdaptationHook(Hook):
 
     def before_run(self, runner) -> None:
         self.backbone = get_sparse_backbone(runner.model)
-        self.space = SparsitySpace(self.backbone.depths, **self.space_args)
+        space = self.backbone.space
+        self.space = space if self.choices is None else space.of(self.choices)
         self.val_configs = {
-            name: SparsityConfig(value, self.backbone.depths)
+            name: space.config(value)
             for name, value in self.val_sparsity.items()
         }
         self.centres = None if self.around is None else [
-            SparsityConfig(value, self.backbone.depths) for value in self.around]
+            space.config(value) for value in self.around]
         outside = [str(c) for c in self.centres or [] if c not in self.space]
         if outside:
             raise ValueError(f'around holds configurations that no pairs of {self.space.choices} '
                              f'make up: {", ".join(outside)}')
         self.built_with = self.backbone.sparsity
-        self.dense = SparsityConfig(0., self.backbone.depths)
+        self.dense = space.config(0.)
 
     def before_train(self, runner) -> None:
         if self.distillation:

@@ -1,3 +1,4 @@
-from .swin.sparse_swin import SparseSwinTransformer, get_sparse_backbone
+from .interface import SparseBackbone, backbone_names, get_sparse_backbone
+from .swin.sparse_swin import SparseSwinTransformer
 
-__all__ = ['SparseSwinTransformer', 'get_sparse_backbone']
+__all__ = ['SparseBackbone', 'SparseSwinTransformer', 'backbone_names', 'get_sparse_backbone']

@@ -105,6 +105,6 @@ class Finals:
 
     def _keep(self, finalists: List[Finalist]) -> None:
         if not self.had_all:
-            dense = SparsityConfig(0., self.search.problem.space.depths)
+            dense = self.search.problem.space.config(0.)
             self.record.dense_full(lambda: self.full(dense, None))
         self.record.keep_finalists(self.end, finalists)

@@ -13,7 +13,7 @@ from ..cost.table import LatencyTable
 from ..evaluation.bootstrap import make_resampler
 from ..evaluation.metrics import Metrics, check_metric, default_metric
 from ..models.selection.ranking import Selection
-from ..sparsity import SparsityConfig, SparsitySpace
+from ..sparsity import SparsityConfig
 from .baselines import References
 from .candidates import Candidate, write_csv
 from .finals import Finals
@@ -62,8 +62,8 @@ class SearchPipeline:
         metric = request.metric or default_metric(cfg)
         evaluator = evaluations.evaluator
         self.backbone = backbone = evaluator.backbone
-        self.space = SparsitySpace(backbone.depths)
-        self.densest = SparsityConfig(0., backbone.depths)
+        self.space = backbone.space
+        self.densest = self.space.config(0.)
         self.meter = LatencyMeter(backbone, request.setting, request.rounds)
         self.table: Optional[LatencyTable] = None
         if request.table is not None:

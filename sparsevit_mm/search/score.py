@@ -6,7 +6,6 @@ from mmengine.config import Config
 
 from ..evaluation.scores.compare import (SPARSITIES, ScoreComparison, check_importance,
                                          compare_scores, usable_scores)
-from ..sparsity import SparsityConfig
 from .request import AUTO, SearchRequest
 from .splits import Evaluations
 from .study import SparsitySearch
@@ -77,7 +76,7 @@ class SearchedScore:
         if asked != AUTO:
             return dict(name=asked or self.own)
         backbone = self.evaluator.backbone
-        sparsities = [SparsityConfig(ratio, backbone.depths) for ratio in SPARSITIES]
+        sparsities = [backbone.space.config(ratio) for ratio in SPARSITIES]
         scores = usable_scores(self.cfg, self.request.checkpoint, backbone)
         check = compare_scores(self.evaluator, self.evaluations.check, metric, sparsities, scores,
                                self.request.seed, report=report)

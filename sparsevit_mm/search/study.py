@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from ..sparsity import SparsityConfig
 from .candidates import DUPLICATE, EVALUATED, FAILED, REJECTED, Candidate, pareto_front
 from .problem import Problem
-from .propose.sampler import NestedGenes, from_params, make_sampler, search_space, to_params
+from .propose.sampler import Genes, from_params, make_sampler, search_space, to_params
 from .propose.screening import FirstLook
 from .record import StudyRecord, attributes, candidate_of, has_candidate, put, sign, worker_of
 from .store.storage import open_storage, shown
@@ -89,7 +89,7 @@ class SparsitySearch:
         if self.workers.others():
             seeds.append(int(hashlib.sha256(self.workers.id.encode()).hexdigest()[:8], 16))
         rng = np.random.default_rng(seeds)
-        self.genes = NestedGenes(problem.space, problem.macs, rng, problem.limits.max_macs)
+        self.genes = Genes(problem.space, problem.macs, rng, problem.limits.max_macs)
         self.study.sampler = make_sampler(sampler, self.genes, self._met, population_size,
                                           int(np.random.default_rng(seeds).integers(2**31)))
         self.first_look = FirstLook(rng, lambda message: print_log(message, 'current', 30))

@@ -11,11 +11,11 @@ from mmengine.hooks import Hook
 
 from ..config.reading import is_type, without_adaptation
 from ..evaluation.evaluator import Evaluator
-from ..models import SparseSwinTransformer
+from ..models import SparseBackbone
 from ..sparsity import SparsityConfig
 from .breakdown_scores import DetectionScore, SegmentationScore, Values
 from .overlay import sum_of
-from .windows import Placement, count_blocks, record_windows
+from .windows import Placement, count_blocks
 
 
 @dataclass
@@ -84,7 +84,7 @@ class ShareRecorder(Hook):
             size of the image.
     """
 
-    def __init__(self, backbone: SparseSwinTransformer, add: Callable):
+    def __init__(self, backbone: SparseBackbone, add: Callable):
         self.backbone, self.add, self.maps = backbone, add, None
         self.means: List[float] = []
 
@@ -92,7 +92,7 @@ class ShareRecorder(Hook):
     def recording(self) -> Iterator[List[float]]:
         """Within the context the mean share of each image is added to a list."""
         self.means = []
-        with record_windows(self.backbone) as self.maps:
+        with self.backbone.recording() as self.maps:
             try:
                 yield self.means
             finally:
@@ -143,7 +143,7 @@ def break_down(cfg: Config, checkpoint: str, configs: Sequence[SparsityConfig],
     recorder = ShareRecorder(evaluator.backbone, score.add)
     evaluator.runner.register_hook(recorder)
 
-    dense = SparsityConfig(0., evaluator.backbone.depths)
+    dense = evaluator.backbone.space.config(0.)
     report(dense.label)
     if not evaluator.evaluate(dense):
         raise ValueError('the dense model detects nothing, so the evaluator gives no metric: '

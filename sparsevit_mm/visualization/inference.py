@@ -16,7 +16,7 @@ from ..evaluation.loading import load_model, prepare
 from ..models import get_sparse_backbone
 from .ground_truth import SPLITS, absolute, is_annotation_loader, split_leaves
 from .overlay import Counts
-from .windows import Placement, count_blocks, record_windows
+from .windows import Placement, count_blocks
 
 
 class Inference(NamedTuple):
@@ -68,8 +68,8 @@ class FileInferencer:
 
 def run_recorded(model: BaseModel, packed: Dict) -> Tuple[BaseDataElement, List[List[Tensor]]]:
     """The model's data sample of what a pipeline packed, and the maps of
-    :func:`~.windows.record_windows`."""
-    with torch.no_grad(), record_windows(get_sparse_backbone(model)) as maps:
+    ``recording()`` of the backbone."""
+    with torch.no_grad(), get_sparse_backbone(model).recording() as maps:
         return model.test_step(pseudo_collate([packed]))[0], maps
 
 

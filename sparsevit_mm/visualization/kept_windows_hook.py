@@ -14,7 +14,7 @@ from ..models import get_sparse_backbone
 from .ground_truth import ground_truths_in, loading_steps
 from .inference import read_image
 from .panel import PanelPainter
-from .windows import Placement, count_blocks, record_windows
+from .windows import Placement, count_blocks
 
 
 @HOOKS.register_module()
@@ -65,7 +65,7 @@ class KeptWindowsHook(Hook):
     def _before_iter(self, runner, batch_idx: int, data_batch: DATA_BATCH = None,
                      mode: str = 'train') -> None:
         if self.missing:
-            self.maps = self.recording.enter_context(record_windows(self.backbone))
+            self.maps = self.recording.enter_context(self.backbone.recording())
 
     def _after_iter(self, runner, batch_idx: int, data_batch: DATA_BATCH = None,
                     outputs: Optional[Sequence[BaseDataElement]] = None,

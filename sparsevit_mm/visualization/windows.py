@@ -1,44 +1,12 @@
-"""Which windows ran: recorded for each block, counted at each pixel of the image."""
-from contextlib import contextmanager
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence
+"""How many blocks ran at each pixel of an image."""
+from typing import Dict, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..models import SparseSwinTransformer
-from ..models.windows import WindowPartition
+from ..models import SparseBackbone
 from .overlay import Counts
-
-
-@contextmanager
-def record_windows(backbone: SparseSwinTransformer) -> Iterator[List[List[Tensor]]]:
-    """Within the context each forward pass leaves, per stage and block, a (B, H, W) bool map of
-    the tokens that ran, H and W being the stage's size in tokens."""
-    maps: List[List[Tensor]] = [[] for _ in backbone.stages]
-    handles = []
-    # Recordings run no hooks. They are put aside, not dropped, as setting `execution` would do.
-    executor, backbone._executor = backbone._executor, None
-    for stage_maps, stage in zip(maps, backbone.stages):
-        for block in stage.blocks:
-            handles.append(
-                block.register_forward_pre_hook(
-                    lambda _, args, into=stage_maps: into.append(_ran(*args))))
-    try:
-        yield maps
-    finally:
-        backbone._executor = executor
-        for handle in handles:
-            handle.remove()
-
-
-def _ran(x: Tensor, windows: WindowPartition, selected: Optional[Tensor] = None,
-         group: int = 1, *_) -> Tensor:
-    ran = x.new_full((len(x), windows.num_windows), selected is None, dtype=torch.bool)
-    if selected is not None:
-        ran.reshape(-1, group * windows.num_windows).scatter_(1, selected, True)
-    tokens = ran.repeat_interleave(windows.table.shape[1], dim=1).index_select(1, windows.inverse)
-    return tokens.reshape(-1, windows.height, windows.width).cpu()
 
 
 class Placement(NamedTuple):
@@ -68,13 +36,13 @@ class Placement(NamedTuple):
         return cls(size, metainfo.get('flip_direction') if metainfo.get('flip') else None)
 
 
-def count_blocks(backbone: SparseSwinTransformer, maps: List[List[Tensor]], shape: Sequence[int],
+def count_blocks(backbone: SparseBackbone, maps: List[List[Tensor]], shape: Sequence[int],
                  placement: Placement, index: int = 0) -> List[Counts]:
     """How many blocks of each stage ran at each pixel of an image.
 
     Args:
         backbone: That was recorded.
-        maps: From :func:`record_windows`, of one forward pass.
+        maps: From its ``recording()``, of one forward pass.
         shape: (height, width) of the image to draw on, in pixels.
         placement: Of the image in the input of the network.
         index: Of the image in the batch.
@@ -83,21 +51,13 @@ def count_blocks(backbone: SparseSwinTransformer, maps: List[List[Tensor]], shap
         ValueError: There was not one pass but none or several, as with inference by sliding
             windows: no map of the image then exists.
     """
-    passes = len(maps[0]) / len(backbone.stages[0].blocks)
+    passes = len(maps[0]) / backbone.depths[0]
     if passes != 1:
         raise ValueError(f'the model ran its backbone {passes:g} times for one image, not once '
                          f'(sliding windows, or test-time augmentation?): its windows can not be '
                          f'laid over the image')
     return [Counts(f'stage {i}', _count(blocks, side, shape, placement, index), len(blocks))
-            for i, (blocks, side) in enumerate(zip(maps, token_sides(backbone)))]
-
-
-def token_sides(backbone: SparseSwinTransformer) -> List[int]:
-    """Side of a token of each stage, in pixels of the input."""
-    sides = [backbone.patch_size]
-    for stage in backbone.stages[:-1]:
-        sides.append(sides[-1] * stage.downsample.sampler.stride[0])
-    return sides
+            for i, (blocks, side) in enumerate(zip(maps, backbone.token_sides()))]
 
 
 def _count(blocks: Sequence[Tensor], side: int, shape: Sequence[int], placement: Placement,

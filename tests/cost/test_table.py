@@ -11,7 +11,7 @@ from sparsevit_mm.cost import runs
 from sparsevit_mm.cost.additive import Stage
 from sparsevit_mm.cost.check import Check
 from sparsevit_mm.cost.latency import LatencyMeter, LatencySetting
-from sparsevit_mm.cost.table import LatencyTable, stage_windows
+from sparsevit_mm.cost.table import LatencyTable
 from sparsevit_mm.sparsity import SparsityConfig, kept_windows
 
 
@@ -34,8 +34,8 @@ def off(table):
 
 
 def test_windows_of_the_stages_are_those_of_their_maps():
-    assert stage_windows(backbone(**MODEL), SHAPE) == TOTALS
-    assert stage_windows(backbone(), (17, 30)) == [5 * 8, 3 * 4]  # 9 x 15, 5 x 8 tokens
+    assert backbone(**MODEL).totals(SHAPE) == TOTALS
+    assert backbone().totals((17, 30)) == [5 * 8, 3 * 4]  # 9 x 15, 5 x 8 tokens
 
 
 def test_additive_latency_is_recovered_exactly_where_nothing_disturbs(table):

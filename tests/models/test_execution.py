@@ -12,7 +12,6 @@ from sparsevit_mm.models import execution
 from sparsevit_mm.models.execution import Captured
 from sparsevit_mm.models.selection.metadata import ToldBatch
 from sparsevit_mm.models.selection.ranking import Selection
-from sparsevit_mm.visualization.windows import record_windows
 
 
 class FakeCaptured(Captured):
@@ -188,7 +187,7 @@ def test_hooks_of_the_visualiser_see_every_block(captured):
     model, _ = captured
     with torch.no_grad():
         model(torch.randn(1, 3, 40, 40))
-        with record_windows(model) as maps:
+        with model.recording() as maps:
             model(torch.randn(1, 3, 40, 40))
     assert [len(stage) for stage in maps] == [2, 2] and model.execution == 'captured'
 

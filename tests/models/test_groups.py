@@ -170,10 +170,9 @@ def test_drop_path_is_drawn_for_each_image_of_a_group(block):
     ('group', dict(group_size=3)), ('group', dict(group_size='batch')),
     ('image', {})])
 def test_a_backbone_runs_k_windows_for_each_image_on_average(make_swin, scope, changes):
-    from sparsevit_mm.visualization.windows import record_windows
     model = make_swin(sparsity=[.3, .5], scope=scope, **changes)
     images = torch.randn(6, 3, 64, 48) * torch.arange(1, 7)[:, None, None, None]
-    with torch.no_grad(), record_windows(model) as maps:
+    with torch.no_grad(), model.recording() as maps:
         model(images)
     for (height, width), ratio, blocks in zip([(16, 12), (8, 6)], (.3, .5), maps):
         k = kept_windows(num_windows(height, width, WINDOW), ratio)

@@ -16,7 +16,6 @@ from torch import nn
 from sparsevit_mm.models.selection.metadata import ToldBatch, read_call
 from sparsevit_mm.models.selection.ranking import Selection, valid_windows
 from sparsevit_mm.models.windows import partition
-from sparsevit_mm.visualization.windows import record_windows
 
 PATCH = 4
 
@@ -92,7 +91,7 @@ def test_a_window_is_valid_if_any_of_its_tokens_is(size, shift, data):
 def ran(model, images, samples):
     """Per stage and block, (B, H, W) maps of the tokens that ran."""
     backbone = model.backbone[0] if isinstance(model.backbone, nn.Sequential) else model.backbone
-    with torch.no_grad(), record_windows(backbone) as maps:
+    with torch.no_grad(), backbone.recording() as maps:
         model(images, samples)
     return maps
 
@@ -245,7 +244,7 @@ def test_the_toolkits_models_tell_what_is_padding(request, toolkit):
     model.backbone.sparsity = .6
     seen, tell = [], model.backbone.forward
     model.backbone.forward = lambda x: seen.append(model.backbone.told.sizes()) or tell(x)
-    with torch.no_grad(), record_windows(model.backbone) as maps:
+    with torch.no_grad(), model.backbone.recording() as maps:
         model.test_step(dict(inputs=images, data_samples=samples))
     assert seen == [sizes]
     assert not padding_runs(maps, sizes)

@@ -12,7 +12,7 @@ from mmengine.hooks import EMAHook
 from mmengine.model import BaseModel
 
 from sparsevit_mm import SparseSwinTransformer, SparsityConfig
-from sparsevit_mm.models.swin import windows
+from sparsevit_mm.models import windows
 
 
 # The oracle: one image, one window at a time, by padding, rolling and writing back.

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from landscape import macs_of
 
-from sparsevit_mm.search.propose.genes import NestedGenes
+from sparsevit_mm.search.propose.genes import Genes
 from sparsevit_mm.search.propose.sampler import from_params, to_params
 from sparsevit_mm.sparsity import SparsityConfig, SparsitySpace
 
@@ -15,7 +15,7 @@ spaces = st.sampled_from([DEEP, SparsitySpace((2, 2, 6, 2)), SparsitySpace((1, 3
 
 
 def genes_of(space, seed=0, **settings):
-    return NestedGenes(space, macs_of, np.random.default_rng(seed), **settings)
+    return Genes(space, macs_of, np.random.default_rng(seed), **settings)
 
 
 def place(space, configs):

@@ -8,7 +8,7 @@ import pytest
 from landscape import macs_of, metric_of
 from optuna.trial import TrialState
 
-from sparsevit_mm.search.propose.genes import NestedGenes
+from sparsevit_mm.search.propose.genes import Genes
 from sparsevit_mm.search.propose.sampler import (PARENTS, POPULATION, SAMPLERS, STARTUP,
                                                  from_params, make_sampler, search_space, to_params)
 from sparsevit_mm.sparsity import SparsityConfig, SparsitySpace
@@ -31,7 +31,7 @@ class Study:
 
     def join(self, name, seed):
         """A worker that has nothing but the study and what it knows of the configurations."""
-        genes = NestedGenes(self.space, macs_of, np.random.default_rng(seed))
+        genes = Genes(self.space, macs_of, np.random.default_rng(seed))
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', optuna.exceptions.ExperimentalWarning)
             self.study.sampler = make_sampler(name, genes, self.memo.__contains__, 8, seed)

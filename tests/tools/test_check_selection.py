@@ -16,7 +16,6 @@ from sparsevit_mm.evaluation.scores.survey import survey
 from sparsevit_mm.models.checkpoints import read_checkpoint
 from sparsevit_mm.models.selection.head import ImportanceHead
 from sparsevit_mm.models.selection.importance import TOKEN_SCORES, uniform_noise
-from sparsevit_mm.visualization.windows import record_windows
 
 SCORES = ['magnitude', 'l2', 'random', 'variation', 'distinct']
 
@@ -151,7 +150,7 @@ class Sighted(BaseModel):
         Sighted.label = label
         if mode == 'loss':
             return dict(loss=self.backbone(inputs)[-1].square().mean())
-        with record_windows(self.backbone) as maps:
+        with self.backbone.recording() as maps:
             self.backbone(inputs)
         ran = torch.stack([side.repeat_interleave(16 // side.shape[1], 1).repeat_interleave(
             16 // side.shape[2], 2) for blocks in maps for side in blocks]).float().mean(0) > .5

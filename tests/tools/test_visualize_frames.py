@@ -18,7 +18,7 @@ from sparsevit_mm.visualization.camera_budget import Budget, budget_of, correlat
 from sparsevit_mm.visualization.camera_panel import GROUND_TRUTH, PREDICTION, View
 from sparsevit_mm.visualization.frames import SCORE, FrameInferencer, find_frames, open_test_split
 from sparsevit_mm.visualization.overlay import Counts
-from sparsevit_mm.visualization.windows import Placement, count_blocks, record_windows
+from sparsevit_mm.visualization.windows import Placement, count_blocks
 
 SIZE = 64, 192  # no stage pads its windows
 CONFIG = '''
@@ -90,7 +90,7 @@ def test_windows_of_a_view_are_those_that_run_in_its_image_alone(infer, frame):
     packed = infer.dataset[1]
     images = infer.model.data_preprocessor(pseudo_collate([packed]))['inputs']['imgs'][0]
     for view, image in zip(frame.views, images):
-        with torch.no_grad(), record_windows(infer.backbone) as maps:
+        with torch.no_grad(), infer.backbone.recording() as maps:
             infer.backbone(image[None])
         alone = count_blocks(infer.backbone, maps, SIZE, Placement(SIZE))
         assert all(np.array_equal(a.run, b.run) for a, b in zip(view.stages, alone))

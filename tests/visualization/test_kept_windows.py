@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from sparsevit_mm.sparsity import kept_windows
 from sparsevit_mm.visualization.overlay import (Counts, check_folder, draw_panel, draw_stages,
                                                 sum_of, write_png)
-from sparsevit_mm.visualization.windows import Placement, count_blocks, record_windows, token_sides
+from sparsevit_mm.visualization.windows import Placement, count_blocks
 
 sizes = st.tuples(st.integers(5, 40), st.integers(5, 40))
 
 
 def run(model, height, width, batch=1):
-    with torch.no_grad(), record_windows(model) as maps:
+    with torch.no_grad(), model.recording() as maps:
         model(torch.randn(batch, 3, height, width))
     return maps
 
@@ -96,13 +96,13 @@ def test_placement_tells_the_image_from_its_padding(metainfo, size):
 
 
 def test_token_sides_follow_the_strides(make_swin):
-    assert token_sides(make_swin()) == [4, 8]
-    assert token_sides(backbone()) == [2, 4]
+    assert make_swin().token_sides() == [4, 8]
+    assert backbone().token_sides() == [2, 4]
 
 
 def test_none_or_several_passes_are_refused():
     model = backbone().eval()
-    with torch.no_grad(), record_windows(model) as maps:
+    with torch.no_grad(), model.recording() as maps:
         for passes in ('0', '2'):
             with pytest.raises(ValueError, match=f'{passes} times'):
                 count_blocks(model, maps, (8, 8), Placement((8, 8)))

@@ -10,6 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.utils.data import Dataset
 
 from sparsevit_mm.cli import build_runner
+from sparsevit_mm.models import SparseBackbone
 from sparsevit_mm.visualization import KeptWindowsHook, kept_windows_hook
 
 
@@ -107,7 +108,7 @@ def test_the_first_images_are_drawn_with_the_windows_that_ran_in_them(tmp_path, 
     assert [title for title, _ in drawn] == [f'{i}.png, sparsity uniform 0.5' for i in range(3)] * 2
     dataset, model = runner.val_dataloader.dataset, runner.model.eval()
     for index, (_, runs) in enumerate(drawn[-3:]):
-        with torch.no_grad(), kept_windows_hook.record_windows(model.backbone) as maps:
+        with torch.no_grad(), model.backbone.recording() as maps:
             model.backbone(dataset[index]['inputs'][None])
         for run, blocks, side in zip(runs, maps, (1, 2)):  # the network saw twice the size
             expected = sum(block[0].numpy().astype(int) for block in blocks)
@@ -116,8 +117,8 @@ def test_the_first_images_are_drawn_with_the_windows_that_ran_in_them(tmp_path, 
 
 
 def test_only_the_images_drawn_are_recorded(tmp_path, drawn, monkeypatch):
-    recorded, record = [], kept_windows_hook.record_windows
-    monkeypatch.setattr(kept_windows_hook, 'record_windows',
+    recorded, record = [], SparseBackbone.recording
+    monkeypatch.setattr(SparseBackbone, 'recording',
                         lambda backbone: recorded.append(1) or record(backbone))
     runner, _ = train_toy(tmp_path, **settings(tmp_path, num_images=3))
     assert len(recorded) == 2 * 2  # two of three batches, in two validations

@@ -12,7 +12,7 @@ from mmengine.runner import Runner, set_random_seed
 from ...config.data import check_data, is_annotation_loader, step_name
 from ...config.labels import check_labels
 from ...config.reading import find_backbone, without_adaptation
-from ...sparsity import Sparsity, SparsityConfig
+from ...sparsity import Sparsity
 from ..evaluator import Evaluator
 from ..metrics import Metrics, default_metric
 from .compare import (SPARSITIES, ScoreComparison, check_importance, compare_scores, take_samples,
@@ -79,7 +79,7 @@ def check_selection(cfg: Config, checkpoint: str, build_runner: Callable[[Config
     num_samples = take_samples(cfg, num_samples, seed)
     evaluator = Evaluator(cfg, checkpoint, build_runner)
     backbone = evaluator.backbone
-    configs = list(dict.fromkeys(SparsityConfig(s, backbone.depths) for s in sparsities))
+    configs = list(dict.fromkeys(backbone.space.config(s) for s in sparsities))
     for config in configs:
         if config.is_dense:
             raise ValueError(f'sparsity {config} is dense: all windows run under any score')

@@ -1,33 +1,36 @@
 """SparseSwinTransformer: Swin that runs only the windows that matter (SparseViT, CVPR 2023)."""
+import math
 import warnings
 from functools import partial
-from typing import Optional, Sequence, Tuple, Union
+from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks.transformer import PatchEmbed, PatchMerging
 from mmengine.logging import print_log
-from mmengine.model import BaseModule, ModuleList
+from mmengine.model import ModuleList
 from mmengine.registry import MODELS
 from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 
-from ...sparsity import Sparsity, SparsityConfig
-from ..execution import EXECUTIONS
+from ...sparsity import Sparsity, SparsityConfig, SparsitySpace
+from ..interface import SparseBackbone
 from ..selection.adapted_to import AdaptedTo
 from ..selection.head import ImportanceHead, check_heads
 from ..selection.importance import LEARNED
-from ..selection.metadata import ToldBatch, listen_to_models, read_batch
+from ..selection.metadata import read_batch
 from ..selection.ranking import Batch, Selection
 from .bypass import SKIPPED, Bypass
+from .inspect import record_windows, smallest_margin
+from .macs import stage_windows, swin_macs
 from .patches import embed_patches, merge_patches, to_features
 from .pretrained import init_from_scratch, load_pretrained
 from .stage import SwinStage
 
 
 @MODELS.register_module()
-class SparseSwinTransformer(BaseModule):
+class SparseSwinTransformer(SparseBackbone):
     """A drop-in for ``SwinTransformer`` of mmdet and mmseg with window activation pruning.
 
     Takes their arguments, loads their checkpoints, and at zero sparsity equals them. At sparsity
@@ -123,20 +126,13 @@ class SparseSwinTransformer(BaseModule):
         if skipped not in SKIPPED:
             raise ValueError(f'skipped {skipped!r} is none of {", ".join(SKIPPED)}')
         selection = Selection(importance, scope, group_size, padding_last)
-        super().__init__(init_cfg=init_cfg)
-        listen_to_models()
-        self.told: Optional[ToldBatch] = None  # set by the model for the time of its forward
-        self.in_channels = in_channels
-        self.patch_size = patch_size
+        super().__init__(SparsitySpace(depths), in_channels, patch_size, out_indices, sparsity,
+                         execution, init_cfg)
         self.window_size = window_size
-        self.depths = tuple(depths)
-        self.out_indices = tuple(out_indices)
         self.use_abs_pos_embed = use_abs_pos_embed
         self.convert_weights = convert_weights
         self.frozen_stages = frozen_stages
         self.num_features = [embed_dims * 2**i for i in range(len(depths))]
-        self.sparsity = sparsity
-        self.execution = execution
 
         self.patch_embed = PatchEmbed(
             in_channels=in_channels,
@@ -185,18 +181,8 @@ class SparseSwinTransformer(BaseModule):
             self.add_module(f'norm{i}', build_norm_layer(norm_cfg, self.num_features[i])[1])
         self.adapted_to = AdaptedTo()
         self.lacks_heads = False  # a checkpoint was loaded, and it held none
-        self.watched = False  # by an ImportanceFitter, which asks for padding in dense passes too
         self.selection = selection
         self._freeze_stages()
-
-    @property
-    def sparsity(self) -> SparsityConfig:
-        """The ratio of every block: the one place where it is kept, read at each forward."""
-        return self._sparsity
-
-    @sparsity.setter
-    def sparsity(self, value: Sparsity) -> None:
-        self._sparsity = SparsityConfig(value, self.depths)
 
     @property
     def selection(self) -> Selection:
@@ -215,18 +201,6 @@ class SparseSwinTransformer(BaseModule):
             if stage.importance is None:
                 like = next(stage.parameters())
                 stage.importance = ImportanceHead(channels).to(like.device, like.dtype)
-
-    @property
-    def execution(self) -> str:
-        """How inference runs; training is always eager."""
-        return self._execution
-
-    @execution.setter
-    def execution(self, value: str) -> None:
-        if value not in EXECUTIONS:
-            raise ValueError(f'execution {value!r} is none of {", ".join(EXECUTIONS)}')
-        self._execution = value
-        self._executor = EXECUTIONS[value] and EXECUTIONS[value]()
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         """Features of an image.
@@ -297,6 +271,44 @@ class SparseSwinTransformer(BaseModule):
                                  f'model: adapt it again')
         super()._load_from_state_dict(state_dict, prefix, *args)
 
+    def macs(self, shape: Sequence[int], config: SparsityConfig,
+             count_padding: bool = False) -> int:
+        """Of one image, see :func:`~.macs.swin_macs`."""
+        return swin_macs(self, shape, config, count_padding)
+
+    def totals(self, shape: Sequence[int]) -> List[int]:
+        """Windows of each stage's map."""
+        return stage_windows(self, shape)
+
+    def token_sides(self) -> List[int]:
+        strides = [stage.downsample.sampler.stride[0] for stage in self.stages[:-1]]
+        return [self.patch_size * math.prod(strides[:i]) for i in range(len(self.stages))]
+
+    def identity(self) -> Dict:
+        first = [stage.blocks[0] for stage in self.stages]
+        return {
+            'depths': list(self.depths),
+            'channels': list(self.num_features),
+            'heads': [block.attn.w_msa.num_heads for block in first],
+            'hidden channels': [block.ffn.feedforward_channels for block in first],
+            'window size': self.window_size,
+            'patch size': self.patch_size,
+            'strides': [list(stage.downsample.sampler.stride) for stage in self.stages
+                        if stage.downsample is not None],
+            'in channels': self.in_channels,
+            'outputs': list(self.out_indices),
+            'importance': self.selection.importance,
+            'activation': type(first[0].ffn.layers[0][1]).__name__,
+            'triton': first[0].attn.w_msa.triton,
+            'parameters': sum(p.numel() for p in self.parameters()),  # biases, norms, positions
+        }
+
+    def smallest_margin(self, image: Tensor) -> float:
+        return smallest_margin(self, image)
+
+    def _record(self, maps: List[List[Tensor]]) -> list:
+        return record_windows(self, maps)
+
     def _position_embedding(self, hw_shape: Tuple[int, int]) -> Tensor:
         """(1, H * W, C), resized where the toolkits would fail."""
         if tuple(hw_shape) == self.pos_embed_shape:
@@ -330,20 +342,3 @@ class SparseSwinTransformer(BaseModule):
                 param.requires_grad = False
         if self.use_abs_pos_embed:
             self.absolute_pos_embed.requires_grad = False
-
-
-def get_sparse_backbone(model: nn.Module) -> SparseSwinTransformer:
-    """The sparse backbone of a detector or segmentor, wrapped (DDP) or not, at any depth.
-
-    Raises:
-        ValueError: There is none, or more than one. Names what stands where backbones stand.
-    """
-    found = [m for m in model.modules() if isinstance(m, SparseSwinTransformer)]
-    if len(found) == 1:
-        return found[0]
-    backbones = [
-        f'{name}: {type(m).__name__}' for name, m in model.named_modules()
-        if name.rsplit('.', 1)[-1] in ('backbone', 'img_backbone')
-    ]
-    raise ValueError(f'{type(model).__name__} holds {len(found)} SparseSwinTransformer, not one; '
-                     f'its backbones: {", ".join(backbones) or "none"}')

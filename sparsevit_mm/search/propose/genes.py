@@ -1,5 +1,5 @@
-"""Operators on nested genes: how a search draws, crosses and mutates configurations whose ratios
-never fall within a stage.
+"""Operators on genes: how a search draws, crosses and mutates configurations. Where ratios never
+fall within a stage, genes stay sorted.
 
 Independent draws, sorted within the stage, as published, are nearly all alike where a stage is
 deep: the mean of nine draws hardly varies. The operators here act on sorted genes and keep them
@@ -17,7 +17,7 @@ MUTATION = .1  # per gene, as published
 _GOLDEN = (5**.5 - 1) / 2
 
 
-class NestedGenes:
+class Genes:
     """Draws, crosses and mutates configurations of a space.
 
     Args:
@@ -50,7 +50,7 @@ class NestedGenes:
         n = len(self.space.choices)
         level, width = self.rng.random(2)
         genes: List[int] = []
-        for size in self.space.pairs:
+        for size in self.space.stage_genes:
             centre = level + width * (self.rng.random() - level)
             reach = self.rng.random() / 2
             bounds = np.clip([centre - reach, centre + reach], 0, 1)
@@ -75,8 +75,9 @@ class NestedGenes:
             stage = np.array(stage)
             for i in np.flatnonzero(self.rng.random(len(stage)) < MUTATION):
                 stage[i] = self.rng.integers(len(self.space.choices))
-                stage[:i] = np.minimum(stage[:i], stage[i])
-                stage[i:] = np.maximum(stage[i:], stage[i])
+                if self.space.nested:
+                    stage[:i] = np.minimum(stage[:i], stage[i])
+                    stage[i:] = np.maximum(stage[i:], stage[i])
             genes += stage.tolist()
         return self.space.decode(genes)
 

@@ -12,7 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ...sparsity import SparsityConfig, SparsitySpace
 from ..candidates import OUTSIDE
 from ..record import state_of
-from .genes import MUTATION, NestedGenes
+from .genes import MUTATION, Genes
 from .surrogate import QuadraticModel, fit_inside
 
 SAMPLERS = ('nsga2', 'tpe', 'random', 'published')
@@ -22,7 +22,7 @@ CHILDREN, STRANGERS = 48, 16  # to choose from: bred, and from anywhere
 POPULATION, PARENTS = 100, 25  # as published
 
 
-def make_sampler(name: str, genes: NestedGenes, known: Callable[[SparsityConfig], bool],
+def make_sampler(name: str, genes: Genes, known: Callable[[SparsityConfig], bool],
                  population_size: int, seed: int) -> BaseSampler:
     """A sampler for studies over :func:`search_space`.
 
@@ -55,7 +55,7 @@ class ConfigSampler(BaseSampler):
         settings: Of the Optuna sampler behind.
     """
 
-    def __init__(self, genes: NestedGenes, known: Callable[[SparsityConfig], bool], **settings):
+    def __init__(self, genes: Genes, known: Callable[[SparsityConfig], bool], **settings):
         super().__init__(**settings)
         self.genes, self.known, self.space = genes, known, genes.space
 
@@ -79,7 +79,7 @@ class ConfigSampler(BaseSampler):
 
 
 class NestedSampler(ConfigSampler, NSGAIISampler):
-    """Evolution with the operators of :class:`~.genes.NestedGenes` and the elite selection of
+    """Evolution with the operators of :class:`~.genes.Genes` and the elite selection of
     NSGA-II, in a steady state: all that was evaluated is the population, so that each child has
     the best parents there are. Of many children that one is proposed which may become the best.
 

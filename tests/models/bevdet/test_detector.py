@@ -14,7 +14,6 @@ from sparsevit_mm.config.reading import load_config
 from sparsevit_mm.models import get_sparse_backbone
 from sparsevit_mm.models.bevdet.detector import batch_matrices
 from sparsevit_mm.models.selection.ranking import Selection
-from sparsevit_mm.visualization.windows import record_windows
 
 CONFIG = 'configs/demo/bevdet_sparsevit-narrow_mini_nuscenes.py'
 
@@ -148,7 +147,7 @@ def test_the_views_of_a_frame_are_a_group(model, images):
     backbone.sparsity, backbone.selection = .6, Selection(scope='group')
     samples = [sample(0), sample(1)]
     images = images * torch.arange(1, 7)[:, None, None, None]  # brighter from view to view
-    with torch.no_grad(), record_windows(backbone) as maps:
+    with torch.no_grad(), backbone.recording() as maps:
         model(dict(imgs=images), samples, mode='tensor')
     number = maps[0][0].flatten(1).sum(1)
     for frame in number.split(6):

@@ -1,0 +1,160 @@
+"""What hooks, search, cost, export and figures may ask of any sparse backbone."""
+from contextlib import contextmanager
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from ..sparsity import Sparsity, SparsityConfig, SparsitySpace
+from .execution import EXECUTIONS
+from .selection.metadata import ToldBatch, listen_to_models
+from .selection.ranking import Selection
+
+
+class SparseBackbone(BaseModule):
+    """Base of the sparse backbones: an image (B, in_channels, H, W) to a tuple of feature maps.
+
+    A subclass implements the methods below that raise NotImplementedError, sets `selection`, and
+    lets its forward read `sparsity`, `selection` and `execution`, which may be set at any time.
+    Nothing outside of :mod:`sparsevit_mm.models` needs to know the class.
+
+    Args:
+        space: The configurations that it takes.
+        in_channels: Channels of the input.
+        patch_size: Side of a token of the first map, in pixels.
+        out_indices: Of the feature maps, which name them in an exported file.
+        sparsity: See `sparsity`.
+        execution: See `execution`.
+        init_cfg: Of mmengine.
+
+    Attributes:
+        told: What the model around it was called with, for the time of its forward.
+        watched: Whether dense passes too should heed what in an image is padding.
+    """
+
+    def __init__(self, space: SparsitySpace, in_channels: int, patch_size: int,
+                 out_indices: Sequence[int], sparsity: Sparsity = None,
+                 execution: str = 'eager', init_cfg: Optional[dict] = None):
+        super().__init__(init_cfg=init_cfg)
+        listen_to_models()
+        self.told: Optional[ToldBatch] = None
+        self.watched = False
+        self.space = space
+        self.in_channels = in_channels
+        self.patch_size = patch_size
+        self.out_indices = tuple(out_indices)
+        self.sparsity = sparsity
+        self.execution = execution
+
+    @property
+    def depths(self) -> Tuple[int, ...]:
+        """Blocks in each stage."""
+        return self.space.depths
+
+    @property
+    def sparsity(self) -> SparsityConfig:
+        """The ratio of every block: the one place where it is kept, read at each forward. Takes
+        what :meth:`~sparsevit_mm.sparsity.SparsitySpace.config` takes, and raises as it does."""
+        return self._sparsity
+
+    @sparsity.setter
+    def sparsity(self, value: Sparsity) -> None:
+        self._sparsity = self.space.config(value)
+
+    @property
+    def selection(self) -> Selection:
+        """Which windows or tokens run, as `sparsity` says how many."""
+        return self._selection
+
+    @selection.setter
+    def selection(self, value: Selection) -> None:
+        self._selection = value
+
+    @property
+    def execution(self) -> str:
+        """How inference runs: a key of :data:`~.execution.EXECUTIONS`. Training is eager."""
+        return self._execution
+
+    @execution.setter
+    def execution(self, value: str) -> None:
+        if value not in EXECUTIONS:
+            raise ValueError(f'execution {value!r} is none of {", ".join(EXECUTIONS)}')
+        self._execution = value
+        self._executor = EXECUTIONS[value] and EXECUTIONS[value]()
+
+    def macs(self, shape: Sequence[int], config: SparsityConfig,
+             count_padding: bool = False) -> int:
+        """Multiply-accumulates of one image, in closed form.
+
+        Args:
+            shape: (H, W) of the input, in pixels.
+            config: The sparsity.
+            count_padding: Count padded tokens as if every layer ran on them. Of no effect where
+                nothing is padded.
+        """
+        raise NotImplementedError
+
+    def totals(self, shape: Sequence[int]) -> List[int]:
+        """Windows, or tokens, that a dense block of each stage runs, for (H, W) pixels."""
+        raise NotImplementedError
+
+    def token_sides(self) -> List[int]:
+        """Side of a token of each stage, in pixels of the input."""
+        raise NotImplementedError
+
+    def identity(self) -> Dict:
+        """All that latency depends on but sparsity, execution and the values of weights, as JSON
+        holds it; ``depths`` are in it."""
+        raise NotImplementedError
+
+    def smallest_margin(self, image: Tensor) -> Optional[float]:
+        """How close the choice was, to judge a difference by rounding: the smallest gap between
+        the scores of the last that ran and the first left out, as a share of the former.
+        Infinite where nothing is left out; None where the backbone can't tell."""
+        return None
+
+    @contextmanager
+    def recording(self) -> Iterator[List[List[Tensor]]]:
+        """Within the context each forward pass leaves, per stage and block, a (B, H, W) bool map
+        of the tokens that ran, H and W being the stage's size in tokens."""
+        maps: List[List[Tensor]] = [[] for _ in self.depths]
+        # Recordings run no hooks. They are put aside, not dropped, as setting `execution` would do.
+        executor, self._executor = self._executor, None
+        handles = self._record(maps)
+        try:
+            yield maps
+        finally:
+            self._executor = executor
+            for handle in handles:
+                handle.remove()
+
+    def _record(self, maps: List[List[Tensor]]) -> list:
+        """Makes each forward pass add its maps; returns handles whose ``remove`` ends that."""
+        raise NotImplementedError
+
+
+def get_sparse_backbone(model: nn.Module) -> SparseBackbone:
+    """The sparse backbone of a detector or segmentor, wrapped (DDP) or not, at any depth.
+
+    Raises:
+        ValueError: There is none, or more than one. Names what stands where backbones stand.
+    """
+    found = [m for m in model.modules() if isinstance(m, SparseBackbone)]
+    if len(found) == 1:
+        return found[0]
+    backbones = [
+        f'{name}: {type(m).__name__}' for name, m in model.named_modules()
+        if name.rsplit('.', 1)[-1] in ('backbone', 'img_backbone')
+    ]
+    raise ValueError(f'{type(model).__name__} holds {len(found)} sparse backbones, not one; '
+                     f'its backbones: {", ".join(backbones) or "none"}')
+
+
+def backbone_names() -> List[str]:
+    """Names of the sparse backbones that are there, as configs give them."""
+    found, names = [SparseBackbone], []
+    while found:
+        subclasses = found.pop().__subclasses__()
+        found += subclasses
+        names += [cls.__name__ for cls in subclasses]
+    return sorted(names)

@@ -1,0 +1,57 @@
+"""Multiply-accumulates of a Swin, exact and in closed form."""
+import math
+from typing import List, Sequence
+
+import torch
+from torch import nn
+
+from ...sparsity import SparsityConfig, kept_windows
+from ..windows import num_windows, partition
+
+
+def swin_macs(backbone: nn.Module, shape: Sequence[int], config: SparsityConfig,
+              count_padding: bool) -> int:
+    """Of one image: patch embedding, query, key and value, both products of attention, projection,
+    FFN, patch merging, and the update of skipped windows where they get one; no norms, no softmax,
+    no scores (the convention of SparseViT, table 1).
+
+    A pruned block is counted with the most tokens that its windows can hold, since which windows
+    it runs depends on the image; inference on the CPU runs no more than they do. Padding costs
+    attention only, unless `count_padding`, as the published figures do.
+    """
+    patch, window = backbone.patch_size, backbone.window_size
+    height, width = (math.ceil(side / patch) for side in shape)
+    macs = height * width * backbone.num_features[0] * backbone.in_channels * patch**2
+    for stage, ratios in zip(backbone.stages, config.ratios):
+        total = running = num_windows(height, width, window)
+        for block, ratio in zip(stage.blocks, ratios):
+            kept = kept_windows(total, ratio) if ratio else total
+            attended = kept * window**2
+            windows = partition(height, width, window, block.shift, torch.device('cpu'))
+            tokens = attended if count_padding else windows.token_bounds[kept]
+            channels = block.attn.w_msa.proj.in_features
+            hidden = block.ffn.feedforward_channels
+            macs += tokens * (4 * channels**2 + 2 * channels * hidden)
+            macs += 2 * attended * window**2 * channels
+            if block.bypass is not None and kept < running:
+                dropped, running = running - kept, kept
+                updated = (dropped * window**2 if count_padding
+                           else windows.token_bounds[dropped])
+                macs += channels**2 * (updated + dropped)
+        if stage.downsample is not None:
+            stride = stage.downsample.sampler.stride[0]
+            height, width = math.ceil(height / stride), math.ceil(width / stride)
+            macs += height * width * stage.downsample.reduction.weight.numel()
+    return macs
+
+
+def stage_windows(backbone: nn.Module, shape: Sequence[int]) -> List[int]:
+    """Windows of each stage's map, padding included, for an input of (H, W) pixels."""
+    height, width = (math.ceil(side / backbone.patch_size) for side in shape)
+    totals = []
+    for stage in backbone.stages:
+        totals.append(num_windows(height, width, backbone.window_size))
+        if stage.downsample is not None:
+            stride_y, stride_x = stage.downsample.sampler.stride
+            height, width = math.ceil(height / stride_y), math.ceil(width / stride_x)
+    return totals
