@@ -15,7 +15,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from sparsevit_mm.cli import build_backbone, build_runner, clear_errors, test_shape
+from sparsevit_mm.cli import clear_errors
+from sparsevit_mm.config.building import build_backbone
+from sparsevit_mm.config.data import input_shape
 from sparsevit_mm.config.reading import load_config
 from sparsevit_mm.cost.latency import LatencyMeter, LatencySetting
 from sparsevit_mm.cost.macs import backbone_macs
@@ -54,7 +56,7 @@ def parse_args() -> argparse.Namespace:
 def size_options(shape: Tuple[int, int]) -> Dict:
     """Settings that make the config train and test at another size."""
     cfg = load_config(str(DENSE))
-    full = test_shape(cfg)
+    full = input_shape(cfg)
     crop = tuple(round(side * new / old / 16) * 16
                  for side, new, old in zip(cfg.crop_size, shape, full))
     scale = shape[::-1]
@@ -103,8 +105,7 @@ def evaluate(entry: Entry, work_dir: Path) -> Compared:
     cfg = load_config(str(ADAPT), options)
     cfg.work_dir = str(work_dir / 'comparison')
     meter = LatencyMeter(build_backbone(cfg), LatencySetting(entry.shape), 1)
-    return compare_on_test(cfg, str(entry.checkpoint), {entry.name: entry.config}, meter,
-                           build_runner)[0]
+    return compare_on_test(cfg, str(entry.checkpoint), {entry.name: entry.config}, meter)[0]
 
 
 def main() -> None:
@@ -112,7 +113,7 @@ def main() -> None:
     work_dir = args.work_dir
     with clear_errors():
         cfg = load_config(str(ADAPT))
-        full = test_shape(cfg)
+        full = input_shape(cfg)
         backbone = build_backbone(cfg)
     steps = Steps(ROOT / 'tools', args.seed)
     base = steps.train('dense training', DENSE, work_dir / 'dense')

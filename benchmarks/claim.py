@@ -24,7 +24,9 @@ from rich.console import Console
 from rich.table import Table
 from training import schedule, search, test, train
 
-from sparsevit_mm.cli import build_backbone, clear_errors, test_shape
+from sparsevit_mm.cli import clear_errors
+from sparsevit_mm.config.building import build_backbone
+from sparsevit_mm.config.data import input_shape
 from sparsevit_mm.config.reading import load_config
 from sparsevit_mm.cost.latency import LatencyMeter, LatencySetting
 from sparsevit_mm.cost.macs import backbone_macs
@@ -122,7 +124,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def full_shape(task: Task) -> Shape:
-    return test_shape(load_config(str(task.adapt)))
+    return input_shape(load_config(str(task.adapt)))
 
 
 def width_options(task: Task, width: int) -> Dict:

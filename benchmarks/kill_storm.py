@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import track
 
 from sparsevit_mm.search.candidates import EVALUATED, Candidate
+from sparsevit_mm.search.store.joining import JoinedStudy
 from sparsevit_mm.search.limits import Limits
 from sparsevit_mm.search.problem import Problem
 from sparsevit_mm.search.record import StudyRecord, candidate_of
@@ -61,8 +62,8 @@ class Worker:
     def run(self, num_trials: int) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         problem = Problem(SPACE, self.evaluate, lambda c: 10 * (1 - c.mean),
-                          lambda c: round(1e9 * (1 - c.mean)), 'score', Limits(9.), {})
-        with SparsitySearch(problem, self.storage, STUDY) as search:
+                          lambda c: round(1e9 * (1 - c.mean)), 'score', Limits(9.))
+        with SparsitySearch(problem, JoinedStudy(self.storage, {}, STUDY)) as search:
             search.run(num_trials)
 
     def evaluate(self, config: SparsityConfig) -> Dict[str, float]:

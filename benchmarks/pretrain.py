@@ -23,7 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sparsevit_mm.cli import build_backbone, clear_errors
+from sparsevit_mm.cli import clear_errors
+from sparsevit_mm.config.building import build_backbone
 from sparsevit_mm.config.reading import find_backbone, load_config
 from sparsevit_mm.files import replacing
 from sparsevit_mm.models.checkpoints import read_checkpoint

@@ -15,7 +15,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from sparsevit_mm.cli import build_backbone, clear_errors, test_shape
+from sparsevit_mm.cli import clear_errors
+from sparsevit_mm.config.building import build_backbone
+from sparsevit_mm.config.data import input_shape
 from sparsevit_mm.config.reading import load_config
 from sparsevit_mm.cost.macs import backbone_macs
 from sparsevit_mm.search.propose.genes import MUTATION, Genes
@@ -61,7 +63,7 @@ def main() -> None:
     with clear_errors():
         cfg = load_config(args.config)
         backbone = build_backbone(cfg)
-        shape = args.shape or test_shape(cfg)
+        shape = args.shape or input_shape(cfg)
     space, rng = SparsitySpace(backbone.depths), np.random.default_rng(args.seed)
     genes = Genes(space, lambda config: backbone_macs(backbone, shape, 1, config), rng)
     draws = [genes.draw() for _ in range(args.count)]

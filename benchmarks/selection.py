@@ -16,7 +16,8 @@ import torch
 from mmengine.config import Config
 from torch.utils.benchmark.utils.timer import timer
 
-from sparsevit_mm.cli import build_backbone, build_runner, clear_errors
+from sparsevit_mm.cli import clear_errors
+from sparsevit_mm.config.building import build_backbone
 from sparsevit_mm.config.reading import load_config, without_adaptation
 from sparsevit_mm.datasets import generate_mini_coco, generate_mini_nuscenes
 from sparsevit_mm.evaluation.bootstrap import make_resampler
@@ -144,7 +145,7 @@ def evaluate(task: Task, checkpoint: Path, names: Sequence[str], work_dir: Path,
         return
     cfg = test_as_val(task)
     cfg.work_dir = str(work_dir)
-    evaluator = Evaluator(cfg, str(checkpoint), build_runner)
+    evaluator = Evaluator(cfg, str(checkpoint))
     objective = default_metric(cfg)
     resample = make_resampler(evaluator.metric, objective)
     for name, sparsity in todo:

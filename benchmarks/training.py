@@ -10,7 +10,7 @@ from typing import Dict, Mapping, Optional, Tuple
 import torch
 from mmengine.config import Config
 
-from sparsevit_mm.cli import build_runner
+from sparsevit_mm.config.building import build_runner
 from sparsevit_mm.config.reading import ADAPTATION_HOOK, is_type, load_config, without_adaptation
 from sparsevit_mm.evaluation.bootstrap import make_resampler
 from sparsevit_mm.evaluation.evaluator import Evaluator
@@ -79,7 +79,7 @@ def test(config: Path, checkpoint: Path, results: Path, cases: Mapping[str, Tupl
     if split == 'test':
         cfg.val_dataloader, cfg.val_evaluator = cfg.test_dataloader, cfg.test_evaluator
     _one_process(cfg)
-    evaluator = Evaluator(cfg, str(checkpoint), build_runner)
+    evaluator = Evaluator(cfg, str(checkpoint))
     objective = default_metric(cfg)
     resample = make_resampler(evaluator.metric, objective)
     record: Dict[str, Dict] = {}

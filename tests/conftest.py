@@ -1,5 +1,7 @@
 """What all tests share: fixed seeds, narrow models with weights that leave no layer idle."""
+import sys
 from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +10,8 @@ from hypothesis import HealthCheck, settings
 
 from sparsevit_mm import SparseSwinTransformer
 
+# As the interpreter does for a script: tools import tools/arguments.py.
+sys.path.insert(0, str(Path(__file__).parents[1] / 'tools'))
 settings.register_profile(
     'laws',
     max_examples=20,

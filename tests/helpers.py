@@ -19,7 +19,7 @@ from mmengine.registry import DATASETS, METRICS, MODELS
 from mmengine.utils import ManagerMixin
 from torch.utils.data import Dataset
 
-from sparsevit_mm.cli import build_runner
+from sparsevit_mm.config.building import build_runner
 from sparsevit_mm.models import SparseSwinTransformer
 
 ROOT = Path(__file__).parents[1]

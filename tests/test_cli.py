@@ -1,6 +1,7 @@
 import argparse
 import sys
 
+import arguments as tool_arguments
 import pytest
 import torch
 from helpers import BACKBONE, toy_config
@@ -8,13 +9,15 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from sparsevit_mm import cli
+from sparsevit_mm.config import building
+from sparsevit_mm.config.data import input_shape
 
 
 def test_shape_of(*pipeline, wrapped=0, split='test'):
     dataset = dict(type='CocoDataset', pipeline=list(pipeline))
     for _ in range(wrapped):
         dataset = dict(type='RepeatDataset', dataset=dataset)
-    return cli.test_shape(Config({f'{split}_dataloader': dict(dataset=dataset)}))
+    return input_shape(Config({f'{split}_dataloader': dict(dataset=dataset)}))
 
 
 test_shape_of.__test__ = False
@@ -45,12 +48,12 @@ def test_pipeline_without_a_size_asks_for_the_shape(pipeline):
     with pytest.raises(ValueError, match='--shape'):
         test_shape_of(*pipeline)
     with pytest.raises(ValueError, match='--shape'):
-        cli.test_shape(Config({}))
+        input_shape(Config({}))
 
 
 def latency_setting(*arguments, cfg=None):
     parser = argparse.ArgumentParser()
-    cli.add_latency_arguments(parser)
+    tool_arguments.add_latency_arguments(parser)
     return cli.latency_setting(parser.parse_args(arguments), Config(cfg or {}))
 
 
@@ -78,14 +81,14 @@ def test_cuda_and_amp_are_refused_where_there_is_no_cuda():
         latency_setting('--shape', '64', '64', '--device', 'cuda')
     cfg = Config(dict(optim_wrapper=dict(type='OptimWrapper')))
     with pytest.raises(ValueError, match='AmpOptimWrapper.*CPU'):
-        cli.use_amp(cfg)
+        building.use_amp(cfg)
     assert cfg.optim_wrapper.type == 'OptimWrapper'
 
 
 def test_amp_asks_for_mmengines_wrapper_with_dynamic_loss_scale(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     cfg = Config(dict(optim_wrapper=dict(type='OptimWrapper', optimizer=dict(lr=1))))
-    cli.use_amp(cfg)
+    building.use_amp(cfg)
     assert cfg.optim_wrapper == dict(
         type='AmpOptimWrapper', loss_scale='dynamic', optimizer=dict(lr=1))
 
@@ -109,7 +112,7 @@ def config_from(tmp_path, *arguments, text='model = dict(a=1)', launcher=True):
     (tmp_path / 'name.py').write_text(text)
     parser = argparse.ArgumentParser()
     parser.add_argument('config')
-    cli.add_runner_arguments(parser, launcher)
+    tool_arguments.add_runner_arguments(parser, launcher)
     return cli.config_from(parser.parse_args([str(tmp_path / 'name.py'), *arguments]))
 
 
@@ -132,7 +135,7 @@ def test_options_and_launcher_reach_the_config(tmp_path, monkeypatch):
 def test_backbone_is_built_alone_and_without_its_pretrained_weights():
     node = dict(BACKBONE, sparsity=.5, init_cfg=dict(type='Pretrained', checkpoint='nowhere'))
     cfg = Config(dict(model=dict(type='Unknown', parts=[dict(backbone=node)])))
-    backbone = cli.build_backbone(cfg)
+    backbone = building.build_backbone(cfg)
     assert backbone.depths == (2, 2) and backbone.sparsity.mean == .5
     assert backbone.init_cfg is None and cfg.model.parts[0].backbone.init_cfg is not None
 
@@ -144,6 +147,6 @@ def test_runner_type_of_the_config_is_respected(tmp_path):
     class OwnRunner(Runner):
         pass
 
-    assert type(cli.build_runner(toy_config(tmp_path))) is Runner
-    assert type(cli.build_runner(toy_config(tmp_path, runner_type='OwnRunner'))) is OwnRunner
+    assert type(building.build_runner(toy_config(tmp_path))) is Runner
+    assert type(building.build_runner(toy_config(tmp_path, runner_type='OwnRunner'))) is OwnRunner
     assert 'torch.distributed' in sys.modules and not torch.distributed.is_initialized()

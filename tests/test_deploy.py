@@ -7,7 +7,7 @@ import pytest
 import torch
 from helpers import ROOT, backbone, refused, run_tool
 
-from sparsevit_mm.cli import build_backbone
+from sparsevit_mm.config.building import build_backbone
 from sparsevit_mm.config.reading import load_config
 from sparsevit_mm.cost.latency import LatencySetting
 from sparsevit_mm.deploy import (check_onnx, check_program, export, export_onnx, export_program,

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
 from sparsevit_mm import SparseSwinTransformer
-from sparsevit_mm.cli import build_backbone
+from sparsevit_mm.config.building import build_backbone
 from sparsevit_mm.config.reading import find_backbone, find_type, load_config
 from sparsevit_mm.config.swap import swap_backbone
 

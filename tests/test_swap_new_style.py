@@ -5,7 +5,7 @@ import pytest
 from mmengine.config import Config
 
 from sparsevit_mm import SparseSwinTransformer, SparsityAdaptationHook
-from sparsevit_mm.cli import build_backbone
+from sparsevit_mm.config.building import build_backbone
 from sparsevit_mm.config.reading import find_backbone, load_config
 from sparsevit_mm.config.swap import swap_backbone
 

@@ -11,21 +11,12 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from sparsevit_mm.cli import (add_runner_arguments, build_backbone, build_runner, clear_errors,
-                              config_from)
-from sparsevit_mm.config.data import check_data
-from sparsevit_mm.config.labels import check_labels
-from sparsevit_mm.evaluation.subset import restrict_to_subset
-from sparsevit_mm.sparsity import SparsityConfig
-from sparsevit_mm.visualization.breakdown import Breakdown, break_down, scored_by
-from sparsevit_mm.visualization.breakdown_figure import draw_breakdown, write_breakdown
+from arguments import add_model_arguments, add_runner_arguments, make_parser
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='config file, or mmdet::path/in/the/toolkit.py')
-    parser.add_argument('checkpoint', help='checkpoint file of the whole model')
+    parser = make_parser(__doc__)
+    add_model_arguments(parser)
     parser.add_argument('--sparsity', nargs='+', metavar='S',
                         help='configurations to set beside dense, each as in test.py '
                         '(default: the config\'s own)')
@@ -39,6 +30,12 @@ def parse_args() -> argparse.Namespace:
 
 def prepare(args: argparse.Namespace):
     """The config and the configurations to compare; what is wrong with them ends here."""
+    from sparsevit_mm.cli import config_from
+    from sparsevit_mm.config.building import build_backbone
+    from sparsevit_mm.config.data import check_data
+    from sparsevit_mm.config.labels import check_labels
+    from sparsevit_mm.evaluation.subset import restrict_to_subset
+    from sparsevit_mm.visualization.breakdown import scored_by
     cfg = config_from(args)
     check_data(cfg, args.split)
     check_labels(cfg, args.split)
@@ -46,13 +43,13 @@ def prepare(args: argparse.Namespace):
     backbone = build_backbone(cfg)
     if args.sparsity is None and backbone.sparsity.is_dense:
         raise ValueError(f'{args.config} is dense: give --sparsity')
-    configs = [SparsityConfig(s, backbone.depths) for s in args.sparsity or [backbone.sparsity]]
+    configs = [backbone.space.config(s) for s in args.sparsity or [backbone.sparsity]]
     if args.num_samples is not None:
         restrict_to_subset(cfg, args.split, args.num_samples, args.seed, cfg.work_dir)
     return cfg, list(dict.fromkeys(configs))
 
 
-def to_table(breakdown: Breakdown, title: str) -> Table:
+def to_table(breakdown, title: str) -> Table:
     """Sparse figures with their difference to dense in brackets."""
     table = Table(title=title, title_justify='left', box=SIMPLE_HEAD, pad_edge=False)
     table.add_column('', no_wrap=True)
@@ -83,9 +80,12 @@ def to_table(breakdown: Breakdown, title: str) -> Table:
 
 def main() -> None:
     args = parse_args()
+    from sparsevit_mm.cli import clear_errors
+    from sparsevit_mm.visualization.breakdown import break_down
+    from sparsevit_mm.visualization.breakdown_figure import draw_breakdown, write_breakdown
     with clear_errors():
         cfg, configs = prepare(args)
-        breakdown = break_down(cfg, args.checkpoint, configs, build_runner, args.split,
+        breakdown = break_down(cfg, args.checkpoint, configs, args.split,
                                lambda label: print(f'evaluating {label} ...', flush=True))
     title = f'{Path(args.config).stem}, {breakdown.rows[-1].count} images of {args.split}'
     work_dir = Path(cfg.work_dir)

@@ -9,18 +9,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sparsevit_mm.cli import add_runner_arguments, build_runner, clear_errors, config_from
-from sparsevit_mm.evaluation.scores.check import check_selection
-from sparsevit_mm.evaluation.scores.compare import SAMPLES, SPARSITIES
-from sparsevit_mm.evaluation.scores.tables import comparison_table, notes, stage_table
-from sparsevit_mm.files import replacing
+from arguments import SAMPLES, SPARSITIES, add_model_arguments, add_runner_arguments, make_parser
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='config file, or mmdet::path/in/the/toolkit.py')
-    parser.add_argument('checkpoint', help='checkpoint file of the whole model')
+    parser = make_parser(__doc__)
+    add_model_arguments(parser)
     parser.add_argument('--num-samples', type=int, metavar='N',
                         help=f'on N images of val (default: {SAMPLES}, or all of fewer)')
     parser.add_argument('--sparsity', nargs='+', metavar='S', default=list(SPARSITIES),
@@ -37,12 +31,16 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    from sparsevit_mm.cli import clear_errors, config_from
+    from sparsevit_mm.evaluation.scores.check import check_selection
+    from sparsevit_mm.evaluation.scores.tables import comparison_table, notes, stage_table
+    from sparsevit_mm.files import replacing
     with clear_errors():
         cfg = config_from(args)
         out = args.out or Path(cfg.work_dir)
         out = out if out.suffix == '.json' else out / 'selection.json'
-        report = check_selection(cfg, args.checkpoint, build_runner, args.sparsity,
-                                 args.num_samples, args.seed,
+        report = check_selection(cfg, args.checkpoint, args.sparsity, args.num_samples,
+                                 args.seed,
                                  lambda label: print(f'evaluating {label} ...', flush=True))
         out.parent.mkdir(parents=True, exist_ok=True)
         with replacing(out) as partial:

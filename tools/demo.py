@@ -12,7 +12,9 @@ from mmengine.config import Config
 from rich.console import Console
 from rich.table import Table
 
-from sparsevit_mm.cli import build_backbone, build_runner, clear_errors, test_shape
+from sparsevit_mm.cli import clear_errors
+from sparsevit_mm.config.building import build_backbone
+from sparsevit_mm.config.data import input_shape
 from sparsevit_mm.config.reading import load_config
 from sparsevit_mm.cost.latency import LatencyMeter, LatencySetting
 from sparsevit_mm.datasets import (generate_mini_cityscapes, generate_mini_coco,
@@ -105,7 +107,7 @@ def main() -> None:
                           adapt_iters)
 
     cfg = load_config(str(adapt))
-    setting = LatencySetting(test_shape(cfg), batch_size=task.images)
+    setting = LatencySetting(input_shape(cfg), batch_size=task.images)
     meter = LatencyMeter(build_backbone(cfg), setting, rounds=7)
     winner = work_dir / 'search' / 'winner.py'
     steps.run('search', winner, 'search_sparsity.py', adapt, adapted, '--work-dir',
@@ -129,8 +131,7 @@ def report(task: Task, cfg: Config, checkpoint: Path, winner_config: Path, meter
     uniform = least_uniform(meter, ratio, [i / 50 for i in range(2, 36)])
     cfg.work_dir = str(work_dir / 'comparison')
     rows = compare_on_test(cfg, str(checkpoint),
-                           {'dense': dense, 'uniform': uniform, 'winner': winner}, meter,
-                           build_runner)
+                           {'dense': dense, 'uniform': uniform, 'winner': winner}, meter)
     show(task, rows, f'Adapted model, test split; backbone at {meter.setting}')
     metric = default_metric(cfg)
     draw_tradeoff(work_dir / 'comparison.png', [],

@@ -8,17 +8,13 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from sparsevit_mm.cli import add_config_options, build_backbone, clear_errors, test_shape
-from sparsevit_mm.config.reading import load_config
-from sparsevit_mm.cost.latency import LatencySetting
-from sparsevit_mm.deploy import (check_onnx, check_program, export_onnx, export_program,
-                                 measure_onnx, open_session)
+from arguments import add_config_options, make_parser
 
 SEEDS = range(3)
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', nargs='?',
                         help='checkpoint of the whole model (default: random weights)')
@@ -39,6 +35,7 @@ def parse_args() -> argparse.Namespace:
 
 def describe(path: Path) -> str:
     """Size, inputs and outputs of an ONNX file."""
+    from sparsevit_mm.deploy import open_session
     session = open_session(path)
     values = [*session.get_inputs(), *session.get_outputs()]
     lines = [f'{path}: {path.stat().st_size / 2**20:.1f} MiB']
@@ -48,6 +45,13 @@ def describe(path: Path) -> str:
 
 def main() -> None:
     args = parse_args()
+    from sparsevit_mm.cli import clear_errors
+    from sparsevit_mm.config.building import build_backbone
+    from sparsevit_mm.config.data import input_shape
+    from sparsevit_mm.config.reading import load_config
+    from sparsevit_mm.cost.latency import LatencySetting
+    from sparsevit_mm.deploy import (check_onnx, check_program, export_onnx, export_program,
+                                     measure_onnx)
     with clear_errors():
         cfg = load_config(args.config, args.cfg_options)
         backbone = build_backbone(cfg, args.checkpoint)
@@ -55,7 +59,7 @@ def main() -> None:
             print('no checkpoint: the weights are random')
         if args.sparsity is not None:
             backbone.sparsity = args.sparsity
-        shape = args.shape or test_shape(cfg)
+        shape = args.shape or input_shape(cfg)
         setting = LatencySetting(shape, args.batch_size, num_threads=args.threads)
         out = Path(args.out or f'work_dirs/{Path(args.config).stem}.onnx')
         if not args.out:

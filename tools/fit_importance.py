@@ -10,25 +10,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Callable, Iterator
 
-import torch
 from rich.console import Console
 from rich.progress import (BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn,
                            TimeRemainingColumn)
 from rich.table import Table
 
-from sparsevit_mm.cli import add_runner_arguments, clear_errors, config_from
-from sparsevit_mm.config.reading import find_backbone
-from sparsevit_mm.config.swap import ensure_sparse
-from sparsevit_mm.evaluation.scores.fit import TARGETS, CheckpointFit, StageFit, fit_checkpoint
+from arguments import TARGETS, add_device, add_model_arguments, add_runner_arguments, make_parser
 
 WORTH = dict(gradient='the gradient times the update', update='the update')
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='config file, or mmdet::path/in/the/toolkit.py')
-    parser.add_argument('checkpoint', help='checkpoint file of the whole model')
+    parser = make_parser(__doc__)
+    add_model_arguments(parser)
     parser.add_argument('--num-images', type=int, default=200, metavar='N',
                         help='training images to run, every fifth of them only to judge the fit '
                         '(default: 200)')
@@ -41,7 +35,7 @@ def parse_args() -> argparse.Namespace:
                         'directory)')
     parser.add_argument('--overwrite', action='store_true', help='replace --out if it exists')
     parser.add_argument('--seed', type=int, default=0, help='which N images (default: 0)')
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    add_device(parser)
     add_runner_arguments(parser, launcher=False)
     return parser.parse_args()
 
@@ -65,7 +59,8 @@ def progress_bar() -> Iterator[Callable[[int, int], None]]:
             progress.stop()
 
 
-def show(fit: CheckpointFit) -> None:
+def show(fit) -> None:
+    from sparsevit_mm.evaluation.scores.fit import StageFit
     print(f'fitted to {fit.fitted} images of {fit.split}; rank correlation with '
           f'{WORTH[fit.targets]}, over the windows of an image, on {fit.held_out} held out:')
     table = Table()
@@ -82,6 +77,11 @@ def show(fit: CheckpointFit) -> None:
 
 def main() -> None:
     args = parse_args()
+    from sparsevit_mm.cli import clear_errors, config_from, default_device
+    from sparsevit_mm.config.reading import find_backbone
+    from sparsevit_mm.config.swap import ensure_sparse
+    from sparsevit_mm.evaluation.scores.fit import fit_checkpoint
+    args.device = args.device or default_device()
     with clear_errors():
         config = ensure_sparse(args.config, Path(args.work_dir or 'work_dirs'))
         if config != args.config:

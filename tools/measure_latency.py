@@ -3,22 +3,15 @@ a table instead that predicts every configuration in this setting."""
 import argparse
 from pathlib import Path
 
-from mmengine.config import Config
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from sparsevit_mm.cli import (add_config_options, add_latency_arguments, build_backbone,
-                              clear_errors, latency_setting)
-from sparsevit_mm.config.reading import load_config
-from sparsevit_mm.cost.latency import LatencyMeter
-from sparsevit_mm.cost.macs import backbone_macs
-from sparsevit_mm.cost.table import LatencyTable
-from sparsevit_mm.sparsity import SparsityConfig
+from arguments import add_config_options, add_latency_arguments, make_parser
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('--sparsity', nargs='+', metavar='S',
                         help='configurations to set beside dense, each as in test.py '
@@ -39,6 +32,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    from sparsevit_mm.cli import clear_errors
+    from sparsevit_mm.config.reading import load_config
     with clear_errors():
         cfg = load_config(args.config, args.cfg_options)
         if args.table is None:
@@ -47,14 +42,18 @@ def main() -> None:
             measure_table(args, cfg)
 
 
-def compare(args: argparse.Namespace, cfg: Config) -> None:
+def compare(args: argparse.Namespace, cfg) -> None:
     """A few configurations beside dense."""
+    from sparsevit_mm.cli import latency_setting
+    from sparsevit_mm.config.building import build_backbone
+    from sparsevit_mm.cost.latency import LatencyMeter
+    from sparsevit_mm.cost.macs import backbone_macs
     backbone = build_backbone(cfg)
     own = [] if backbone.sparsity.is_dense else [backbone.sparsity]
-    configs = [SparsityConfig(s, backbone.depths) for s in args.sparsity or own + [.3, .6, .8]]
+    configs = [backbone.space.config(s) for s in args.sparsity or own + [.3, .6, .8]]
     setting = latency_setting(args, cfg)
     meter = LatencyMeter(backbone, setting, args.rounds)
-    configs.insert(0, SparsityConfig(0., backbone.depths))
+    configs.insert(0, backbone.space.config(0.))
     table = Table(title=f'Backbone latency: {setting}', title_justify='left')
     for column in ('sparsity', 'MACs', 'median', 'quartiles', 'of dense'):
         table.add_column(column, justify='left' if column == 'sparsity' else 'right')
@@ -67,8 +66,11 @@ def compare(args: argparse.Namespace, cfg: Config) -> None:
     Console().print(table)
 
 
-def measure_table(args: argparse.Namespace, cfg: Config) -> None:
+def measure_table(args: argparse.Namespace, cfg) -> None:
     """Every configuration, predicted."""
+    from sparsevit_mm.cli import latency_setting
+    from sparsevit_mm.config.building import build_backbone
+    from sparsevit_mm.cost.table import LatencyTable
     if args.table.is_dir():
         raise ValueError(f'--table {args.table} is a folder')
     if args.table.exists() and not args.overwrite:
@@ -91,7 +93,7 @@ def measure_table(args: argparse.Namespace, cfg: Config) -> None:
     print(f'table {args.table}')
 
 
-def print_table(table: LatencyTable, setting: str) -> None:
+def print_table(table, setting: str) -> None:
     """What a stage costs with all its blocks at one ratio, and what to trust of it."""
     depths = table.space.depths
     grid = Table(title=f'Backbone latency with one stage pruned, in ms: {setting}',

@@ -3,30 +3,30 @@ nothing beside it, and its figures as PNG in WORK_DIR/report."""
 import argparse
 from pathlib import Path
 
-import optuna
-import torch
-
-from sparsevit_mm.cli import clear_errors
-from sparsevit_mm.report.report import write_report
-from sparsevit_mm.report.source import read_search
+from arguments import make_parser
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument('work_dir', type=Path, help='work directory of search_sparsity.py')
     parser.add_argument('--storage', metavar='URL', help='Optuna storage, where that of the work '
                         'directory was moved, or has a password')
     parser.add_argument('--images', type=int, default=2, metavar='N',
                         help='show kept windows of the winner on N images (default: 2)')
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu',
+    parser.add_argument('--device',
                         help='where the winner runs for these')
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
+    import optuna
+
+    from sparsevit_mm.cli import clear_errors, default_device
+    from sparsevit_mm.report.report import write_report
+    from sparsevit_mm.report.source import read_search
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    args.device = args.device or default_device()
     with clear_errors():
         print(write_report(read_search(args.work_dir, args.storage), args.images, args.device))
 

@@ -2,13 +2,11 @@
 import argparse
 from pathlib import Path
 
-from sparsevit_mm.cli import clear_errors
-from sparsevit_mm.config.arguments import BACKBONE
-from sparsevit_mm.config.swap import swap_backbone
+from arguments import make_parser
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument('config', help='config file, or mmdet::path/in/the/toolkit.py')
     parser.add_argument('-o', '--out', type=Path, metavar='NEW.py',
                         help='the config to write (default: NAME_sparse.py here)')
@@ -22,6 +20,9 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    from sparsevit_mm.cli import clear_errors
+    from sparsevit_mm.config.arguments import BACKBONE
+    from sparsevit_mm.config.swap import swap_backbone
     name = Path(args.config.replace('::', '/')).stem
     out = args.out or Path(f'{name}_sparse.py')
     with clear_errors():

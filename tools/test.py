@@ -1,18 +1,11 @@
 """Tests a checkpoint under any mmdet, mmseg or mmdet3d config, with mm's own evaluator."""
 import argparse
 
-from mmengine.model import is_model_wrapper
-
-from sparsevit_mm.cli import add_runner_arguments, build_runner, clear_errors, config_from
-from sparsevit_mm.config.data import check_data
-from sparsevit_mm.config.labels import check_labels
-from sparsevit_mm.config.reading import set_sparsity
-from sparsevit_mm.evaluation.subset import restrict_to_subset
-from sparsevit_mm.models.checkpoints import check_fits
+from arguments import add_runner_arguments, make_parser
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument('config', help='config file, or mmdet::path/in/the/toolkit.py')
     parser.add_argument('checkpoint', nargs='?',
                         help='checkpoint file (default: load_from of the config)')
@@ -29,6 +22,15 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    from mmengine.model import is_model_wrapper
+
+    from sparsevit_mm.cli import clear_errors, config_from
+    from sparsevit_mm.config.building import build_runner
+    from sparsevit_mm.config.data import check_data
+    from sparsevit_mm.config.labels import check_labels
+    from sparsevit_mm.config.reading import set_sparsity
+    from sparsevit_mm.evaluation.subset import restrict_to_subset
+    from sparsevit_mm.models.checkpoints import check_fits
     with clear_errors():
         cfg = config_from(args)
         cfg.load_from = args.checkpoint or cfg.get('load_from')

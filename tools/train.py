@@ -1,14 +1,11 @@
 """Trains any mmdet, mmseg or mmdet3d config, with mm's own Runner."""
 import argparse
 
-from sparsevit_mm.cli import add_runner_arguments, build_runner, clear_errors, config_from, use_amp
-from sparsevit_mm.config.data import check_data
-from sparsevit_mm.config.labels import check_labels
-from sparsevit_mm.models.checkpoints import read_checkpoint
+from arguments import add_runner_arguments, make_parser
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument('config', help='config file, or mmdet::path/in/the/toolkit.py')
     add_runner_arguments(parser)
     parser.add_argument('--amp', action='store_true', help='mixed precision (CUDA)')
@@ -19,6 +16,11 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
+    from sparsevit_mm.cli import clear_errors, config_from
+    from sparsevit_mm.config.building import build_runner, use_amp
+    from sparsevit_mm.config.data import check_data
+    from sparsevit_mm.config.labels import check_labels
+    from sparsevit_mm.models.checkpoints import read_checkpoint
     with clear_errors():
         cfg = config_from(args)
         splits = ['train'] + (['val'] if cfg.get('val_dataloader') else [])

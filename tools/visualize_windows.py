@@ -3,23 +3,11 @@ truth; for frames of several cameras the 3D boxes, in each image and from above.
 import argparse
 from pathlib import Path
 
-import torch
-from mmengine.config import Config
-
-from sparsevit_mm.cli import add_config_options, clear_errors
-from sparsevit_mm.config.reading import load_config, set_sparsity
-from sparsevit_mm.visualization.camera_budget import budget_of, correlation, draw_budgets
-from sparsevit_mm.visualization.camera_panel import GROUND_TRUTH, draw_frame
-from sparsevit_mm.visualization.frames import (FrameInferencer, find_frames, loads_cameras,
-                                               open_test_split)
-from sparsevit_mm.visualization.ground_truth import find_ground_truths
-from sparsevit_mm.visualization.inference import FileInferencer, check_images, output_names
-from sparsevit_mm.visualization.overlay import check_folder, draw_stages, write_png
-from sparsevit_mm.visualization.panel import PanelPainter
+from arguments import add_config_options, add_device, make_parser
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument('config', help='config file, or mmdet::path/in/the/toolkit.py')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('inputs', nargs='+', metavar='IMAGE_OR_SAMPLE',
@@ -33,13 +21,18 @@ def parse_args() -> argparse.Namespace:
                         help='of samples in their order, also draw how the windows that run move '
                         'between the cameras: budget.png')
     parser.add_argument('--sparsity', help='as in test.py (default: the config\'s)')
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    add_device(parser)
     add_config_options(parser)
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
+    from sparsevit_mm.cli import clear_errors, default_device
+    from sparsevit_mm.config.reading import load_config, set_sparsity
+    from sparsevit_mm.visualization.frames import loads_cameras
+    from sparsevit_mm.visualization.overlay import check_folder
+    args.device = args.device or default_device()
     with clear_errors():
         cfg = load_config(args.config, args.cfg_options)
         check_folder(args.out)
@@ -53,7 +46,11 @@ def main() -> None:
             draw_images(cfg, args)
 
 
-def draw_images(cfg: Config, args: argparse.Namespace) -> None:
+def draw_images(cfg, args: argparse.Namespace) -> None:
+    from sparsevit_mm.visualization.ground_truth import find_ground_truths
+    from sparsevit_mm.visualization.inference import FileInferencer, check_images, output_names
+    from sparsevit_mm.visualization.overlay import draw_stages, write_png
+    from sparsevit_mm.visualization.panel import PanelPainter
     check_images(args.inputs)
     infer = FileInferencer(cfg, args.checkpoint, args.device)
     names = output_names(args.inputs)
@@ -71,7 +68,11 @@ def draw_images(cfg: Config, args: argparse.Namespace) -> None:
             print(f'{path}: no ground truth, in none of the config\'s data sets on this disk')
 
 
-def draw_frames(cfg: Config, args: argparse.Namespace) -> None:
+def draw_frames(cfg, args: argparse.Namespace) -> None:
+    from sparsevit_mm.visualization.camera_budget import budget_of, correlation, draw_budgets
+    from sparsevit_mm.visualization.camera_panel import GROUND_TRUTH, draw_frame
+    from sparsevit_mm.visualization.frames import FrameInferencer, find_frames, open_test_split
+    from sparsevit_mm.visualization.overlay import write_png
     dataset = open_test_split(cfg)
     places = find_frames(dataset, args.inputs)
     infer = FrameInferencer(cfg, args.checkpoint, dataset, args.device)

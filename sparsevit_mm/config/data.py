@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Dict, Iterator, Optional
 
 from mmengine.config import Config, ConfigDict
+from mmengine.utils import to_2tuple
 
 from .reading import is_type, walk
 
@@ -33,6 +34,23 @@ def is_annotation_loader(step) -> bool:
 def nuscenes_version(dataset: Dict) -> str:
     """Version of the tables that a NuScenesDataset's metainfo names; that class's own if none."""
     return (dataset.get('metainfo') or {}).get('version', 'v1.0-trainval')
+
+
+def input_shape(cfg: Config):
+    """(H, W) of the images that the test pipeline makes."""
+    loader = cfg.get('test_dataloader') or cfg.get('val_dataloader') or {}
+    dataset = loader.get('dataset', {})
+    while 'dataset' in dataset:
+        dataset = dataset['dataset']
+    for step in dataset.get('pipeline', []):
+        if step_name(step) == 'Resize' and step.get('scale') is not None:
+            width, height = scale = to_2tuple(step['scale'])
+            if step.get('keep_ratio'):  # the larger side of `scale` then bounds the longer side
+                width, height = max(scale), min(scale)
+            return height, width
+        if step_name(step) == 'ImageAugmentation':
+            return tuple(step['size'])
+    raise ValueError('the test pipeline has no Resize of fixed scale: give --shape H W')
 
 
 def check_data(cfg: Config, *splits: str) -> None:

@@ -28,6 +28,18 @@ def load_config(path: str, options: Optional[Dict] = None) -> Config:
     return cfg
 
 
+def open_config(path: str, options: Optional[Dict] = None, work_dir: Optional[str] = None,
+                launcher: Optional[str] = None) -> Config:
+    """:func:`load_config`, with the work directory (by default the config's own, else
+    work_dirs/NAME_OF_CONFIG) and the job launcher in place."""
+    cfg = load_config(path, options)
+    if launcher is not None:
+        cfg.launcher = launcher
+    name = Path(path.replace('::', '/')).stem
+    cfg.work_dir = str(work_dir or cfg.get('work_dir') or f'work_dirs/{name}')
+    return cfg
+
+
 def is_type(cfg: Dict, name: str) -> bool:
     """Whether a config dict builds the class `name`, whatever its scope prefix."""
     kind = cfg.get('type')

@@ -1,7 +1,7 @@
 """Configurations side by side on a split the search never saw: metric, latency, MACs, interval."""
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Callable, Dict, List, Sequence, Tuple
+from typing import Dict, List, Sequence, Tuple
 
 import numpy as np
 from mmengine.config import Config
@@ -48,8 +48,7 @@ class Compared:
 
 
 def compare_on_test(cfg: Config, checkpoint: str, configs: Dict[str, SparsityConfig],
-                    meter: LatencyMeter, build_runner: Callable,
-                    resamples: int = 300) -> List[Compared]:
+                    meter: LatencyMeter, resamples: int = 300) -> List[Compared]:
     """Tests one checkpoint at several configurations with the config's test split.
 
     Args:
@@ -57,7 +56,6 @@ def compare_on_test(cfg: Config, checkpoint: str, configs: Dict[str, SparsityCon
         checkpoint: Checkpoint file of the whole model.
         configs: By name.
         meter: Measures the latencies, all of them in turn.
-        build_runner: Config -> mmengine Runner.
         resamples: Of the bootstrap over images.
 
     Raises:
@@ -67,7 +65,7 @@ def compare_on_test(cfg: Config, checkpoint: str, configs: Dict[str, SparsityCon
     cfg = deepcopy(cfg)
     cfg.custom_hooks = without_adaptation(cfg.get('custom_hooks'))
     cfg.val_dataloader, cfg.val_evaluator = cfg.test_dataloader, cfg.test_evaluator
-    evaluator = Evaluator(cfg, checkpoint, build_runner)
+    evaluator = Evaluator(cfg, checkpoint)
     metric, objective = evaluator.metric, default_metric(cfg)
     resample = make_resampler(metric, objective)
     if resample is None:

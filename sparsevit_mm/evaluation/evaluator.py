@@ -12,8 +12,9 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
 from mmengine.registry import LOOPS
-from mmengine.runner import BaseLoop
+from mmengine.runner import BaseLoop, Runner
 
+from ..config.building import build_runner
 from ..config.reading import is_type
 from ..models import get_sparse_backbone
 from ..models.checkpoints import check_fits
@@ -50,7 +51,8 @@ class Evaluator:
             (see :func:`~sparsevit_mm.models.checkpoints.check_fits`).
     """
 
-    def __init__(self, cfg: Config, checkpoint: str, build_runner: Callable):
+    def __init__(self, cfg: Config, checkpoint: str,
+                 build_runner: Callable[[Config], Runner] = build_runner):
         cfg = copy.deepcopy(cfg)
         cfg.load_from, cfg.resume = checkpoint, False
         _leave_training(cfg)

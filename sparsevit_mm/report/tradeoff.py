@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 
 from ..files import replacing
 from ..search.candidates import EVALUATED, OUTSIDE
-from ..search.pipeline import SearchPipeline
+from ..search.results import SearchResult
 
 Point = Tuple[float, float]
 
@@ -55,22 +55,20 @@ def draw_tradeoff(path: Path,
     plt.close(figure)
 
 
-def draw_search(path: Path, pipeline: SearchPipeline) -> None:
+def draw_search(path: Path, result: SearchResult) -> None:
     """The figure of a finished search, as PNG."""
-    search, dense = pipeline.search, pipeline.dense
-    limits, chosen = search.problem.limits, [(f.measured, f.candidate.metric)
-                                             for f in pipeline.finalists]
-    marked = {'dense': [(dense.latency, dense.metric)]}
-    if search.problem.pareto:
-        marked['front'] = [(c.latency, c.metric) for c in search.front]
+    summary, limits = result.summary, result.limits
+    marked = {'dense': [(summary.dense.latency, summary.dense.metric)]}
+    if summary.is_pareto:
+        marked['front'] = [(c.latency, c.metric) for c in summary.front]
     else:
-        marked['winner'] = chosen[:1]
+        marked['winner'] = [(result.winner.measured, result.winner.candidate.metric)]
     draw_tradeoff(
         path,
-        candidates=[(c.latency, c.metric) for c in search.candidates if c.state == EVALUATED],
+        candidates=[(c.latency, c.metric) for c in summary.candidates if c.state == EVALUATED],
         marked=marked,
-        metric=search.problem.metric,
-        setting=str(pipeline.request.setting),
+        metric=summary.metric,
+        setting=str(result.setting),
         limits=[limit for limit in (limits.min_latency, limits.max_latency)
                 if 0 < limit < math.inf],
-        rejected=[c.latency for c in search.candidates if c.state == OUTSIDE and c.latency])
+        rejected=[c.latency for c in summary.candidates if c.state == OUTSIDE and c.latency])

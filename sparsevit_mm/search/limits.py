@@ -1,7 +1,29 @@
 """What a candidate must meet, and whether anything can."""
 import math
 from dataclasses import asdict, dataclass
-from typing import Dict, Optional
+from typing import Dict, Optional, Tuple, Union
+
+
+Latency = Union[str, float]
+
+
+def parse_latency(value: Latency, option: str) -> Tuple[float, bool]:
+    """30, '30' and '30ms' are milliseconds, '70%' is a share of the dense latency: (30., False),
+    (0.7, True).
+
+    Raises:
+        ValueError: Neither, negative, or not a finite number; names the option.
+    """
+    text = str(value).strip()
+    unit = next((u for u in ('ms', '%') if text.endswith(u)), '')
+    try:
+        number = float(text[:len(text) - len(unit)])
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise ValueError(f'{option} {value!r} is neither milliseconds (30ms) nor a share of the '
+                         f'dense latency (70%)')
+    return (number / 100, True) if unit == '%' else (number, False)
 
 
 @dataclass(frozen=True)
@@ -19,26 +41,21 @@ class Limits:
     of_dense: bool = False
 
     @classmethod
-    def parse(cls, max_latency: Optional[str], min_latency: str, max_macs: float) -> 'Limits':
-        """Latencies from text: '30' is milliseconds, '70%' a share of the dense latency, None no
-        limit.
+    def parse(cls, max_latency: Optional[Latency], min_latency: Latency = 0,
+              max_macs: float = math.inf) -> 'Limits':
+        """From what a user gives, see :func:`parse_latency`; None is no limit.
 
         Raises:
-            ValueError: Neither, or one of each.
+            ValueError: Not latencies, or one in ms and one in %.
         """
-        if max_latency is None:
-            max_latency = 'inf%' if min_latency.endswith('%') else 'inf'
-        of_dense = max_latency.endswith('%')
-        if of_dense != min_latency.endswith('%') and min_latency != '0':
+        low, low_of_dense = parse_latency(min_latency, '--min-latency')
+        high, of_dense = math.inf, low_of_dense
+        if max_latency is not None:
+            high, of_dense = parse_latency(max_latency, '--max-latency')
+        if low and of_dense != low_of_dense:
             raise ValueError(f'--min-latency {min_latency} and --max-latency {max_latency}: give '
                              f'both in ms or both in %')
-        try:
-            values = [float(t.rstrip('%')) / (100 if of_dense else 1)
-                      for t in (max_latency, min_latency)]
-        except ValueError:
-            raise ValueError(f'latency limits {min_latency} and {max_latency}: give ms, or % of '
-                             f'the dense latency') from None
-        return cls(*values, max_macs, of_dense)
+        return cls(high, low, max_macs, of_dense)
 
     def resolve(self, dense_latency: float) -> 'Limits':
         """The same limits in milliseconds."""

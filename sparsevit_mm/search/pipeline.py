@@ -21,82 +21,109 @@ from .identity import config_identity, file_identity
 from .limits import Limits
 from .problem import Problem
 from .request import SearchRequest, point_latency
-from .results import write_front, write_manifest, write_winners
+from .results import SearchResult, write_front, write_manifest, write_winners
 from .score import SearchedScore
 from .splits import Evaluations
+from .store.joining import JoinedStudy
 from .study import SparsitySearch
 
 RESAMPLES = 100  # of the bootstrap, for every candidate
 
 
 class SearchPipeline:
-    """Prepares a search; everything that can be wrong with the input fails in here, before the
-    first candidate. Use it as a context, so that other workers see it leave.
+    """The steps of a search. Use it as a context, so that other workers see it leave.
 
     Args:
         cfg: The config.
         request: What the user asks for.
         evaluations: Made of both.
-        report: Called with what is evaluated for ``--importance auto``.
 
-    Attributes:
+    Attributes, from :meth:`prepare` on:
         dense: The dense model, as a candidate.
         search: All candidates.
-        finalists: After :meth:`run`: the best, judged again; the first is the winner. In a Pareto
-            search one for each point.
         score_check: What made ``--importance auto`` choose, for the worker that began the study as
             for those that joined; None of other searches.
-        searching, evaluating: Likewise: seconds that this worker spent, before the end, on the
-            candidates, and of these on their evaluation by the toolkit.
-        dense_full: Likewise: metrics of the dense model on all of val; None if the search had all.
-
-    Raises:
-        ValueError, FileNotFoundError: Name what is wrong.
     """
 
-    def __init__(self, cfg: Config, request: SearchRequest, evaluations: Evaluations,
-                 report: Callable[[str], None] = lambda label: None):
+    def __init__(self, cfg: Config, request: SearchRequest, evaluations: Evaluations):
         self.cfg, self.request, self.evaluations = cfg, request, evaluations
-        self.searching = self.evaluating = 0.
         self.work_dir = Path(cfg.work_dir)
-        metric = request.metric or default_metric(cfg)
-        evaluator = evaluations.evaluator
-        self.backbone = backbone = evaluator.backbone
-        self.space = backbone.space
+        self.metric = request.metric or default_metric(cfg)
+        self.evaluating = 0.
+        self.backbone = evaluations.evaluator.backbone
+        self.space = self.backbone.space
         self.densest = self.space.config(0.)
-        self.meter = LatencyMeter(backbone, request.setting, request.rounds)
-        self.table: Optional[LatencyTable] = None
-        if request.table is not None:
-            self.table = LatencyTable.load(request.table)
-        resampler = make_resampler(evaluator.metric, metric)
-        problem = Problem(
-            self.space, self._evaluate, self.latency, self.macs, metric, request.limits,
-            self._identity(metric), request.pareto, evaluations.look,
-            resample=resampler and (lambda: resampler(RESAMPLES, request.seed)),
-            **dict(canonical=self.table.canonical) if self.table else {})
-        self.search = SparsitySearch(
-            problem, request.storage, request.study, request.resume, request.seed, request.sampler,
-            population_size=max(4, min(50, request.num_trials // 4)))
-        self.score = SearchedScore(cfg, request, evaluations, self.search)
+        self.meter = LatencyMeter(self.backbone, request.setting, request.rounds)
+        self.table = LatencyTable.load(request.table) if request.table is not None else None
+        self.joined: Optional[JoinedStudy] = None
+
+    def prepare(self, report: Callable[[str], None] = lambda label: None) -> None:
+        """Joins the study, settles the score, measures and evaluates the dense model, and resolves
+        the limits by it. All that can be wrong with the input fails in here, before the first
+        candidate.
+
+        Args:
+            report: Called with what is evaluated for ``--importance auto``.
+
+        Raises:
+            ValueError, FileNotFoundError: Name what is wrong.
+        """
+        request = self.request
+        self.joined = JoinedStudy(request.storage, self._identity(), request.study, request.resume,
+                                  request.pareto)
         try:
-            self.score_check = self.score.settle(metric, report)
-            self.meter.backbone.selection = evaluator.selection.alone()
-            if self.table is not None:
-                self.table.require(backbone, request.setting)
-            for scope in request.scopes:
-                selection = self._selection(scope)
-                selection.alone().group_of(request.setting.batch_size)  # raises
-                evaluator.try_out(selection)
-            self._measure_dense(problem)
-        except BaseException:  # then the corrected command must not find a search begun
-            self.search.discard_if_empty()
+            self._check_selection(report)
+            limits = self._resolve_limits()
+            problem = self._problem(limits)
+            self.dense = self.joined.record.dense(
+                lambda: self._evaluate_dense(problem), self.space.depths)
+            self.search = SparsitySearch(problem, self.joined, request.seed, request.sampler,
+                                         max(4, min(50, request.num_trials // 4)))
+        except Exception:  # then the corrected command must not find a search begun
+            self.joined.discard_if_empty()
+            raise
+        except BaseException:  # stopped: what was measured is kept for the next
+            self.joined.leave()
             raise
 
     def __enter__(self) -> 'SearchPipeline':
         return self
 
     def __exit__(self, *_) -> None:
-        self.search.workers.stop()
+        if self.joined is not None:
+            self.joined.leave()
+
+    def _check_selection(self, report: Callable[[str], None]) -> None:
+        """Puts the score in force, and tries out what else chooses the windows."""
+        request, evaluator = self.request, self.evaluations.evaluator
+        self.score = SearchedScore(self.cfg, request, self.evaluations, self.joined.record)
+        self.score_check = self.score.settle(self.metric, report)
+        self.meter.backbone.selection = evaluator.selection.alone()
+        if self.table is not None:
+            self.table.require(self.backbone, request.setting)
+        for scope in request.scopes:
+            selection = self._selection(scope)
+            selection.alone().group_of(request.setting.batch_size)  # raises
+            evaluator.try_out(selection)
+
+    def _resolve_limits(self) -> Limits:
+        """In milliseconds, by the dense latency, which is measured once per study."""
+        request, config = self.request, self.space.uniform()[-1]
+        self.dense_latency, sparsest = self.joined.record.reach(lambda: self._reach(config))
+        limits = request.limits.resolve(self.dense_latency)
+        limits.check_reachable(sparsest, self.dense_latency, self.macs(config))
+        for point in request.points if request.pareto else ():
+            Limits(max_latency=point_latency(point, self.dense_latency)).check_reachable(
+                sparsest, self.dense_latency, 0, f'--points {point}')
+        return limits
+
+    def _problem(self, limits: Limits) -> Problem:
+        resampler = make_resampler(self.evaluations.evaluator.metric, self.metric)
+        return Problem(
+            self.space, self._evaluate, self.latency, self.macs, self.metric, limits,
+            self.request.pareto, self.evaluations.look,
+            resample=resampler and (lambda: resampler(RESAMPLES, self.request.seed)),
+            **dict(canonical=self.table.canonical) if self.table else {})
 
     def macs(self, config: SparsityConfig) -> int:
         setting = self.request.setting
@@ -110,7 +137,7 @@ class SearchPipeline:
         """Milliseconds, as ratio to the dense model measured beside it: a machine that is busier
         now than at the start of the search changes both."""
         self.meter.backbone.selection = self._selection(scope).alone()
-        return self.meter.measure([self.densest, config])[1].ratio * self.dense.latency
+        return self.meter.measure([self.densest, config])[1].ratio * self.dense_latency
 
     def _selection(self, scope: Optional[str]) -> Selection:
         """The config's own, in another scope if one is named."""
@@ -123,18 +150,6 @@ class SearchPipeline:
         self.evaluating += time.monotonic() - start
         return metrics
 
-    def _measure_dense(self, problem: Problem) -> None:
-        """Dense latency and metrics, once per study: they are kept in its storage."""
-        record, config = self.search.record, self.space.uniform()[-1]
-        dense, sparsest = record.reach(lambda: self._reach(config))
-        limits = self.request.limits.resolve(dense)
-        limits.check_reachable(sparsest, dense, self.macs(config))
-        for point in self.request.points if self.request.pareto else ():
-            Limits(max_latency=point_latency(point, dense)).check_reachable(
-                sparsest, dense, 0, f'--points {point}')
-        self.dense = record.dense(lambda: self._evaluate_dense(problem, dense), self.space.depths)
-        self.search.problem = replace(problem, limits=limits)
-
     def _reach(self, sparsest: SparsityConfig) -> Tuple[float, float]:
         """Milliseconds of the dense and of the sparsest configuration."""
         if self.table:
@@ -142,14 +157,15 @@ class SearchPipeline:
         dense, fastest = self.meter.measure([self.densest, sparsest])
         return dense.median, fastest.ratio * dense.median
 
-    def _evaluate_dense(self, problem: Problem, latency: float) -> Candidate:
-        everything = replace(problem, limits=Limits(), latency=lambda _: latency, look=None)
+    def _evaluate_dense(self, problem: Problem) -> Candidate:
+        everything = replace(problem, limits=Limits(), latency=lambda _: self.dense_latency,
+                             look=None)
         candidate = everything.judge(-1, self.densest, lambda _: True)
         check_metric(candidate.metrics, problem.metric)
         return candidate
 
-    def _identity(self, metric: str) -> dict:
-        request = self.request
+    def _identity(self) -> dict:
+        request, metric = self.request, self.metric
         return {
             **config_identity(self.cfg),
             'checkpoint': file_identity(request.checkpoint),
@@ -165,8 +181,8 @@ class SearchPipeline:
             **request.limits.identity(),
         }
 
-    def run(self, report: Callable[[Candidate], None],
-            waiting: Callable[[str], None] = lambda worker: None) -> None:
+    def run(self, report: Callable[[Candidate], None] = lambda candidate: None,
+            waiting: Callable[[str], None] = lambda worker: None) -> SearchResult:
         """Searches, with the CSV kept up to date, then judges the best again and writes the winning
         configs.
 
@@ -177,24 +193,26 @@ class SearchPipeline:
         Raises:
             ValueError: See ``run`` of :class:`~.study.SparsitySearch` and :class:`~.finals.Finals`.
         """
+        request, record, end = self.request, self.search.record, self._end_key()
         self.work_dir.mkdir(parents=True, exist_ok=True)
-        record, end = self.search.record, self._end_key()
-        write_manifest(self.work_dir, self.request, self.search.study.study_name, end)
+        write_manifest(self.work_dir, request, self.search.study.study_name, end)
 
         def keep(candidate: Candidate) -> None:
             self._write_csv(self.search.candidates)
             report(candidate)
 
         start, self.evaluating = time.monotonic(), 0.
-        self.search.run(self.request.num_trials, keep)
-        self.searching = time.monotonic() - start
+        self.search.run(request.num_trials, keep)
+        searching, evaluating = time.monotonic() - start, self.evaluating
         record.end(end, lambda: self._end(end), waiting)
         summary = record.summary(end)
-        self.finalists, self.dense_full = summary.finalists, summary.dense_full
         self._write_csv(summary.candidates)
-        write_winners(self.cfg, self.request, self.search, summary, self.score.written)
-        if self.request.pareto:
-            write_front(self.work_dir, summary, self.request.setting.identity())
+        write_winners(self.cfg, request, self.search, summary, self.score.written)
+        if request.pareto:
+            write_front(self.work_dir, summary, request.setting.identity())
+        return SearchResult(summary, self.search.problem.limits, request.setting,
+                            request.winners(), self.work_dir, self.score_check, searching,
+                            evaluating)
 
     def _end_key(self) -> str:
         """A search that goes on, or is asked for something else, ends again."""
@@ -214,7 +232,7 @@ class SearchPipeline:
             self.evaluations.full is None,
             [s for s in request.scopes if s != self._selection(None).scope])
         if request.pareto:
-            finals.points({p: point_latency(p, self.dense.latency) for p in request.points})
+            finals.points({p: point_latency(p, self.dense_latency) for p in request.points})
         else:
             finals.best(request.finalists)
         if request.references:
@@ -229,7 +247,7 @@ class SearchPipeline:
         ratio = (smaller.measure([self.densest])[0].median
                  / self.meter.measure([self.densest])[0].median)
         metrics = self.evaluations.smaller[size](self.densest)
-        return ratio * self.dense.latency, self.search.problem.objective(metrics)
+        return ratio * self.dense_latency, self.search.problem.objective(metrics)
 
     def _write_csv(self, candidates: List[Candidate]) -> None:
         try:

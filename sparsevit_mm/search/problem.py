@@ -2,7 +2,7 @@
 import math
 import time
 from dataclasses import dataclass
-from typing import Callable, Dict, Optional
+from typing import Callable, Optional
 
 import numpy as np
 
@@ -23,7 +23,6 @@ class Problem:
         macs: Configuration -> multiply-accumulates.
         metric: Key of the objective, to be maximised.
         limits: What a candidate must meet to be evaluated.
-        identity: Names what the figures depend on; a study goes on only under the same.
         pareto: Whether low latency is an objective too.
         look: As `evaluate`, on fewer images, for a first look.
         resample: The objective of the last evaluation on bootstrap resamples of its images.
@@ -35,7 +34,6 @@ class Problem:
     macs: Callable[[SparsityConfig], int]
     metric: str
     limits: Limits
-    identity: Dict
     pareto: bool = False
     look: Optional[Callable[[SparsityConfig], Metrics]] = None
     resample: Optional[Callable[[], np.ndarray]] = None

@@ -5,7 +5,7 @@ from typing import Dict, List, Optional
 
 from ..cost.latency import LatencySetting
 from ..models.selection.importance import TOKEN_SCORES
-from .limits import Limits
+from .limits import Limits, parse_latency
 from .summary import WINNER
 
 # Shares of the dense latency that a Pareto search picks winners for, unless told.
@@ -103,17 +103,11 @@ class SearchRequest:
 
 
 def point_latency(point: str, dense_latency: float) -> float:
-    """'30ms' or '30' is milliseconds, '70%' a share of the dense latency; else ValueError."""
-    number = point.strip()
-    unit = next((u for u in ('ms', '%') if number.endswith(u)), '')
-    try:
-        value = float(number[:len(number) - len(unit)])
-    except ValueError:
-        value = -1.
-    if not 0 < value < float('inf'):
-        raise ValueError(f'--points: {point!r} is neither milliseconds (30ms) nor a share of the '
-                         f'dense latency (70%)')
-    return value * dense_latency / 100 if unit == '%' else value
+    """Milliseconds of a point, see :func:`~.limits.parse_latency`; ValueError if it is none."""
+    value, of_dense = parse_latency(point, '--points')
+    if not value:
+        raise ValueError(f'--points {point!r}: nothing is so fast')
+    return value * dense_latency if of_dense else value
 
 
 def _plain(point: str) -> str:

@@ -2,6 +2,7 @@
 and where the study is."""
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Optional
 
@@ -11,15 +12,47 @@ import torch
 from mmengine.config import Config
 
 from ..config.export import export_config
+from ..cost.latency import LatencySetting
+from ..evaluation.scores.compare import ScoreComparison
 from ..files import replacing
 from ..front import Front, FrontPoint
 from ..version import __version__
+from .limits import Limits
 from .request import SearchRequest
 from .store.storage import shown
 from .study import SparsitySearch
 from .summary import Finalist, Summary
 
 MANIFEST, FRONT = 'search.json', 'front.json'
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        summary: The study's record: dense, candidates, finalists; the first finalist is the winner,
+            in a Pareto search there is one for each point.
+        limits: In milliseconds.
+        setting: In which latency was measured.
+        configs: The configs written: name of the finalist -> file.
+        work_dir: Where candidates.csv and all else is.
+        score_check: What made ``importance='auto'`` choose; None of other searches.
+        searching, evaluating: Seconds that this worker spent, before the end, on the candidates,
+            and of these on their evaluation by the toolkit.
+    """
+    summary: Summary
+    limits: Limits
+    setting: LatencySetting
+    configs: Dict[str, Path]
+    work_dir: Path
+    score_check: Optional[ScoreComparison] = None
+    searching: float = 0.
+    evaluating: float = 0.
+
+    @property
+    def winner(self) -> Finalist:
+        return self.summary.finalists[0]
 
 
 def write_manifest(work_dir: Path, request: SearchRequest, study: str, end: str) -> None:

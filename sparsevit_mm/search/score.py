@@ -6,9 +6,9 @@ from mmengine.config import Config
 
 from ..evaluation.scores.compare import (SPARSITIES, ScoreComparison, check_importance,
                                          compare_scores, usable_scores)
+from .record import StudyRecord
 from .request import AUTO, SearchRequest
 from .splits import Evaluations
-from .study import SparsitySearch
 
 
 class SearchedScore:
@@ -18,7 +18,7 @@ class SearchedScore:
         cfg: The config.
         request: What the user asks for.
         evaluations: Made of both.
-        search: Joined.
+        record: Of the study.
 
     Attributes:
         written: The score in force, for the winner's config; None before it is settled.
@@ -28,16 +28,12 @@ class SearchedScore:
     """
 
     def __init__(self, cfg: Config, request: SearchRequest, evaluations: Evaluations,
-                 search: SparsitySearch):
-        self.cfg, self.request, self.search = cfg, request, search
+                 record: StudyRecord):
+        self.cfg, self.request, self.record = cfg, request, record
         self.evaluations, self.evaluator = evaluations, evaluations.evaluator
         self.own = self.evaluator.selection.importance
         self.written: Optional[str] = None
-        try:
-            self._compare(search.record.importance())
-        except ValueError:
-            search.workers.stop()
-            raise
+        self._compare(record.importance())
 
     def settle(self, metric: str, report: Callable[[str], None]) -> Optional[ScoreComparison]:
         """Puts the score in force, of the evaluator and its backbone.
@@ -53,7 +49,7 @@ class SearchedScore:
             ValueError: As the class, where another worker began the study just now; the checkpoint
                 can't run under the score; see :func:`~..evaluation.scores.compare.compare_scores`.
         """
-        held = self.search.record.importance(lambda: self._decide(metric, report))
+        held = self.record.importance(lambda: self._decide(metric, report))
         self._compare(held)
         name = held['name']
         check_importance(name, self.cfg, self.request.checkpoint, self.evaluator.backbone)
@@ -71,8 +67,6 @@ class SearchedScore:
 
     def _decide(self, metric: str, report: Callable[[str], None]) -> dict:
         asked = self.request.importance
-        if self.search.candidates:  # of before studies kept their score
-            return dict(name=self.own)
         if asked != AUTO:
             return dict(name=asked or self.own)
         backbone = self.evaluator.backbone

@@ -1,7 +1,7 @@
 """The model of a search, and the data it is evaluated on: val or some of it, fewer images for the
 first look, all of val for the end, smaller images for comparison."""
 from copy import deepcopy
-from typing import Callable, Dict, Optional, Tuple
+from typing import Dict, Optional, Tuple
 
 from mmengine.config import Config
 from mmengine.logging import print_log
@@ -26,7 +26,6 @@ class Evaluations:
     Args:
         cfg: The config.
         request: What the user asks for.
-        build_runner: Config -> mmengine Runner.
 
     Attributes:
         evaluator: On val, or ``request.num_samples`` images of it.
@@ -42,7 +41,7 @@ class Evaluations:
             checkpoint, or the place of the winner.
     """
 
-    def __init__(self, cfg: Config, request: SearchRequest, build_runner: Callable):
+    def __init__(self, cfg: Config, request: SearchRequest):
         for path in request.winners().values():
             check_exportable(request.config, path, request.overwrite)
         check_data(cfg, 'val')
@@ -50,7 +49,7 @@ class Evaluations:
         self._cfg = deepcopy(cfg)
         self._cfg.custom_hooks = without_adaptation(cfg.get('custom_hooks'))
         main = self._images(request.num_samples, request.seed)
-        self.evaluator = Evaluator(main, request.checkpoint, build_runner)
+        self.evaluator = Evaluator(main, request.checkpoint)
         own = self.evaluator.selection.importance
         check_importance(own if request.importance in (None, AUTO) else request.importance,
                          main, request.checkpoint, self.evaluator.backbone)

@@ -6,7 +6,6 @@ import time
 from typing import Callable, Dict, List, Optional
 
 import numpy as np
-import optuna
 from mmengine.logging import print_log
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
@@ -16,11 +15,9 @@ from .candidates import DUPLICATE, EVALUATED, FAILED, REJECTED, Candidate, paret
 from .problem import Problem
 from .propose.sampler import Genes, from_params, make_sampler, search_space, to_params
 from .propose.screening import FirstLook
-from .record import StudyRecord, attributes, candidate_of, has_candidate, put, sign, worker_of
-from .store.storage import open_storage, shown
-from .store.workers import Workers
+from .record import attributes, candidate_of, has_candidate, put, sign, worker_of
+from .store.joining import JoinedStudy
 
-STUDY_NAME = 'sparsevit'
 # After so many trials in a row that led to no evaluation, NSGA-II's population has converged or
 # the band is narrow: the next configuration is then drawn at random from those not yet seen.
 PATIENCE = 20
@@ -34,53 +31,31 @@ class SparsitySearch:
 
     Args:
         problem: What is searched.
-        storage: Where the study is, see :func:`~.store.storage.open_storage`.
-        study: Its name, to join it or to begin it; None begins one in an empty storage.
-        resume: Go on with the one study of the storage, if there is one.
+        joined: The study.
         seed: Seed of the sampler.
         sampler: One of :data:`~.propose.sampler.SAMPLERS`.
         population_size: Of NSGA-II.
 
     Raises:
-        ValueError: No study is named, and the storage holds some; the study was made for another
-            problem (lists the differences); the sampler is none, or can't do with two objectives.
+        ValueError: The sampler is none, or can't do with two objectives. The study is left then.
     """
 
-    def __init__(self, problem: Problem, storage: str, study: Optional[str] = None,
-                 resume: bool = False, seed: int = 0, sampler: str = 'nsga2',
-                 population_size: int = 20):
-        self.problem = problem
-        self._storage = open_storage(storage)
-        directions = ['maximize', 'minimize'] if problem.pareto else ['maximize']
-        self.study = optuna.create_study(
-            storage=self._storage, study_name=study or self._unnamed(shown(storage), resume),
-            directions=directions, load_if_exists=True)
-        self.workers = Workers(self.study)
-        self.workers.start()
-        try:
-            self._join(seed, sampler, population_size)
-        except BaseException:
-            self.workers.stop()
-            raise
-
-    def _unnamed(self, storage: str, resume: bool) -> str:
-        names = optuna.get_all_study_names(self._storage)
-        if not names:
-            return STUDY_NAME
-        if resume and len(names) == 1:
-            return names[0]
-        raise ValueError(
-            f'{storage} holds a search already: {", ".join(sorted(names))}. Go on with it, or join '
-            f'it, by --study NAME (or --resume, if it is the only one); a new NAME begins another')
-
-    def _join(self, seed: int, sampler: str, population_size: int) -> None:
-        problem = self.problem
-        self.record = StudyRecord(self.study, self.workers)
-        _check_identity(self.record.identity(lambda: problem.identity), problem.identity)
+    def __init__(self, problem: Problem, joined: JoinedStudy, seed: int = 0,
+                 sampler: str = 'nsga2', population_size: int = 20):
+        self.problem, self.joined = problem, joined
+        self.study, self.workers, self.record = joined.study, joined.workers, joined.record
         self.candidates: List[Candidate] = []
         self.memo: Dict[SparsityConfig, Candidate] = {}
         self._known, self._in_flight = set(), set()
         self._rejected = self.record.rejected
+        try:
+            self._begin(seed, sampler, population_size)
+        except BaseException:
+            joined.leave()
+            raise
+
+    def _begin(self, seed: int, sampler: str, population_size: int) -> None:
+        problem = self.problem
         self._take_over()
         self.sync()
         # A sampler is not stored: the same seed again would draw the same numbers again, and
@@ -98,14 +73,7 @@ class SparsitySearch:
         return self
 
     def __exit__(self, *_) -> None:
-        self.workers.stop()
-
-    def discard_if_empty(self) -> None:
-        """Takes the study out of its storage, unless a candidate is in it, or another worker."""
-        self.sync()
-        if not self.candidates and not self.workers.others():
-            self.workers.stop()
-            optuna.delete_study(study_name=self.study.study_name, storage=self._storage)
+        self.joined.leave()
 
     @property
     def num_evaluated(self) -> int:
@@ -199,7 +167,7 @@ class SparsitySearch:
             # The sampler sees neither PRUNED nor FAIL: only real metrics breed.
             self.study.tell(trial, **self._told(candidate))
         except (UpdateFinishedTrialError, ValueError):
-            kept = self._storage.get_trial(trial._trial_id)
+            kept = self.joined.storage.get_trial(trial._trial_id)
             if not kept.state.is_finished():
                 raise
             # Told before a lost connection could say so; or this worker slept so long that
@@ -284,10 +252,3 @@ class SparsitySearch:
             *[s for s in seen if s[0] > limits.max_latency][:1])]
         return (f'{message}; latencies seen: {seen[0][0]:.1f} to {seen[-1][0]:.1f} ms, nearest to '
                 f'the band:\n  ' + '\n  '.join(near))
-
-
-def _check_identity(stored: Dict, identity: Dict) -> None:
-    differences = [f'{key}: {stored.get(key)} in the study, {identity.get(key)} now'
-                   for key in {**stored, **identity} if stored.get(key) != identity.get(key)]
-    if differences:
-        raise ValueError('the study was made for another search:\n  ' + '\n  '.join(differences))

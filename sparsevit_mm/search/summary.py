@@ -76,6 +76,11 @@ class Summary:
     dense_full: Optional[Dict[str, float]] = None
 
     @property
+    def is_pareto(self) -> bool:
+        """Whether low latency was an objective too."""
+        return len(self.identity.get('objectives', ())) > 1
+
+    @property
     def evaluated(self) -> List[Candidate]:
         return [c for c in self.candidates if c.state in (EVALUATED, REJECTED)]
 

@@ -112,7 +112,7 @@ class ShareRecorder(Hook):
 
 
 def break_down(cfg: Config, checkpoint: str, configs: Sequence[SparsityConfig],
-               build_runner: Callable, split: str = 'test',
+               split: str = 'test',
                report: Callable[[str], None] = lambda label: None) -> Breakdown:
     """Evaluates a checkpoint dense and at other configurations, with the config's own data.
 
@@ -120,7 +120,6 @@ def break_down(cfg: Config, checkpoint: str, configs: Sequence[SparsityConfig],
         cfg: The config.
         checkpoint: Checkpoint file of the whole model.
         configs: To set beside the dense model.
-        build_runner: Config -> mmengine Runner.
         split: 'val' or 'test'.
         report: Called with the label of each configuration before it is evaluated.
 
@@ -137,7 +136,7 @@ def break_down(cfg: Config, checkpoint: str, configs: Sequence[SparsityConfig],
     cfg.custom_hooks = without_adaptation(cfg.get('custom_hooks'))
     cfg.val_dataloader, cfg.val_evaluator = cfg[f'{split}_dataloader'], cfg[f'{split}_evaluator']
     cfg.val_cfg = cfg.get('val_cfg') or {}
-    evaluator = Evaluator(cfg, checkpoint, build_runner)
+    evaluator = Evaluator(cfg, checkpoint)
     metrics = evaluator.runner.val_evaluator.metrics
     score = _SCORES[kind](next(m for m in metrics if type(m).__name__ == kind))
     recorder = ShareRecorder(evaluator.backbone, score.add)

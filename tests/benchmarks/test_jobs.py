@@ -11,7 +11,7 @@ import ablation  # noqa: E402
 import claim  # noqa: E402
 from jobs import Job, run_jobs  # noqa: E402
 
-from sparsevit_mm.cli import test_shape as shape_of  # noqa: E402
+from sparsevit_mm.config.data import input_shape as shape_of  # noqa: E402
 from sparsevit_mm.config.reading import load_config  # noqa: E402
 
 

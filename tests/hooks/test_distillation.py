@@ -7,7 +7,7 @@ from helpers import ToyModel, backbone, toy_config, train_toy
 from mmengine.model import MMDistributedDataParallel
 from torch import nn
 
-from sparsevit_mm.cli import build_runner
+from sparsevit_mm.config.building import build_runner
 from sparsevit_mm.hooks.distillation import LOSS, Distillation
 from sparsevit_mm.models.selection.ranking import Selection
 

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import distributed as dist
 
 from sparsevit_mm import Front, SparsityAdaptationHook, SparsityConfig, SparsitySpace
-from sparsevit_mm.cli import build_runner
+from sparsevit_mm.config.building import build_runner
 from sparsevit_mm.front import FrontPoint
 
 HOOK = dict(type='SparsityAdaptationHook', seed=3)

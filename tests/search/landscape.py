@@ -1,6 +1,7 @@
 """A search problem without a model: metric, latency and MACs in closed form."""
 import numpy as np
 
+from sparsevit_mm.search.store.joining import JoinedStudy
 from sparsevit_mm.search.limits import Limits
 from sparsevit_mm.search.problem import Problem
 from sparsevit_mm.search.study import SparsitySearch
@@ -51,10 +52,10 @@ class Landscape:
     def search(self, storage=MEMORY, limits=FREE, problem=None, seed=0, resume=False,
                population_size=8, study=None, sampler='nsga2', **identity) -> SparsitySearch:
         """`problem`: other settings of the Problem."""
-        return SparsitySearch(
-            Problem(self.space, self.evaluate, self.latency, macs_of, 'score', limits,
-                    dict(data='toy', **identity), **problem or {}),
-            storage, study, resume, seed, sampler, population_size)
+        problem = Problem(self.space, self.evaluate, self.latency, macs_of, 'score', limits,
+                          **problem or {})
+        joined = JoinedStudy(storage, dict(data='toy', **identity), study, resume, problem.pareto)
+        return SparsitySearch(problem, joined, seed, sampler, population_size)
 
     def all_configs(self):
         genes = np.ndindex(*[len(self.space.choices)] * self.space.num_genes)

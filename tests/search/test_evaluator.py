@@ -9,7 +9,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import METRICS
 from mmengine.runner import Runner
 
-from sparsevit_mm.cli import build_runner
+from sparsevit_mm.config.building import build_runner
 from sparsevit_mm.evaluation.evaluator import Evaluator
 
 
@@ -23,7 +23,7 @@ def trained(tmp_path_factory):
 
 @pytest.fixture
 def evaluator(trained, tmp_path):
-    return Evaluator(toy_config(tmp_path, randomness=dict(seed=99)), trained[0], build_runner)
+    return Evaluator(toy_config(tmp_path, randomness=dict(seed=99)), trained[0])
 
 
 def test_every_evaluation_has_the_weights_of_the_checkpoint(evaluator, trained):
@@ -84,7 +84,7 @@ def test_other_data_score_as_a_run_of_their_own_whichever_comes_first(trained, t
     expected = dict(main=own_metrics(cfg, trained[0], .6), look=own_metrics(small, trained[0], .6))
     assert expected['main'] != expected['look']
     for turns in (['look', 'main'], ['main', 'look']):
-        evaluator = Evaluator(cfg, trained[0], build_runner)
+        evaluator = Evaluator(cfg, trained[0])
         evaluate = dict(main=evaluator.evaluate, look=evaluator.on(small))
         for name in turns + turns:
             evaluate[name](0)
@@ -95,7 +95,7 @@ def test_each_set_of_data_has_a_metric_of_its_own_and_stays_as_it_was_given(trai
     cfg = toy_config(tmp_path)
     small = fewer(cfg)
     before = deepcopy(small).to_dict()
-    evaluator = Evaluator(cfg, trained[0], build_runner)
+    evaluator = Evaluator(cfg, trained[0])
     look, other = evaluator.on(small), evaluator.on(small)
     assert small.to_dict() == before
     metrics = [evaluator.metric, look.metric, other.metric]
@@ -129,7 +129,7 @@ def test_hooks_see_a_validation_on_the_data_evaluated_and_the_main_ones_after_it
             seen.append(['after', len(runner.val_dataloader.dataset), metrics['toy/sparsity']])
 
     cfg = toy_config(tmp_path, log_level='INFO')
-    evaluator = Evaluator(cfg, trained[0], build_runner)
+    evaluator = Evaluator(cfg, trained[0])
     evaluator.runner.register_hook(Looks())
     evaluator.on(fewer(cfg))(.5)
     assert len(evaluator.runner.val_dataloader.dataset) == 8
@@ -142,7 +142,7 @@ def test_hooks_see_a_validation_on_the_data_evaluated_and_the_main_ones_after_it
 
 def test_data_that_fail_leave_the_main_ones_in_place(trained, tmp_path):
     cfg = toy_config(tmp_path)
-    evaluator = Evaluator(cfg, trained[0], build_runner)
+    evaluator = Evaluator(cfg, trained[0])
     broken = evaluator.on(fewer(cfg, sampler=dict(type='NoSuchSampler')))
     expected = evaluator.evaluate(.5)
     with pytest.raises(KeyError, match='NoSuchSampler'):
@@ -157,7 +157,7 @@ def test_data_that_fail_leave_the_main_ones_in_place(trained, tmp_path):
 
 def test_worker_processes_of_other_data_end_with_each_evaluation(trained, tmp_path):
     cfg = toy_config(tmp_path)
-    evaluator = Evaluator(cfg, trained[0], build_runner)
+    evaluator = Evaluator(cfg, trained[0])
     look = evaluator.on(fewer(cfg, num_workers=1, persistent_workers=True))
     before = set(multiprocessing.active_children())
     assert look(0)['toy/sparsity'] == 0
@@ -170,7 +170,7 @@ def test_every_nuscenes_metric_accepts_any_predictions(trained, tmp_path, monkey
     cfg = toy_config(tmp_path, val_evaluator=[dict(type='ToyMetric'), dict(type='NuScenesMetric')])
     METRICS.register_module('NuScenesMetric', module=type('NuScenesMetric', (ToyMetric, ), {}))
     try:
-        evaluator = Evaluator(cfg, trained[0], build_runner)
+        evaluator = Evaluator(cfg, trained[0])
         evaluator.on(cfg)
     finally:
         METRICS.module_dict.pop('NuScenesMetric')
@@ -181,7 +181,7 @@ def test_every_nuscenes_metric_accepts_any_predictions(trained, tmp_path, monkey
 def test_config_given_is_left_alone(trained, tmp_path):
     cfg = toy_config(tmp_path, load_from='other.pth', resume=True)
     before = deepcopy(cfg).to_dict()
-    Evaluator(cfg, trained[0], build_runner).evaluate(.5)
+    Evaluator(cfg, trained[0]).evaluate(.5)
     assert cfg.to_dict() == before
 
 
@@ -196,17 +196,17 @@ def test_checkpoint_that_does_not_fit_is_refused_before_any_evaluation(
     change(checkpoint['state_dict'])
     torch.save(checkpoint, tmp_path / 'changed.pth')
     with pytest.raises(ValueError) as error:
-        Evaluator(toy_config(tmp_path), str(tmp_path / 'changed.pth'), build_runner)
+        Evaluator(toy_config(tmp_path), str(tmp_path / 'changed.pth'))
     assert all(text in str(error.value) for text in ['changed.pth', *named])
 
 
 def test_missing_checkpoint_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match='nowhere.pth'):
-        Evaluator(toy_config(tmp_path), str(tmp_path / 'nowhere.pth'), build_runner)
+        Evaluator(toy_config(tmp_path), str(tmp_path / 'nowhere.pth'))
 
 
 def test_console_is_left_alone_and_the_log_file_is_not(trained, tmp_path, capsys):
-    evaluator = Evaluator(toy_config(tmp_path, log_level='INFO'), trained[0], build_runner)
+    evaluator = Evaluator(toy_config(tmp_path, log_level='INFO'), trained[0])
     capsys.readouterr()
     evaluator.evaluate(.5)
     MMLogger.get_current_instance().info('a line for the file')
@@ -224,7 +224,7 @@ def test_candidates_leave_no_checkpoint_and_need_no_training_data(trained, tmp_p
         dict(type='EarlyStoppingHook', monitor='toy/output'), dict(type='EMAHook')])
     cfg.default_hooks.checkpoint = best
     cfg.train_dataloader.dataset = dict(type='NoSuchDataset')
-    evaluator = Evaluator(cfg, trained[0], build_runner)
+    evaluator = Evaluator(cfg, trained[0])
     for sparsity in (0, .5, .3):
         assert evaluator.evaluate(sparsity)['toy/sparsity'] == pytest.approx(sparsity)
     assert not list(tmp_path.rglob('*.pth'))

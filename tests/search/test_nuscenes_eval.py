@@ -12,7 +12,6 @@ from helpers import ToyDataset, ToyModel, toy_config
 from mmengine.registry import DATASETS, METRICS, MODELS, init_default_scope
 from nuscenes_tables import CLASSES, evaluate, guess, nuscenes_config, write_nuscenes
 
-from sparsevit_mm.cli import build_runner
 from sparsevit_mm.evaluation.bootstrap import make_resampler
 from sparsevit_mm.evaluation.evaluator import Evaluator
 from sparsevit_mm.evaluation.metrics import default_metric
@@ -141,7 +140,7 @@ def test_the_search_s_evaluator_takes_a_model_that_sees_nothing(cfg, tmp_path, m
     torch.save(dict(state_dict=ToyModel(toy.model.backbone).state_dict()), tmp_path / 'toy.pth')
     tokens, expected = evaluate(cfg)
     monkeypatch.setattr(SeesWhenDense, 'tokens', tokens)
-    evaluator = Evaluator(toy, str(tmp_path / 'toy.pth'), build_runner)
+    evaluator = Evaluator(toy, str(tmp_path / 'toy.pth'))
     for _ in range(2):
         assert evaluator.evaluate(0.) == pytest.approx(expected, nan_ok=True)
         assert evaluator.evaluate(.5) == {}

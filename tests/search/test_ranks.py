@@ -14,7 +14,6 @@ from helpers import toy_config
 from mmengine.config import Config
 from mmengine.registry import MODELS
 
-from sparsevit_mm.cli import build_runner
 from sparsevit_mm.evaluation.evaluator import Evaluator
 from sparsevit_mm.evaluation.in_step import InStep
 from sparsevit_mm.evaluation.subset import restrict_to_subset
@@ -60,7 +59,7 @@ def _evaluate_in_step(rank, port, folder, checkpoint):
     enter(rank, port)
     os.chdir(folder)  # mmengine collects through a folder here
     main, small = configs(folder, launcher='pytorch')
-    evaluator = Evaluator(main, checkpoint, build_runner)
+    evaluator = Evaluator(main, checkpoint)
     look, batches = evaluator.on(small), []
     evaluator.backbone.register_forward_pre_hook(lambda *_: batches.append(1))
     notes = {}
@@ -94,7 +93,7 @@ def _evaluate_in_step(rank, port, folder, checkpoint):
 def test_two_ranks_give_the_metrics_of_one_and_share_the_images(tmp_path):
     main, small = configs(tmp_path / 'alone')
     torch.save(MODELS.build(main.model).state_dict(), tmp_path / 'weights.pth')
-    evaluator = Evaluator(main, str(tmp_path / 'weights.pth'), build_runner)
+    evaluator = Evaluator(main, str(tmp_path / 'weights.pth'))
     expected = evaluate_all(evaluator.evaluate, evaluator.on(small))
 
     start('spawn', _evaluate_in_step, tmp_path, str(tmp_path / 'weights.pth'))

@@ -6,8 +6,8 @@ from helpers import ROOT, unique_name
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
-from sparsevit_mm import cli
-from sparsevit_mm.cli import build_runner
+from sparsevit_mm.config.building import build_runner
+from sparsevit_mm.config.data import input_shape
 from sparsevit_mm.config.reading import load_config
 from sparsevit_mm.datasets import generate_mini_cityscapes
 from sparsevit_mm.evaluation.evaluator import Evaluator
@@ -20,7 +20,7 @@ def size_of_test(cfg):
     """Height and width as the command lines find them."""
     cfg = deepcopy(cfg)
     cfg.test_dataloader = cfg.val_dataloader
-    return cli.test_shape(cfg)
+    return input_shape(cfg)
 
 
 @pytest.mark.parametrize('name, sizes', [
@@ -113,7 +113,7 @@ def segmentor(tiny_segmentor, tmp_path_factory):
 
 def test_dense_model_on_smaller_images_scores_as_a_run_of_its_own(segmentor):
     cfg, checkpoint = segmentor
-    evaluator = Evaluator(cfg, checkpoint, build_runner)
+    evaluator = Evaluator(cfg, checkpoint)
     shapes = []
     evaluator.backbone.register_forward_pre_hook(lambda _, args: shapes.append(args[0].shape[2:]))
     scaled, size = at_scale(cfg, .75)

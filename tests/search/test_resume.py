@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from sparsevit_mm.search.candidates import DUPLICATE, EVALUATED, OUTSIDE
 from sparsevit_mm.search.limits import Limits
 from sparsevit_mm.search.propose.sampler import from_params, search_space
-from sparsevit_mm.search.study import STUDY_NAME
+from sparsevit_mm.search.store.joining import STUDY_NAME
 
 TRIALS = 14
 fork = multiprocessing.get_context('fork')

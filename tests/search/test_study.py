@@ -99,7 +99,7 @@ def test_the_csv_is_read_as_it_was_written(finished, tmp_path):
     (lambda text: text[:-40], 'line is cut short'), (lambda text: '', 'has no column'),
     (lambda text: text.replace(',evaluated,', ',evaluted,', 1), "line .*'evaluted'"),
     (lambda text: text.replace('[[', '[{', 1), 'line '),
-    (lambda text: text.replace('[[0, 0]', '[[0.8, 0]', 1), 'line .*ratios must not fall')])
+    (lambda text: text.replace('[[0, 0]', '[[1.8, 0]', 1), 'line .*1.8, outside')])
 def test_a_broken_csv_is_named_with_the_line(finished, tmp_path, change, named):
     path = tmp_path / 'broken.csv'
     write_csv(path, finished[0].candidates)

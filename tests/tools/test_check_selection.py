@@ -10,7 +10,6 @@ from mmengine.registry import DATASETS, MODELS
 from mmengine.structures import BaseDataElement, PixelData
 from torch.utils.data import Dataset
 
-from sparsevit_mm.cli import build_runner
 from sparsevit_mm.evaluation.scores.check import _annotated, check_selection
 from sparsevit_mm.evaluation.scores.survey import survey
 from sparsevit_mm.models.checkpoints import read_checkpoint
@@ -173,7 +172,7 @@ def checked(work_dir, **settings):
     model = MODELS.build(cfg.model)
     work_dir.mkdir(exist_ok=True)
     torch.save(model.state_dict(), work_dir / 'random.pth')
-    return check_selection(cfg, str(work_dir / 'random.pth'), build_runner)
+    return check_selection(cfg, str(work_dir / 'random.pth'))
 
 
 def test_the_score_that_finds_the_objects_is_the_one_to_use(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from helpers import forget_experiments
 
-from sparsevit_mm.cli import build_backbone, build_runner
+from sparsevit_mm.config.building import build_backbone
 from sparsevit_mm.config.reading import load_config
 from sparsevit_mm.cost.latency import LatencyMeter, LatencySetting
 from sparsevit_mm.evaluation import bootstrap
@@ -30,7 +30,7 @@ def compared(trained, work_dir):
     meter = LatencyMeter(build_backbone(cfg), LatencySetting((64, 64)), 1)
     configs = {name: SparsityConfig(s, meter.backbone.depths)
                for name, s in (('dense', 0), ('sparse', .6))}
-    return compare_on_test(cfg, str(trained.checkpoint), configs, meter, build_runner, 30)
+    return compare_on_test(cfg, str(trained.checkpoint), configs, meter, 30)
 
 
 @pytest.mark.parametrize('fixture, metric, rounding', [

@@ -6,7 +6,7 @@ import torch
 from helpers import refused, run_tool
 from trained import metrics_of
 
-from sparsevit_mm.cli import build_backbone
+from sparsevit_mm.config.building import build_backbone
 from sparsevit_mm.config.reading import load_config
 from sparsevit_mm.evaluation.loading import load_model, prepare
 

@@ -5,7 +5,7 @@ from unittest import mock
 import pytest
 from helpers import ROOT, refused, run_tool
 
-from sparsevit_mm.cli import build_backbone
+from sparsevit_mm.config.building import build_backbone
 from sparsevit_mm.config.reading import load_config
 from sparsevit_mm.cost import runs
 from sparsevit_mm.cost.latency import LatencySetting

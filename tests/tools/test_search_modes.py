@@ -14,7 +14,7 @@ from test_search_sparsity import DEPTHS, rows_of
 from trained import metrics_of
 
 from sparsevit_mm import SparsityConfig, set_latency_budget
-from sparsevit_mm.cli import build_backbone
+from sparsevit_mm.config.building import build_backbone
 from sparsevit_mm.config.reading import load_config
 from sparsevit_mm.cost.latency import LatencyMeter
 from sparsevit_mm.cost.macs import backbone_macs

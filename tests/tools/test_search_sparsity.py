@@ -8,7 +8,7 @@ from mmengine.config import Config
 from trained import lines_of, metrics_of
 
 from sparsevit_mm import SparsityConfig
-from sparsevit_mm.cli import build_backbone
+from sparsevit_mm.config.building import build_backbone
 from sparsevit_mm.config.reading import load_config
 from sparsevit_mm.cost.macs import backbone_macs
 

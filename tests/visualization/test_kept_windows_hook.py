@@ -9,7 +9,7 @@ from mmengine.structures import BaseDataElement
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import Dataset
 
-from sparsevit_mm.cli import build_runner
+from sparsevit_mm.config.building import build_runner
 from sparsevit_mm.models import SparseBackbone
 from sparsevit_mm.visualization import KeptWindowsHook, kept_windows_hook
 

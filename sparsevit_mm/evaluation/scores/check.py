@@ -49,8 +49,7 @@ class SelectionReport:
         return {**asdict(self), 'choice': self.choice, 'sentence': self.sentence}
 
 
-def check_selection(cfg: Config, checkpoint: str, build_runner: Callable[[Config], Runner],
-                    sparsities: Sequence[Sparsity] = SPARSITIES,
+def check_selection(cfg: Config, checkpoint: str, sparsities: Sequence[Sparsity] = SPARSITIES,
                     num_samples: Optional[int] = None, seed: int = 0,
                     report: Callable[[str], None] = lambda label: None) -> SelectionReport:
     """Judges the scores that windows may be chosen by.
@@ -58,7 +57,6 @@ def check_selection(cfg: Config, checkpoint: str, build_runner: Callable[[Config
     Args:
         cfg: The config; its ``work_dir`` gets the log, and the annotations of the images drawn.
         checkpoint: Checkpoint file of the whole model.
-        build_runner: Config -> mmengine Runner.
         sparsities: To judge at; the choice goes by the mean over them.
         num_samples: Images of val; 100, or all if there are fewer, if None.
         seed: Which images, and of the random scores.
@@ -77,7 +75,7 @@ def check_selection(cfg: Config, checkpoint: str, build_runner: Callable[[Config
     cfg.custom_hooks = without_adaptation(cfg.get('custom_hooks'))
     metric = default_metric(cfg)
     num_samples = take_samples(cfg, num_samples, seed)
-    evaluator = Evaluator(cfg, checkpoint, build_runner)
+    evaluator = Evaluator(cfg, checkpoint)
     backbone = evaluator.backbone
     configs = list(dict.fromkeys(backbone.space.config(s) for s in sparsities))
     for config in configs:

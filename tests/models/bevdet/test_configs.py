@@ -5,11 +5,11 @@ import pytest
 from mmdet3d.registry import DATASETS, MODELS
 from mmengine.registry import init_default_scope
 
-from sparsevit_mm.cli import build_backbone, test_shape
+from sparsevit_mm.config.building import build_backbone
+from sparsevit_mm.config.data import input_shape
 from sparsevit_mm.config.reading import load_config, walk
 from sparsevit_mm.cost.macs import backbone_macs
 
-test_shape.__test__ = False
 CONFIGS = sorted(map(str, Path('configs').rglob('bevdet_*.py')))
 
 
@@ -18,7 +18,7 @@ CONFIGS = sorted(map(str, Path('configs').rglob('bevdet_*.py')))
     ('bevdet_sparsevit_nuscenes_dense_192x528', 67.1)])
 def test_macs_of_the_backbone_are_the_published_ones(config, gmacs):
     cfg = load_config(f'configs/{config}.py')
-    macs = backbone_macs(build_backbone(cfg), test_shape(cfg), 6, count_padding=True)
+    macs = backbone_macs(build_backbone(cfg), input_shape(cfg), 6, count_padding=True)
     assert macs / 1e9 == pytest.approx(gmacs, rel=0.005)
 
 
@@ -41,7 +41,7 @@ def test_classes_grid_and_ranges_agree(config):
     limits, = find(cfg.train_dataloader, 'ObjectRangeFilter')
     assert list(limits.point_cloud_range) == head.train_cfg.point_cloud_range
     sizes = {tuple(step['size']) for step in find(cfg.to_dict(), 'ImageAugmentation')}
-    assert sizes == {test_shape(cfg)} == {tuple(cfg.image_size)}
+    assert sizes == {input_shape(cfg)} == {tuple(cfg.image_size)}
 
 
 def find(node, kind):

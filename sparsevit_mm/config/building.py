@@ -1,0 +1,71 @@
+"""What a config describes, built: the Runner, or the sparse backbone alone."""
+import re
+from typing import Optional
+
+import torch
+import torch.distributed as dist
+from mmengine.config import Config
+from mmengine.registry import MODELS, RUNNERS, init_default_scope
+from mmengine.runner import Runner
+
+from ..models import SparseBackbone
+from ..models.checkpoints import read_checkpoint
+from .reading import find_backbone
+
+
+def build_runner(cfg: Config) -> Runner:
+    """The Runner of a config; distributed on CPU too, through gloo."""
+    if cfg.get('launcher') == 'pytorch' and not torch.cuda.is_available():
+        # mmengine 0.10 sets a CUDA device for any backend, and its default wrapper names one.
+        if not dist.is_initialized():
+            dist.init_process_group('gloo')
+        cfg.model_wrapper_cfg = dict(
+            type='MMDistributedDataParallel',
+            device_ids=None,
+            broadcast_buffers=False,
+            find_unused_parameters=cfg.get('find_unused_parameters', False))
+    return RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+
+
+def use_amp(cfg: Config) -> None:
+    """Turns on mixed precision as mmdet's ``--amp`` does.
+
+    Raises:
+        ValueError: No accelerator: mmengine's AmpOptimWrapper can't do without.
+    """
+    if not torch.cuda.is_available():
+        raise ValueError('mixed precision in training needs CUDA: mmengine\'s AmpOptimWrapper '
+                         'refuses the CPU')
+    cfg.optim_wrapper.type = 'AmpOptimWrapper'
+    cfg.optim_wrapper.loss_scale = 'dynamic'
+
+
+def build_backbone(cfg: Config, checkpoint: Optional[str] = None) -> SparseBackbone:
+    """The backbone of a config alone, with the weights it has in a checkpoint of the whole model,
+    or random ones.
+
+    Raises:
+        FileNotFoundError, ValueError: As find_backbone; no checkpoint, or one that does not fit.
+    """
+    init_default_scope(cfg.get('default_scope', 'mmengine'))
+    keys, node = find_backbone(cfg), cfg
+    for key in keys:
+        node = node[int(key)] if isinstance(node, (list, tuple)) else node[key]
+    backbone = MODELS.build({**node, 'init_cfg': None})
+    if checkpoint is not None:
+        _load_part(backbone, checkpoint, '.'.join(map(str, keys[1:])) + '.')
+    return backbone
+
+
+def _load_part(module: torch.nn.Module, path: str, prefix: str) -> None:
+    """Loads a module from a checkpoint in which its keys start with `prefix`."""
+    checkpoint = read_checkpoint(path)
+    state = {re.sub(r'^module\.', '', key): value
+             for key, value in checkpoint.get('state_dict', checkpoint).items()}
+    state = {key[len(prefix):]: v for key, v in state.items() if key.startswith(prefix)}
+    if not state:
+        raise ValueError(f'checkpoint {path} holds no key that starts with {prefix}')
+    try:
+        module.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f'checkpoint {path} does not fit: {error}') from None

@@ -1,0 +1,82 @@
+"""A search in a terminal: its progress, and the table at its end."""
+import os
+from typing import List
+
+from rich.console import Console
+from rich.progress import (BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn,
+                           TimeRemainingColumn)
+from rich.table import Table
+
+from ..evaluation.intervals import difference
+from ..evaluation.scores.tables import comparison_table
+from ..search import SearchResult, Watch
+from ..search.pipeline import SearchPipeline
+from ..search.study import SparsitySearch
+
+COLUMNS = (TextColumn('search'), BarColumn(), MofNCompleteColumn(),
+           TextColumn('{task.description}'), TimeElapsedColumn(), TextColumn('left'),
+           TimeRemainingColumn())
+
+
+class SearchConsole(Watch):
+    """Prints the steps, then shows a progress bar."""
+
+    def __init__(self):
+        self.bar = Progress(*COLUMNS, console=Console(stderr=True))
+
+    def say(self, text: str) -> None:
+        if os.environ.get('RANK', '0') == '0':  # the process group may be yet to come
+            print(f'{text} ...', flush=True)
+
+    def prepared(self, pipeline: SearchPipeline) -> None:
+        check = pipeline.score_check
+        if check is not None:  # what --importance auto chose by
+            Console(width=140).print(
+                comparison_table(check, f'scores on {check.num_images} images of val'))
+            print(check.sentence, flush=True)
+        self.task = self.bar.add_task('', total=pipeline.request.num_trials,
+                                      completed=pipeline.search.num_evaluated)
+        self.bar.start()
+
+    def candidate(self, search: SparsitySearch) -> None:
+        best = search.best
+        text = f'best {best.metric:.4f} at {best.latency:.1f} ms, ' if best else ''
+        self.bar.update(self.task, completed=search.num_evaluated,
+                        description=f'{text}{len(search.candidates)} seen')
+
+    def waiting(self, worker: str) -> None:
+        self.bar.update(self.task, description=f'worker {worker} judges the best again')
+
+    def ended(self) -> None:
+        self.bar.stop()
+
+
+def show_search(result: SearchResult) -> None:
+    """Prints what was found."""
+    summary, dense = result.summary, result.summary.dense
+
+    def on_all(full) -> str:
+        return f'{full.get(summary.metric, 0.):.4f}' if full else ''
+
+    table = Table(title=f'{summary.metric}, backbone at {result.setting}', title_justify='left')
+    for column in ('', summary.metric.rsplit('/', 1)[-1], 'less dense (95%)', 'latency',
+                   'of dense', 'on all of val', 'sparsity'):
+        table.add_column(column)
+    table.add_row('dense', f'{dense.metric:.4f}', '', f'{dense.latency:.1f} ms', '1.00',
+                  on_all(summary.dense_full), '0')
+    for finalist in summary.finalists:
+        candidate = finalist.candidate
+        table.add_row(finalist.name, f'{candidate.metric:.4f}', *_loss(candidate, dense),
+                      f'{finalist.measured:.1f} ms', f'{finalist.measured / dense.latency:.2f}',
+                      on_all(finalist.full), finalist.label)
+    Console(width=140).print(table)
+    if result.searching:
+        print(f'{result.evaluating / result.searching:.1%} of the {result.searching:.0f} s of the '
+              f'search went into evaluations')
+
+
+def _loss(candidate, dense) -> List[str]:
+    if candidate.resampled is None or dense.resampled is None:
+        return [f'{candidate.metric - dense.metric:+.4f}']
+    _, low, high = difference(candidate.resampled, dense.resampled)
+    return [f'{candidate.metric - dense.metric:+.4f} ({low:+.4f} to {high:+.4f})']

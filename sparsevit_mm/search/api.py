@@ -1,0 +1,120 @@
+"""A search from Python: what tools/search_sparsity.py does, and prints."""
+import math
+from pathlib import Path
+from typing import Any, Dict, Optional, Sequence, Union
+
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+
+from ..config.data import input_shape
+from ..config.reading import open_config
+from ..config.swap import ensure_sparse
+from ..cost.latency import LatencySetting
+from .limits import Limits
+from .pipeline import SearchPipeline
+from .request import POINTS, SearchRequest
+from .results import SearchResult
+from .splits import Evaluations
+from .study import SparsitySearch
+
+CALIBRATION = dict(num_trials=40, num_samples=200)
+
+
+class Watch:
+    """What a search tells on its way. Does nothing; override what you want to hear."""
+
+    def say(self, text: str) -> None:
+        """A step that takes a while begins."""
+
+    def prepared(self, pipeline: SearchPipeline) -> None:
+        """The dense model is measured and evaluated; candidates come next."""
+
+    def candidate(self, search: SparsitySearch) -> None:
+        """A candidate was judged."""
+
+    def waiting(self, worker: str) -> None:
+        """Another worker judges the best again."""
+
+    def ended(self) -> None:
+        """The search is over, or failed."""
+
+
+def search(config: Union[str, Config], checkpoint: str,
+           max_latency: Optional[Union[str, float]] = None, *,
+           min_latency: Union[str, float] = 0, max_macs: float = math.inf,
+           pareto: bool = False, points: Sequence[str] = POINTS, calibrate: bool = False,
+           options: Optional[Dict] = None, work_dir: Optional[Union[str, Path]] = None,
+           setting: Optional[LatencySetting] = None, launcher: Optional[str] = None,
+           watch: Watch = Watch(), **request: Any) -> Optional[SearchResult]:
+    """Finds the sparsity with the best metric under a latency, and writes its config.
+
+    Args:
+        config: Path, ``mmdet::path/in/the/toolkit.py``, or a Config that was read from a file.
+        checkpoint: Checkpoint file of the adapted model.
+        max_latency, min_latency: Milliseconds, or text: ``'30ms'``, ``'70%'`` of the dense latency.
+        max_macs: Of the backbone.
+        pareto: Search the front of metric against latency, with a config for each of `points`.
+        points: As `max_latency`.
+        calibrate: As `pareto` on a dense checkpoint, whose Swin is swapped on the way: by default
+            40 candidates on 200 images.
+        options: Dotted settings merged into the config.
+        work_dir: Where all files go; as the config says by default.
+        setting: How latency is measured; by default one image of the test pipeline's size on the
+            CPU, eager, in fp32.
+        launcher: Of a distributed run. All ranks call this; all but the first get None.
+        watch: Hears of the progress.
+        request: Further fields of :class:`~.request.SearchRequest`: `num_trials`, `num_samples`,
+            `metric`, `seed`, `storage`, `study`, `resume`, `out`, `overwrite` ...
+
+    Returns:
+        What was found; ``result.winner`` first. The same search again, with ``resume=True``, goes
+        on from what is in its storage.
+
+    Raises:
+        ValueError, FileNotFoundError, FileExistsError: Name what is wrong, before the first
+            candidate.
+    """
+    pareto |= calibrate
+    if max_latency is None and not pareto:
+        raise ValueError('max_latency is needed, or pareto, or calibrate')
+    if calibrate:
+        request = {**CALIBRATION, **request}
+        config = ensure_sparse(_path_of(config), Path(work_dir or 'work_dirs'))
+    limits = Limits.parse(max_latency, min_latency, max_macs)
+    path = _path_of(config)
+    cfg = open_config(config, options, work_dir, launcher)
+    work_dir = Path(cfg.work_dir)
+    work_dir.mkdir(parents=True, exist_ok=True)
+    defaults = dict(out=work_dir / 'winner.py',
+                    storage=f'sqlite:///{work_dir.resolve()}/search.db')
+    asked = SearchRequest(
+        config=path, checkpoint=str(checkpoint), options=options, limits=limits,
+        setting=setting or LatencySetting(input_shape(cfg)), pareto=pareto, points=list(points),
+        **{**defaults, **{key: value for key, value in request.items() if value is not None}})
+    return run(cfg, asked, watch)
+
+
+def run(cfg: Config, request: SearchRequest, watch: Watch = Watch()) -> Optional[SearchResult]:
+    """The same of a request."""
+    watch.say('building the model, measuring and evaluating it dense')
+    evaluations = Evaluations(cfg, request)
+    with evaluations.evaluator as evaluator:
+        evaluator.serve()  # on all ranks but the first, until that one is through
+        if not is_main_process():
+            return None
+        with SearchPipeline(cfg, request, evaluations) as pipeline:
+            pipeline.prepare(lambda label: watch.say(f'evaluating {label}'))
+            watch.prepared(pipeline)
+            try:
+                return pipeline.run(lambda _: watch.candidate(pipeline.search), watch.waiting)
+            finally:
+                watch.ended()
+
+
+def _path_of(config: Union[str, Config]) -> str:
+    if not isinstance(config, Config):
+        return str(config)
+    if config.filename is None:
+        raise ValueError('the Config was read from no file: the winner is a config over a file, '
+                         'so give its path (Config.dump writes one)')
+    return config.filename

@@ -1,0 +1,66 @@
+"""Options that the tools share. Parsers are built before anything that takes seconds to import, so
+that --help answers at once; tests/tools/test_help.py holds the choices against the package."""
+import argparse
+
+DTYPES = 'fp32', 'fp16', 'bf16'
+EXECUTIONS = 'eager', 'compiled', 'captured'
+SCOPES = 'image', 'group'
+SAMPLERS = 'nsga2', 'tpe', 'random', 'published'
+POINTS = '90%', '80%', '70%', '60%', '50%'
+TARGETS = 'gradient', 'update'
+SAMPLES, SPARSITIES = 100, (.5, .7)
+
+
+class DictAction(argparse.Action):
+    """mmengine's action of this name, imported where it is used."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        from mmengine.config import DictAction as MMEngineAction
+        MMEngineAction(self.option_strings, self.dest)(parser, namespace, values, option_string)
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(description=description,
+                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('config', help='config file, or mmdet::path/in/the/toolkit.py')
+    parser.add_argument('checkpoint', help='checkpoint file of the whole model')
+
+
+def add_runner_arguments(parser: argparse.ArgumentParser, launcher: bool = True) -> None:
+    """The options of mmdet's train.py and test.py that mean the same here."""
+    parser.add_argument('--work-dir', help='where logs, checkpoints and results go '
+                        '(default: work_dirs/NAME_OF_CONFIG)')
+    add_config_options(parser)
+    if not launcher:
+        return
+    parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm', 'mpi'), default='none',
+                        help='job launcher of a distributed run')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0,
+                        help=argparse.SUPPRESS)  # torch.distributed.launch passes it
+
+
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
+                        help='settings merged into the config, model.backbone.scope=group say')
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--device', help='of torch (default: cuda where there is one, else cpu)')
+
+
+def add_latency_arguments(parser: argparse.ArgumentParser) -> None:
+    """The setting in which latency is measured."""
+    group = parser.add_argument_group('latency setting (backbone only)')
+    group.add_argument('--shape', type=int, nargs=2, metavar=('H', 'W'),
+                       help='input in pixels (default: the size of the test pipeline)')
+    group.add_argument('--batch-size', type=int, default=1, metavar='B')
+    group.add_argument('--dtype', choices=DTYPES, default='fp32')
+    add_device(group)
+    group.add_argument('--execution', choices=EXECUTIONS, default='eager',
+                       help='compiled: by torch.compile; captured: as CUDA graphs')
+    group.add_argument('--threads', type=int, default=0, help='CPU threads (default: torch\'s)')
+    group.add_argument('--rounds', type=int, default=15,
+                       help='how often each configuration is run')
