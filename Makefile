@@ -21,19 +21,19 @@ $(READY): requirements/build.txt requirements/lock.txt setup.py
 	touch $@
 
 demo: $(READY)
-	$(BIN)/python tools/demo.py detection
+	$(BIN)/python demo/demo.py detection
 
 demo-seg: $(READY)
-	$(BIN)/python tools/demo.py segmentation
+	$(BIN)/python demo/demo.py segmentation
 
 demo-3d: $(READY)
-	$(BIN)/python tools/demo.py detection3d
+	$(BIN)/python demo/demo.py detection3d
 
 test: $(READY)
-	$(BIN)/python -m pytest -q -m "not slow" tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow" tests
 
 test-all: $(READY)
-	$(BIN)/python -m pytest -q tests
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests
 
 lint: $(READY)
 	$(BIN)/ruff check .

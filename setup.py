@@ -50,7 +50,7 @@ setup(
         'det3d': ['mmdet3d>=1.4,<1.5'],
         'search': SEARCH,
         'export': EXPORT,
-        'dev': [*SEARCH, *EXPORT, 'pytest', 'hypothesis', 'ruff', 'tensorboard', 'psutil',
+        'dev': [*SEARCH, *EXPORT, 'pytest', 'pytest-xdist', 'hypothesis', 'ruff', 'tensorboard', 'psutil',
                 'psycopg2-binary'],
     },
 )

@@ -14,15 +14,14 @@ from typing import Dict, List, NamedTuple, Tuple
 import numpy as np
 import torch
 from jobs import Job, run_jobs
+from miniature import CONFIGS, generate_mini_cityscapes, generate_mini_coco
 from rich.console import Console
 from rich.table import Table
 from training import schedule, test, train
 
 from sparsevit_mm.cli import clear_errors
-from sparsevit_mm.datasets import generate_mini_cityscapes, generate_mini_coco
 from sparsevit_mm.evaluation.intervals import interval
 
-CONFIGS = Path(__file__).resolve().parents[1] / 'configs' / 'demo'
 SPARSITIES = 0, .3, .5, .7
 HOOK, BACKBONE = 'custom_hooks.0.', 'model.backbone.'
 BASE = 'variation, linear'  # what the others are compared with: the configs' own

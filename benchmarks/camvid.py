@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Dict, List, NamedTuple, Tuple
 
 import numpy as np
+from miniature import CONFIGS, Steps
 from rich.console import Console
 from rich.table import Table
 
@@ -24,10 +25,8 @@ from sparsevit_mm.cost.macs import backbone_macs
 from sparsevit_mm.evaluation.compare import Compared, compare_on_test
 from sparsevit_mm.report.tradeoff import draw_tradeoff
 from sparsevit_mm.sparsity import SparsityConfig
-from sparsevit_mm.steps import Steps
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = ROOT / 'configs' / 'demo'
 DENSE = CONFIGS / 'upernet_swin-narrow_camvid.py'
 ADAPT = CONFIGS / 'upernet_sparsevit-narrow_camvid.py'
 FINETUNE = 400  # iterations

@@ -20,6 +20,7 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Tuple
 import numpy as np
 import torch
 from jobs import Job, run_jobs
+from miniature import CONFIGS
 from rich.console import Console
 from rich.table import Table
 from training import schedule, search, test, train
@@ -34,7 +35,6 @@ from sparsevit_mm.evaluation.intervals import interval
 from sparsevit_mm.files import replacing
 from sparsevit_mm.sparsity import SparsityConfig
 
-CONFIGS = Path(__file__).resolve().parents[1] / 'configs' / 'demo'
 WIDTHS = {0.75: 24, 0.6: 20}  # of the dense model's 32; widths of stages must suit their heads
 Shape = Tuple[int, int]
 

@@ -123,5 +123,6 @@ def enumerate_space(space: SparsitySpace) -> np.ndarray:
         raise ValueError(f'{space.count():,} configurations of depths {space.depths} are too many '
                          f'to enumerate')
     choices = range(len(space.choices))
-    stages = [list(itertools.combinations_with_replacement(choices, size)) for size in space.pairs]
+    stages = [list(itertools.combinations_with_replacement(choices, size))
+              for size in space.stage_genes]
     return np.array([sum(parts, ()) for parts in itertools.product(*stages)])

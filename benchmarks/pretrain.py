@@ -30,7 +30,7 @@ from sparsevit_mm.files import replacing
 from sparsevit_mm.models.checkpoints import read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIG = ROOT / 'configs' / 'demo' / 'upernet_sparsevit-narrow_camvid.py'
+CONFIG = ROOT / 'demo' / 'configs' / 'upernet_sparsevit-narrow_camvid.py'
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # RGB, of mm's data_preprocessor
 PACKS = dict(train=2, val=1)  # files
 MIN_AREA, MAX_ASPECT = .3, 4 / 3  # of a crop

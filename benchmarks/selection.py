@@ -13,13 +13,13 @@ from typing import Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 import torch
+from miniature import CONFIGS, Steps, generate_mini_coco, generate_mini_nuscenes
 from mmengine.config import Config
 from torch.utils.benchmark.utils.timer import timer
 
 from sparsevit_mm.cli import clear_errors
 from sparsevit_mm.config.building import build_backbone
 from sparsevit_mm.config.reading import load_config, without_adaptation
-from sparsevit_mm.datasets import generate_mini_coco, generate_mini_nuscenes
 from sparsevit_mm.evaluation.bootstrap import make_resampler
 from sparsevit_mm.evaluation.evaluator import Evaluator
 from sparsevit_mm.evaluation.intervals import interval
@@ -27,10 +27,8 @@ from sparsevit_mm.evaluation.metrics import default_metric
 from sparsevit_mm.files import replacing
 from sparsevit_mm.models.selection.metadata import ToldBatch
 from sparsevit_mm.models.selection.ranking import Selection
-from sparsevit_mm.steps import Steps
 
 ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = ROOT / 'configs' / 'demo'
 SPARSITIES = .3, .5, .7
 RESAMPLES = 300
 MIXED = 'data/mini_coco_mixed'

@@ -45,8 +45,7 @@ def train(config: Path, checkpoint: Path, seed: int, load_from: Optional[Path] =
     for hook in cfg.get('custom_hooks') or []:
         if is_type(hook, ADAPTATION_HOOK):
             hook.seed = seed
-    iters, cosine = cfg.train_cfg.max_iters, cfg.param_scheduler[1]
-    cosine.T_max = cosine.end - cosine.begin
+    iters = cfg.train_cfg.max_iters
     cfg.train_cfg.val_interval = iters + 1
     cfg.default_hooks.checkpoint = dict(
         type='CheckpointHook', by_epoch=False, interval=iters, save_optimizer=False,

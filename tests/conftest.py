@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, settings
 
 from sparsevit_mm import SparseSwinTransformer
 
-# As the interpreter does for a script: tools import tools/arguments.py.
-sys.path.insert(0, str(Path(__file__).parents[1] / 'tools'))
+# As the interpreter does for a script.
+sys.path[:0] = [str(Path(__file__).parents[1] / folder) for folder in ('tools', 'demo')]
 settings.register_profile(
     'laws',
     max_examples=20,

@@ -147,7 +147,7 @@ class Outcome(NamedTuple):
     output: str
 
 
-def run_tool(name, *arguments, **options) -> Outcome:
+def run_tool(name, *arguments, folder='tools', **options) -> Outcome:
     """Runs tools/NAME.py in this process, as the interpreter would in a fresh one.
 
     `options` go to ``--cfg-options``, with ``__`` for the dot.
@@ -160,7 +160,7 @@ def run_tool(name, *arguments, **options) -> Outcome:
     code, message, output, error = 0, '', io.StringIO(), io.StringIO()
     with mock.patch.object(sys, 'argv', arguments), redirect_stdout(output), redirect_stderr(error):
         try:
-            runpy.run_path(str(ROOT / 'tools' / f'{name}.py'), run_name='__main__')
+            runpy.run_path(str(ROOT / folder / f'{name}.py'), run_name='__main__')
         except SystemExit as end:  # the interpreter prints a text to stderr, and ends with 1
             code = end.code if isinstance(end.code, int) else 1
             message = '' if isinstance(end.code, int) else str(end.code)

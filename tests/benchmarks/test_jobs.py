@@ -88,6 +88,7 @@ def test_each_row_of_the_claim_is_made_from_what_is_there(tmp_path, task, pretra
     assert missing == ({'width_0.75', 'width_0.6'} if pretrained else set())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('task', claim.TASKS.values(), ids=claim.TASKS)
 def test_each_size_and_width_of_the_claim_fits_its_config(task):
     """Options that name what the config has, and a backbone that can be built."""

@@ -7,7 +7,7 @@ from helpers import ROOT
 
 
 def test_the_table_and_the_figure_of_draws(tmp_path, capsys):
-    config = ROOT / 'configs' / 'demo' / 'mask_rcnn_sparsevit-narrow_mini_coco.py'
+    config = ROOT / 'demo' / 'configs' / 'mask_rcnn_sparsevit-narrow_mini_coco.py'
     arguments = ['sampling.py', config, '--count', 60, '--generations', 2, '--out',
                  tmp_path / 'folder' / 'a.png']
     with mock.patch.object(sys, 'argv', list(map(str, arguments))):

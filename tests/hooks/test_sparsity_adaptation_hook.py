@@ -221,8 +221,8 @@ def _train_rank(rank, port, folder, learning):
     dist.destroy_process_group()
 
 
-@pytest.mark.parametrize('learning', [
-    {}, pytest.param(LEARNING, marks=pytest.mark.slow)], ids=['plain', 'learned, taught'])
+@pytest.mark.slow
+@pytest.mark.parametrize('learning', [{}, LEARNING], ids=['plain', 'learned, taught'])
 def test_two_processes_draw_the_same_and_step_together(tmp_path, learning):
     """Every parameter has a gradient at every step, as DDP wants it, in dense ones too."""
     with socket.socket() as free:

@@ -150,7 +150,7 @@ def test_captures_unused_for_long_go(captured, monkeypatch):
 
 
 def test_captures_outlive_the_cache_of_partitions(captured, monkeypatch):
-    from sparsevit_mm.models.swin import windows
+    from sparsevit_mm.models import windows
     model, eager = captured
     image = torch.randn(1, 3, 50, 61)
     same(model, eager, image)
@@ -262,7 +262,8 @@ def test_a_selection_and_a_group_size_have_captures_of_their_own(captured):
     assert not torch.equal(seen[0], seen[1]) and not torch.equal(seen[1], seen[2])
 
 
-@pytest.mark.parametrize('mode', ['compiled', 'captured'])
+@pytest.mark.parametrize('mode', [
+    pytest.param('compiled', marks=pytest.mark.slow), 'captured'])
 @torch.no_grad()
 def test_a_recording_heeds_each_image_s_padding(captured, mode):
     """One recording without padding, one with any."""

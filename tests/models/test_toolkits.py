@@ -1,10 +1,10 @@
 """The backbone within the three toolkits: found, configured, loaded."""
 import importlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from helpers import ROOT
 from mmcv.cnn.utils import fuse_conv_bn
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import HOOKS, MODELS, init_default_scope
@@ -12,7 +12,7 @@ from torch import nn
 
 from sparsevit_mm import SparseSwinTransformer, SparsityConfig, get_sparse_backbone
 
-CONFIGS = Path(__file__).parents[2] / 'configs'
+CONFIGS, DEMO = ROOT / 'configs', ROOT / 'demo' / 'configs'
 IMAGE = np.random.default_rng(0).integers(0, 255, (61, 83, 3), dtype=np.uint8)
 
 
@@ -95,7 +95,7 @@ def test_a_model_without_a_sparse_backbone_names_what_it_has(tiny_segmentor, mak
         get_sparse_backbone(build(dict(tiny_segmentor, model=plain)))
     with pytest.raises(ValueError, match='none'):
         get_sparse_backbone(nn.Linear(1, 1))
-    with pytest.raises(ValueError, match='2 SparseSwin'):
+    with pytest.raises(ValueError, match='2 sparse backbones'):
         get_sparse_backbone(nn.ModuleList([make_swin(), make_swin()]))
 
 
@@ -125,8 +125,8 @@ def test_fusing_convolutions_and_norms_leaves_results(tiny_segmentor, randomise)
 
 
 def config_files():
-    for path in sorted(CONFIGS.rglob('*.py')):
-        name = path.relative_to(CONFIGS)
+    for path in sorted([*CONFIGS.rglob('*.py'), *DEMO.rglob('*.py')]):
+        name = path.relative_to(ROOT)
         if '_base_' not in name.parts:
             large = 'demo' not in name.parts
             yield pytest.param(path, id=str(name), marks=pytest.mark.slow if large else ())

@@ -14,6 +14,7 @@ def check(outcome, kills):
     return outcome
 
 
+@pytest.mark.slow
 def test_a_storm_over_sqlite_loses_nothing(tmp_path):
     check(storm(f'sqlite:///{tmp_path}/a.db', tmp_path, workers=2, seconds=4, evaluation=.05), 4)
 

@@ -270,6 +270,7 @@ def test_a_killed_worker_is_dead_at_once_and_its_claim_is_free(run, shared_url):
         assert worker.claim('key') and worker.others() == []
 
 
+@pytest.mark.slow
 def test_a_paused_worker_is_alive_on_its_own_machine_and_dead_to_others(
         run, tmp_path, monkeypatch):
     url = f'journal:{tmp_path}/study.log'

@@ -8,7 +8,7 @@ import segmentor
 from mmengine.config import config
 from trained import Trained, train
 
-from sparsevit_mm.datasets import (generate_mini_cityscapes, generate_mini_coco,
+from generators import (generate_mini_cityscapes, generate_mini_coco,
                                    generate_mini_nuscenes)
 
 IMAGES = dict(train=8, val=2, test=3)

@@ -1,7 +1,7 @@
 """The detector of the demo, shrunk."""
 SIZE = 64
 CONFIG = '''
-_base_ = ['{base}/configs/demo/mask_rcnn_sparsevit-narrow_mini_coco.py']
+_base_ = ['{base}/demo/configs/mask_rcnn_sparsevit-narrow_mini_coco.py']
 model = dict(
     backbone=dict(embed_dims=16, num_heads=(1, 1, 2, 2)), neck=dict(in_channels=[16, 32, 64, 128]),
     roi_head=dict(bbox_head=dict(fc_out_channels=64)))

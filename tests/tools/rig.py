@@ -1,7 +1,7 @@
 """The BEVDet of the demo, shrunk."""
 SIZE = (114, 64)
 CONFIG = '''
-_base_ = ['{base}/configs/demo/bevdet_sparsevit-narrow_mini_nuscenes.py']
+_base_ = ['{base}/demo/configs/bevdet_sparsevit-narrow_mini_nuscenes.py']
 width, height = {size}
 shape = (32, 96)
 changes = dict(

@@ -1,7 +1,7 @@
 """The segmentor of the demo, shrunk."""
 SIZE = (64, 128)
 CONFIG = '''
-_base_ = ['{base}/configs/demo/upernet_sparsevit-narrow_mini_cityscapes.py']
+_base_ = ['{base}/demo/configs/upernet_sparsevit-narrow_mini_cityscapes.py']
 height, width = {size}
 model = dict(
     data_preprocessor=dict(size=(height, width)),

@@ -100,7 +100,7 @@ def test_the_learned_score_takes_part_where_there_are_heads(tiny_seg, tmp_path):
     (['--sparsity', 0], {}, 'is dense'),
     ([], dict(model__backbone__importance='loudness'), "'loudness' is none of"),
     ([], dict(model__backbone__importance='learned'), 'tools/fit_importance.py'),
-    ([], dict(model__backbone__type='SwinTransformer'), '0 SparseSwinTransformer'),
+    ([], dict(model__backbone__type='SwinTransformer'), '0 sparse backbones'),
     ([], dict(val_evaluator__type='ToyMetric'), 'ToyMetric')])
 def test_what_can_not_be_checked_is_refused_in_one_line(tiny, tmp_path, arguments, options, named):
     message = refused('check_selection', tiny.config, tiny.checkpoint, *arguments, '--work-dir',

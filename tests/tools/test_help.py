@@ -13,11 +13,12 @@ from sparsevit_mm.models.selection.ranking import SCOPES
 from sparsevit_mm.search import request
 from sparsevit_mm.search.propose.sampler import SAMPLERS
 
-TOOLS = sorted(path.name for path in (ROOT / 'tools').glob('*.py') if path.stem != 'arguments')
+TOOLS = sorted(path for folder in ('tools', 'demo') for path in (ROOT / folder).glob('*.py')
+               if '__main__' in path.read_text())
 HELP = """
 import runpy, sys
 sys.argv[1:] = ['--help']
-sys.path.insert(0, {tools!r})
+sys.path.insert(0, {folder!r})
 try:
     runpy.run_path({path!r}, run_name='__main__')
 finally:
@@ -25,9 +26,9 @@ finally:
 """
 
 
-@pytest.mark.parametrize('tool', TOOLS)
+@pytest.mark.parametrize('tool', TOOLS, ids=lambda path: path.stem)
 def test_help_imports_nothing_heavy(tool):
-    code = HELP.format(tools=str(ROOT / 'tools'), path=str(ROOT / 'tools' / tool))
+    code = HELP.format(folder=str(tool.parent), path=str(tool))
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert done.returncode == 0 and 'usage:' in done.stdout
     assert done.stderr == '[]\n'

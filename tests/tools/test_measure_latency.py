@@ -12,7 +12,7 @@ from sparsevit_mm.cost.latency import LatencySetting
 from sparsevit_mm.cost.macs import backbone_macs
 from sparsevit_mm.cost.table import LatencyTable
 
-CONFIG = ROOT / 'configs/demo/mask_rcnn_sparsevit-narrow_mini_coco.py'
+CONFIG = ROOT / 'demo/configs/mask_rcnn_sparsevit-narrow_mini_coco.py'
 QUICK = ['--rounds', 1, '--threads', 1]
 
 

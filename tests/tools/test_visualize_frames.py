@@ -12,7 +12,7 @@ from mmengine.dataset import pseudo_collate
 from mmengine.registry import init_default_scope
 
 from sparsevit_mm.config.reading import load_config, set_sparsity
-from sparsevit_mm.datasets import generate_mini_nuscenes
+from generators import generate_mini_nuscenes
 from sparsevit_mm.sparsity import kept_windows
 from sparsevit_mm.visualization.camera_budget import Budget, budget_of, correlation, draw_budgets
 from sparsevit_mm.visualization.camera_panel import GROUND_TRUTH, PREDICTION, View
@@ -22,7 +22,7 @@ from sparsevit_mm.visualization.windows import Placement, count_blocks
 
 SIZE = 64, 192  # no stage pads its windows
 CONFIG = '''
-_base_ = ['{base}/configs/demo/bevdet_sparsevit-narrow_mini_nuscenes.py']
+_base_ = ['{base}/demo/configs/bevdet_sparsevit-narrow_mini_nuscenes.py']
 pipeline = [
     dict(type='LoadCameras', image_size=(99, 176)),
     dict(type='ImageAugmentation', size={size}, resize=0.04),
@@ -143,7 +143,7 @@ def test_bad_input_is_named_before_anything_is_drawn(files, tmp_path):
     mmcv.imwrite(np.zeros((8, 8, 3)), str(picture))
     assert 'sample tokens of this split' in (text := message(config, checkpoint, picture))
     assert f'{picture}' in text
-    single = ROOT / 'configs/demo/mask_rcnn_sparsevit-narrow_mini_coco.py'
+    single = ROOT / 'demo/configs/mask_rcnn_sparsevit-narrow_mini_coco.py'
     assert f'no such image files: {token}' in message(single, checkpoint, token)
     assert 'not there: test' in message(
         config, checkpoint, token, test_dataloader__dataset__data_root='/nowhere/')
@@ -193,6 +193,6 @@ def test_shares_follow_what_ran_and_correlate_with_the_objects():
 
 
 def test_budgets_of_single_images_are_refused(tmp_path):
-    message = refused('visualize_windows', 'configs/demo/mask_rcnn_sparsevit-narrow_mini_coco.py',
+    message = refused('visualize_windows', 'demo/configs/mask_rcnn_sparsevit-narrow_mini_coco.py',
                       'none.pth', 'a.jpg', '--budget', '--out', tmp_path)
     assert '--budget is for frames of several cameras' in message

@@ -5,7 +5,7 @@ from helpers import refused, run_tool
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from trained import Trained
 
-from sparsevit_mm.cli import load_config
+from sparsevit_mm.config.reading import load_config
 from sparsevit_mm.visualization.ground_truth import find_ground_truths
 from sparsevit_mm.visualization.inference import FileInferencer
 
@@ -93,7 +93,7 @@ def test_bad_input_is_named_before_anything_is_drawn(tiny, tmp_path):
     assert f'{tiny.config}' in message(*files, tiny.config)  # no image
     assert 'stage 0, block 1' in message(*files, image, '--sparsity', '[[.6,.1],0,0,0]')
     assert "device 'nonsense'" in message(*files, image, '--device', 'nonsense')
-    assert '0 SparseSwinTransformer' in message(
+    assert '0 sparse backbones' in message(
         *files, image, model__backbone__type='SwinTransformer')
     assert 'does not fit' in message(*files, image, model__neck__out_channels=32)
     assert not out.exists()

@@ -12,7 +12,7 @@ from mmengine.registry import DATASETS, METRICS, init_default_scope
 from mmengine.structures import BaseDataElement, InstanceData, PixelData
 from pycocotools.coco import COCO
 
-from sparsevit_mm.datasets import METAINFO, generate_mini_coco
+from generators import METAINFO, generate_mini_coco
 from sparsevit_mm.models.selection.importance import TOKEN_SCORES
 from sparsevit_mm.visualization.breakdown import Breakdown, Row, ShareRecorder, scored_by
 from sparsevit_mm.visualization.breakdown_figure import draw_breakdown, write_breakdown

@@ -91,7 +91,7 @@ def test_a_config_without_test_pipeline_or_sparse_backbone_is_refused(tiny_segme
     with pytest.raises(ValueError, match='no test pipeline'):
         FileInferencer(config, 'a.pth')
     config.model.backbone.type = 'SwinTransformer'
-    with pytest.raises(ValueError, match=r'0 SparseSwinTransformer.*model.backbone \(SwinTrans'):
+    with pytest.raises(ValueError, match=r'0 sparse backbones.*model.backbone \(SwinTrans'):
         FileInferencer(config, 'a.pth')
     with pytest.raises(FileNotFoundError, match='a.pth is not there'):
         FileInferencer(Config(tiny_segmentor), 'a.pth')

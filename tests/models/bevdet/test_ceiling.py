@@ -10,7 +10,7 @@ from mmdet3d.datasets import NuScenesDataset
 from mmdet3d.evaluation.metrics import NuScenesMetric
 from mmengine.structures import InstanceData
 
-from sparsevit_mm.datasets import generate_mini_nuscenes
+from generators import generate_mini_nuscenes
 
 TASKS = [task.class_names for task in head_config().tasks]
 METAINFO = dict(classes=[name for names in TASKS for name in names], version='v1.0-mini')

@@ -15,7 +15,7 @@ from sparsevit_mm.models import get_sparse_backbone
 from sparsevit_mm.models.bevdet.detector import batch_matrices
 from sparsevit_mm.models.selection.ranking import Selection
 
-CONFIG = 'configs/demo/bevdet_sparsevit-narrow_mini_nuscenes.py'
+CONFIG = 'demo/configs/bevdet_sparsevit-narrow_mini_nuscenes.py'
 
 
 def sample(seed, boxes=((10., 5., -1., 4., 2., 1.5, 0.3, 1., 0.), )):

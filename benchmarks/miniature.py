@@ -1,0 +1,14 @@
+"""What benchmarks take from the demo: its generators, its configs, and its way to run the tools."""
+import sys
+from pathlib import Path
+
+DEMO = Path(__file__).resolve().parents[1] / 'demo'
+CONFIGS = DEMO / 'configs'
+sys.path.insert(0, str(DEMO))
+
+from generators import (generate_mini_cityscapes, generate_mini_coco,  # noqa: E402
+                        generate_mini_nuscenes)
+from steps import Steps  # noqa: E402
+
+__all__ = ['CONFIGS', 'Steps', 'generate_mini_cityscapes', 'generate_mini_coco',
+           'generate_mini_nuscenes']

@@ -1,0 +1,12 @@
+# Sparsity-aware adaptation of the demo's dense detector; load_from names its checkpoint.
+_base_ = ['./mask_rcnn_swin-narrow_mini_coco.py', './_base_/adaptation.py']
+custom_imports = dict(imports=['sparsevit_mm'], allow_failed_imports=False)
+
+model = dict(backbone=dict(type='SparseSwinTransformer', skipped='linear'))
+custom_hooks = _base_.adaptation_hooks
+
+train_cfg = dict(max_iters=250)
+optim_wrapper = dict(optimizer=dict(lr=3e-4))
+param_scheduler = _base_.adaptation_scheduler
+param_scheduler[0].update(end=50)
+param_scheduler[1].update(begin=50, end=250)

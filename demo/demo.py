@@ -1,0 +1,160 @@
+"""The whole road on generated images: dense training, adaptation, search under a latency limit, and
+the winner beside dense and uniform sparsity on images the search never saw.
+
+Each step is the command a user would run; it is printed before it runs. A step whose result is
+there already is skipped, so a killed demo goes on where it stopped.
+"""
+import argparse
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Sequence
+
+import generators
+from rich.console import Console
+from rich.table import Table
+
+CONFIGS = Path(__file__).parent / 'configs'
+TOOLS = Path(__file__).parents[1] / 'tools'
+NUSCENES = 'NuScenes metric/pred_instances_3d_NuScenes'
+
+
+def first_test_images(data: Path) -> List[Path]:
+    images = sorted(data.glob('**/test*/**/*.[jp][pn]g'))
+    return [path for path in images if 'gtFine' not in path.parts][:2]
+
+
+class Task(NamedTuple):
+    """What differs between the demos.
+
+    Attributes:
+        data, generate: Folder of the data set, and the generator that makes it.
+        dense, adapt: Configs.
+        folder: Default work directory.
+        metrics: Title in the table -> key; the first is the objective.
+        digits: Of the metrics, behind the point.
+        trials: Candidates to evaluate.
+        images: Batch of the backbone when its latency is measured.
+        limit: Of the latency, as a share of the dense one.
+        shown: What of the test split visualize_windows.py draws; by default its first two images.
+    """
+    data: str
+    generate: str
+    dense: str
+    adapt: str
+    folder: str
+    metrics: Dict[str, str]
+    digits: int
+    trials: int
+    images: int = 8
+    limit: str = '70%'
+    shown: Sequence = ()
+
+
+TASKS = {
+    'detection': Task('data/mini_coco', 'generate_mini_coco', 'mask_rcnn_swin-narrow_mini_coco.py',
+                      'mask_rcnn_sparsevit-narrow_mini_coco.py', 'work_dirs/demo',
+                      {'box AP': 'coco/bbox_mAP', 'mask AP': 'coco/segm_mAP'}, 3, 40),
+    'segmentation': Task('data/mini_cityscapes', 'generate_mini_cityscapes',
+                         'upernet_swin-narrow_mini_cityscapes.py',
+                         'upernet_sparsevit-narrow_mini_cityscapes.py', 'work_dirs/demo_seg',
+                         {'mIoU': 'mIoU', 'mAcc': 'mAcc'}, 2, 30),
+    'detection3d': Task('data/mini_nuscenes', 'generate_mini_nuscenes',
+                        'bevdet_swin-narrow_mini_nuscenes.py',
+                        'bevdet_sparsevit-narrow_mini_nuscenes.py', 'work_dirs/demo_3d',
+                        {'NDS': f'{NUSCENES}/NDS', 'mAP': f'{NUSCENES}/mAP'}, 3, 10, images=24,
+                        limit='80%', shown=(0, 40))
+}
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('task', choices=TASKS, nargs='?', default='detection')
+    parser.add_argument('--work-dir', type=Path,
+                        help='default: work_dirs/demo, demo_seg or demo_3d')
+    parser.add_argument('--seed', type=int, default=0, help='of training, adaptation and search')
+    parser.add_argument('--trials', type=int, help='candidates to evaluate (default: 40, 30 or 10)')
+    parser.add_argument('--max-iters', type=int, nargs=2, metavar=('DENSE', 'ADAPT'),
+                        help='shorter training, to try the steps out')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    from steps import Steps
+
+    from sparsevit_mm.cli import clear_errors
+    from sparsevit_mm.config.building import build_backbone
+    from sparsevit_mm.config.data import input_shape
+    from sparsevit_mm.config.reading import load_config
+    from sparsevit_mm.cost.latency import LatencyMeter, LatencySetting
+    task = TASKS[args.task]
+    work_dir = args.work_dir or Path(task.folder)
+    dense_iters, adapt_iters = args.max_iters or (None, None)
+    adapt = CONFIGS / task.adapt
+    with clear_errors():
+        print(f'== generated images in {task.data}', flush=True)
+        getattr(generators, task.generate)(task.data)
+    steps = Steps(TOOLS, args.seed)
+    dense = steps.train('dense training', CONFIGS / task.dense, work_dir / 'dense',
+                        iters=dense_iters)
+    adapted = steps.train('sparsity-aware adaptation', adapt, work_dir / 'adapted', dense,
+                          adapt_iters)
+
+    cfg = load_config(str(adapt))
+    setting = LatencySetting(input_shape(cfg), batch_size=task.images)
+    meter = LatencyMeter(build_backbone(cfg), setting, rounds=7)
+    winner = work_dir / 'search' / 'winner.py'
+    steps.run('search', winner, 'search_sparsity.py', adapt, adapted, '--work-dir',
+              work_dir / 'search', '--max-latency', task.limit, '--trials',
+              args.trials or task.trials, '--seed', args.seed, '--batch-size', setting.batch_size,
+              '--rounds', 5, '--resume')
+    steps.run('test of the winner', None, 'test.py', winner, '--work-dir', work_dir / 'test')
+    shown = task.shown or first_test_images(Path(task.data))
+    steps.run('what is pruned', None, 'visualize_windows.py', winner, adapted, *shown, '--out',
+              work_dir / 'windows', '--device', 'cpu')
+    report(task, cfg, adapted, winner, meter, work_dir)
+
+
+def report(task: Task, cfg, checkpoint: Path, winner_config: Path, meter, work_dir: Path) -> None:
+    from sparsevit_mm.config.building import build_backbone
+    from sparsevit_mm.config.reading import load_config
+    from sparsevit_mm.evaluation.compare import compare_on_test, least_uniform
+    from sparsevit_mm.evaluation.metrics import default_metric
+    from sparsevit_mm.report.tradeoff import draw_tradeoff
+    print('\n== comparison on the test split, which the search never saw', flush=True)
+    dense = meter.backbone.space.config(0.)
+    winner = build_backbone(load_config(str(winner_config))).sparsity
+    ratio = meter.measure([dense, winner])[1].ratio
+    uniform = least_uniform(meter, ratio, [i / 50 for i in range(2, 36)])
+    cfg.work_dir = str(work_dir / 'comparison')
+    rows = compare_on_test(cfg, str(checkpoint),
+                           {'dense': dense, 'uniform': uniform, 'winner': winner}, meter)
+    show(task, rows, f'Adapted model, test split; backbone at {meter.setting}')
+    metric = default_metric(cfg)
+    draw_tradeoff(work_dir / 'comparison.png', [],
+                  {row.name: [(row.latency.median, row.metrics.get(metric, 0.))] for row in rows},
+                  f'{next(iter(task.metrics))}, test split', str(meter.setting))
+    print(f'figures: {work_dir}/comparison.png, {work_dir}/search/tradeoff.png, '
+          f'{work_dir}/windows')
+
+
+def show(task: Task, rows: List, title: str) -> None:
+    table = Table(title=title, title_justify='left')
+    objective, *others = task.metrics
+    for column in ('', objective, '95% interval', *others, 'latency', 'of dense', 'GMACs',
+                   'sparsity by stage'):
+        table.add_column(column)
+    for row in rows:
+        figures = [f'{row.metrics.get(key, 0.):.{task.digits}f}' for key in task.metrics.values()]
+        low, high = row.interval
+        figures.insert(1, f'{low:.{task.digits}f} to {high:.{task.digits}f}')
+        table.add_row(row.name, *figures, f'{row.latency.median:.1f} ms',
+                      f'{row.latency.ratio:.2f}', f'{row.macs / 1e9:.2f}', row.config.label)
+    Console(width=120).print(table)
+    mean, low, high = rows[2].difference(rows[1])
+    print(f'winner less uniform: {mean:+.{task.digits}f} {objective} '
+          f'(95% interval {low:+.{task.digits}f} to {high:+.{task.digits}f})')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,66 @@
+"""Command lines one after another, each printed as a user would type it, none run twice."""
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Optional
+
+from sparsevit_mm.config.reading import ADAPTATION_HOOK, is_type, load_config
+
+
+class Steps:
+    """Runs the tools.
+
+    Args:
+        tools: Folder of the command lines.
+        seed: Of every training.
+    """
+
+    def __init__(self, tools: Path, seed: int):
+        self.tools, self.seed = tools, seed
+
+    def run(self, title: str, done: Optional[Path], tool: str, *arguments) -> None:
+        """Runs a command line unless its result `done` is there.
+
+        Raises:
+            subprocess.CalledProcessError: It failed.
+        """
+        if done and done.exists():
+            print(f'\n== {title}: {done} is there')
+            return
+        command = [str(a) for a in (self.tools / tool, *arguments)]
+        print(f'\n== {title}\n$ python {" ".join(command)}', flush=True)
+        start = time.time()
+        subprocess.run([sys.executable, *command], check=True)
+        print(f'== {title}: {time.time() - start:.0f} s', flush=True)
+
+    def train(self, title: str, config: Path, work_dir: Path, load_from: Optional[Path] = None,
+              iters: Optional[int] = None, **options) -> Path:
+        """Trains and validates once, at the end.
+
+        Args:
+            title: Of the step.
+            config: An iteration-based config; of its custom hooks the adaptation alone has a seed.
+            work_dir: Where the checkpoint goes.
+            load_from: Checkpoint to start from.
+            iters: Other than the config's.
+            options: For ``--cfg-options``, ``__`` for the dot.
+
+        Returns:
+            The checkpoint.
+        """
+        cfg = load_config(str(config))
+        iters = iters or cfg.train_cfg.max_iters
+        settings = {'randomness.seed': self.seed, 'train_cfg.max_iters': iters,
+                    'train_cfg.val_interval': iters, 'default_hooks.checkpoint.interval': iters}
+        if load_from:
+            settings['load_from'] = load_from
+        if 'custom_hooks' not in options:
+            for i, hook in enumerate(cfg.get('custom_hooks') or []):
+                if is_type(hook, ADAPTATION_HOOK):
+                    settings[f'custom_hooks.{i}.seed'] = self.seed
+        settings.update({key.replace('__', '.'): value for key, value in options.items()})
+        checkpoint = work_dir / f'iter_{iters}.pth'
+        self.run(title, checkpoint, 'train.py', config, '--work-dir', work_dir, '--cfg-options',
+                 *(f'{key}={value}' for key, value in settings.items()))
+        return checkpoint
