@@ -30,7 +30,7 @@ def add_mim_files() -> None:
 if {'sdist', 'bdist_wheel', 'develop', 'editable_wheel'} & set(sys.argv):
     add_mim_files()
 
-SEARCH = ['optuna>=5,<6', 'rich', 'matplotlib', 'pycocotools', 'scipy', 'scikit-learn']
+SEARCH = ['optuna>=5,<6', 'rich', 'matplotlib', 'jinja2', 'pycocotools', 'scipy', 'scikit-learn']
 EXPORT = ['onnx', 'onnxruntime', 'onnxscript']
 setup(
     name='sparsevit_mm',
@@ -50,7 +50,8 @@ setup(
         'det3d': ['mmdet3d>=1.4,<1.5'],
         'search': SEARCH,
         'export': EXPORT,
-        'dev': [*SEARCH, *EXPORT, 'pytest', 'pytest-xdist', 'hypothesis', 'ruff', 'tensorboard', 'psutil',
+        'dev': [*SEARCH, *EXPORT, 'pytest', 'pytest-xdist', 'hypothesis', 'ruff', 'tensorboard',
+                'psutil',
                 'psycopg2-binary'],
     },
 )

@@ -8,8 +8,8 @@ import argparse
 import numpy as np
 import torch
 from rich.progress import track
-from torch.utils.benchmark.utils.timer import timer
 
+from sparsevit_mm.compat import timer
 from sparsevit_mm.cost.latency import device_name
 from sparsevit_mm.models.bevdet.bev_pool import bev_pool, make_table
 from sparsevit_mm.models.bevdet.geometry import BEVGrid, find_cells, lift, view_to_bev

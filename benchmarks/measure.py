@@ -6,9 +6,9 @@ from rich.progress import track
 from subjects import MODELS, Subject
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.benchmark.utils.timer import timer
 
 from sparsevit_mm import SparseSwinTransformer
+from sparsevit_mm.compat import timer
 from sparsevit_mm.models.windows import WindowPartition
 
 PRODUCTS = ('aten::addmm', 'aten::mm', 'aten::bmm', 'aten::baddbmm', 'aten::addmm_',

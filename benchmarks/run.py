@@ -14,8 +14,8 @@ import torch
 from measure import latencies, overlap, product_shares, training
 from report import draw, markdown
 from subjects import MODELS, make_image, ours, peers, toolkit_swin
-from torch.utils.benchmark.utils.common import set_torch_threads
 
+from sparsevit_mm.compat import torch_threads
 from sparsevit_mm.cost.latency import DTYPES, device_name
 from sparsevit_mm.models.execution import EXECUTIONS
 from sparsevit_mm.models.swin.kernels.triton_attention import is_available
@@ -91,7 +91,7 @@ def main() -> None:
             device=device_name(args.device), threads=threads, torch=torch.__version__,
             date=str(date.today())),
         groups=[], training=None)
-    with set_torch_threads(threads):
+    with torch_threads(threads):
         for dtype in args.dtype:
             for name in args.settings:
                 record['groups'].append(measure_setting(args, name, dtype))

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch.utils.benchmark.utils.timer import timer
 
+from sparsevit_mm.compat import timer
 from sparsevit_mm.models import SparseSwinTransformer
 from sparsevit_mm.models.selection.importance import TOKEN_SCORES, MapInfo
 

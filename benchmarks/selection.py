@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from miniature import CONFIGS, Steps, generate_mini_coco, generate_mini_nuscenes
 from mmengine.config import Config
-from torch.utils.benchmark.utils.timer import timer
 
 from sparsevit_mm.cli import clear_errors
+from sparsevit_mm.compat import timer
 from sparsevit_mm.config.building import build_backbone
 from sparsevit_mm.config.reading import load_config, without_adaptation
 from sparsevit_mm.evaluation.bootstrap import make_resampler

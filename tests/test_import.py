@@ -12,7 +12,7 @@ PACKAGE = Path(sparsevit_mm.__file__).parent
 TOOLKITS = {'mmdet', 'mmseg', 'mmdet3d'}
 
 # Each line may import from the lines above it only; what is not named stands on top of all.
-LAYERS = [{'version', 'sparsity', 'files'}, {'models', 'front'}, {'cost'},
+LAYERS = [{'version', 'sparsity', 'files', 'compat'}, {'models', 'front'}, {'cost'},
           {'budget', 'hooks', 'config'}, {'evaluation'}, {'search'},
           {'visualization', 'deploy'}, {'report'}, {'cli'}]
 MODEL_LAYERS = [{'tracing', 'checkpoints'}, {'windows', 'chunks'}, {'selection', 'execution'},

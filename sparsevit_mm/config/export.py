@@ -5,6 +5,7 @@ from typing import Dict, Optional, Sequence
 
 from mmengine.config import Config
 
+from ..compat import is_lazy_config
 from ..sparsity import SparsityConfig
 from .child import body_of, child_text, merge, write_config
 from .reading import find_backbone, is_type, nested, without_adaptation
@@ -20,7 +21,7 @@ def check_exportable(config: str, out: Path, overwrite: bool) -> None:
     """
     if out.exists() and not overwrite:
         raise FileExistsError(f'{out} is there already: --overwrite, or another --out')
-    if '::' not in config and Config._is_lazy_import(config):
+    if '::' not in config and is_lazy_config(config):
         raise ValueError(f'{config} is a new-style config (read_base): the winner can\'t be '
                          f'written as its child')
 

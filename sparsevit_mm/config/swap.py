@@ -1,5 +1,4 @@
 """Any mm config with a Swin backbone as a config with a sparse one: a small child over it."""
-import os
 from copy import deepcopy
 from pathlib import Path
 from typing import Dict, Iterator, List, NamedTuple
@@ -7,6 +6,7 @@ from typing import Dict, Iterator, List, NamedTuple
 from mmengine.config import Config
 from mmengine.config.utils import ConfigParsingError
 
+from ..compat import base_files, is_lazy_config
 from ..sparsity import Sparsity, SparsityConfig
 from .arguments import BACKBONE, check_arguments, from_mmpretrain
 from .child import Keys, body_of, child_text, module_of, writable, write_config
@@ -70,7 +70,7 @@ def swap_backbone(config: str, out: Path, sparsity: Sparsity = None, adapt: bool
     if out.exists() and not overwrite:
         raise FileExistsError(f'{out} is there already: --overwrite, or another -o')
     cfg = _load(config)
-    new_style = Config._is_lazy_import(cfg.filename)
+    new_style = is_lazy_config(cfg.filename)
     if out.exists() and not new_style and out.resolve() in map(Path.resolve, _files(cfg.filename)):
         raise ValueError(f'{out} is a base of {config}: give another name for the new config')
 
@@ -126,8 +126,8 @@ def _load(config: str) -> Config:
 def _files(path: str) -> Iterator[Path]:
     """A config file and all that it is based on."""
     yield Path(path)
-    for base in Config._get_base_files(path):
-        yield from _files(Config._get_cfg_path(base, os.path.abspath(path))[0])
+    for base in base_files(path):
+        yield from _files(base)
 
 
 def _find_swaps(base: Dict, config: str, sparsity: Sparsity) -> List[Swap]:

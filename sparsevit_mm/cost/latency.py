@@ -7,9 +7,8 @@ from typing import Dict, List, Sequence
 
 import numpy as np
 import torch
-from torch.utils.benchmark.utils.common import set_torch_threads
-from torch.utils.benchmark.utils.timer import timer
 
+from ..compat import timer, torch_threads
 from ..models import SparseBackbone
 from ..models.execution import EXECUTIONS
 from ..sparsity import Sparsity, SparsityConfig
@@ -148,7 +147,7 @@ class LatencyMeter:
             One Latency for each configuration; ratios are to the first.
         """
         configs = [self.backbone.space.config(c) for c in configs]
-        with set_torch_threads(self.setting.num_threads):
+        with torch_threads(self.setting.num_threads):
             times = np.array([[self._run(c) for c in configs] for _ in range(self.rounds + 1)])[1:]
         return summarise(times)
 
@@ -160,7 +159,7 @@ class LatencyMeter:
 
     def once(self, config: SparsityConfig) -> float:
         """Milliseconds of one forward pass, without warm-up."""
-        with set_torch_threads(self.setting.num_threads):
+        with torch_threads(self.setting.num_threads):
             return self._run(config)
 
     @torch.inference_mode()

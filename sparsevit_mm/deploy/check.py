@@ -6,9 +6,8 @@ from typing import Callable, List, Optional, Sequence, Tuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.benchmark.utils.common import set_torch_threads
-from torch.utils.benchmark.utils.timer import timer
 
+from ..compat import timer, torch_threads
 from ..cost.latency import Latency, LatencySetting, summarise
 from ..models import SparseBackbone
 from .export import (INPUT, PathLike, batch_group, frozen, need, need_torch, output_names,
@@ -87,7 +86,7 @@ def measure_onnx(paths: Sequence[PathLike], backbones: Sequence[SparseBackbone],
     runs = [partial(session.run, None, {INPUT: image.numpy()}) for session in sessions]
     runs += [partial(frozen(backbone), image) for backbone in backbones]
     times = np.empty((rounds + 1, len(runs)))
-    with set_torch_threads(setting.num_threads), torch.inference_mode():
+    with torch_threads(setting.num_threads), torch.inference_mode():
         for i, j in np.ndindex(*times.shape):
             start = timer()
             runs[j]()

@@ -7,10 +7,11 @@ import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Callable, Dict, List, Optional, Sequence
-from unittest.mock import patch
 
 import numpy as np
 import torch
+
+from ..compat import replaced
 
 
 class EvaluationRecord:
@@ -38,7 +39,7 @@ class EvaluationRecord:
                 self.kept = self.kept if kept is None else kept
                 return call(evaluation, *args, **kwargs)
 
-            with patch.object(toolkit, method, read):
+            with replaced(toolkit, method, read):
                 return compute(results)
 
         metric.compute_metrics = compute_and_keep

@@ -14,6 +14,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.registry import LOOPS
 from mmengine.runner import BaseLoop, Runner
 
+from ..compat import val_loop_is
 from ..config.building import build_runner
 from ..config.reading import is_type
 from ..models import get_sparse_backbone
@@ -144,17 +145,13 @@ class Evaluator:
         return self._data[index]
 
     def _run(self, index: int, config: SparsityConfig, selection: Selection) -> Dict[str, float]:
-        runner, main = self.runner, self.runner.val_loop
+        runner = self.runner
         with _quiet():
             loop = self._data[index].loop
         self.backbone.sparsity, self.backbone.selection = config, selection
-        runner._val_loop = loop  # hooks ask the runner for its loop and data
-        try:
-            with _quiet():
-                # The first time as a validation by itself, which loads the checkpoint.
-                metrics = loop.run() if self._loaded else runner.val()
-        finally:
-            runner._val_loop = main
+        with val_loop_is(runner, loop), _quiet():
+            # The first time as a validation by itself, which loads the checkpoint.
+            metrics = loop.run() if self._loaded else runner.val()
         self._loaded = True
         return dict(metrics)
 

@@ -3,9 +3,10 @@ import io
 import math
 from contextlib import redirect_stderr
 from typing import Dict, List
-from unittest.mock import patch
 
 import mmengine
+
+from ..compat import replaced
 
 EVAL_SETS = {'v1.0-mini': 'mini_val', 'v1.0-trainval': 'val'}
 """The split that NuScenesMetric scores, by version of the tables."""
@@ -28,7 +29,7 @@ def accept_any_predictions(metric) -> None:
             return {'pred_instances_3d_NuScenes/NDS': math.nan}
         try:
             # Progress bars: the devkit's, and mmengine's that bound the console on import.
-            with redirect_stderr(io.StringIO()), patch.object(
+            with redirect_stderr(io.StringIO()), replaced(
                     mmengine, 'track_iter_progress', iter):
                 return compute(results)
         except AssertionError as error:

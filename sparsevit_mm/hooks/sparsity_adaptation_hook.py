@@ -7,6 +7,7 @@ from mmengine.hooks import Hook
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.registry import HOOKS
 
+from ..compat import is_resuming
 from ..front import Front
 from ..models import get_sparse_backbone
 from ..sparsity import Sparsity, SparsityConfig, SparsitySpace
@@ -124,7 +125,7 @@ class SparsityAdaptationHook(Hook):
             checkpoint[RECORD]['teacher'] = self.distiller.teacher.state_dict()
 
     def after_load_checkpoint(self, runner, checkpoint: Dict) -> None:
-        if not runner._resume or RECORD not in checkpoint:
+        if not is_resuming(runner) or RECORD not in checkpoint:
             return
         held = checkpoint[RECORD]
         differences = [f'{key}={held["settings"].get(key)!r} there, {value!r} here'

@@ -8,7 +8,7 @@ from typing import Iterator, List, Optional, Tuple
 import torch
 from torch import Tensor
 
-from .tracing import constant_when_traced
+from ..compat import assume_constant_result
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ def num_windows(height: int, width: int, window_size: int) -> int:
     return math.ceil(height / window_size) * math.ceil(width / window_size)
 
 
-@constant_when_traced
+@assume_constant_result
 def partition(height: int, width: int, window_size: int, shift: int,
               device: torch.device) -> WindowPartition:
     """The partition of a map, computed once for each size and device.

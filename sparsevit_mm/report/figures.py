@@ -1,5 +1,4 @@
-"""The figures of a search's report. Each is a function of the width in inches, so that a page can
-have one for desks and one for phones."""
+"""The figures of a search's report."""
 from typing import Dict, List, Sequence
 
 import matplotlib
@@ -15,23 +14,22 @@ from ..search.limits import Limits
 from ..search.summary import Summary
 from .source import Judged, SearchRecord
 from .statistics import progress
-from .svg import AMBER, BLUE, GREEN, INK, MUTED, NARROW, PAPER, PINK, RED, SKY
+from .svg import AMBER, BLUE, GREEN, INK, MUTED, PAPER, PINK, RED, SKY, WIDTH
 
 SERIES = [(BLUE, 'o'), (RED, 's'), (GREEN, '^'), (PINK, 'D'), (AMBER, 'v'), (SKY, 'P')]
 MOST_WORKERS = len(SERIES)
 LATENCY = 'backbone latency (ms)'
 
 
-def draw_tradeoff(record: SearchRecord, alike: Sequence[Candidate], width: float) -> Figure:
+def draw_tradeoff(record: SearchRecord, alike: Sequence[Candidate]) -> Figure:
     """Metric over latency: candidates, front, and what they stand beside.
 
     Args:
         record: The search.
         alike: Candidates that are within noise of the best.
-        width: Inches.
     """
     summary = record.summary
-    figure, (axes, ) = _figure(width, 4.6 if width > NARROW else 4.4)
+    figure, (axes, ) = _figure(4.2)
     trials = {c.trial for c in alike}
     dots = [((c.latency, c.metric), c.trial in trials) for c in summary.evaluated]
     _dots(axes, [p for p, inside in dots if not inside], 'candidate', 'o', PAPER, MUTED, 4)
@@ -58,21 +56,20 @@ def draw_tradeoff(record: SearchRecord, alike: Sequence[Candidate], width: float
     _cut_off(axes, summary)
     axes.set_xlabel(LATENCY)
     axes.set_ylabel(short(summary.metric))
-    _legend(figure, axes, width)
+    _legend(figure, axes)
     return figure
 
 
-def draw_ratios(record: SearchRecord, labels: Sequence[str], width: float) -> Figure:
+def draw_ratios(record: SearchRecord, labels: Sequence[str]) -> Figure:
     """The ratio of every pair of the finalists, as a table of colours.
 
     Args:
         record: The search.
         labels: One for each finalist.
-        width: Inches.
     """
     configs = [f.candidate.config for f in record.summary.finalists]
     pairs = [len(stage[::2]) for stage in configs[0].ratios]
-    figure, (axes, ) = _figure(width, .75 + .32 * len(configs))
+    figure, (axes, ) = _figure(.75 + .32 * len(configs))
     colors, gap = matplotlib.colormaps['Blues'], .35
     starts = np.cumsum([0] + [count + gap for count in pairs[:-1]])
     for row, config in enumerate(configs):
@@ -92,14 +89,13 @@ def draw_ratios(record: SearchRecord, labels: Sequence[str], width: float) -> Fi
     return figure
 
 
-def draw_importances(shares: Sequence[Sequence[float]], width: float) -> Figure:
+def draw_importances(shares: Sequence[Sequence[float]]) -> Figure:
     """A bar for each stage, parted into its pairs.
 
     Args:
         shares: From :func:`~.statistics.importances`.
-        width: Inches.
     """
-    figure, (axes, ) = _figure(width, .9 + .36 * len(shares))
+    figure, (axes, ) = _figure(.9 + .36 * len(shares))
     for stage, pairs in enumerate(shares):
         lefts = np.cumsum([0, *pairs[:-1]])
         axes.barh([stage] * len(pairs), pairs, .62, lefts, color=BLUE, edgecolor=PAPER,
@@ -115,9 +111,9 @@ def draw_importances(shares: Sequence[Sequence[float]], width: float) -> Figure:
     return figure
 
 
-def draw_sensitivity(record: SearchRecord, width: float) -> Figure:
+def draw_sensitivity(record: SearchRecord) -> Figure:
     """What pruning one stage alone does: to the metric, and for the latency."""
-    figure, (by_ratio, by_latency) = _figure(width, 3.4 if width > NARROW else 5.8, 2)
+    figure, (by_ratio, by_latency) = _figure(5.4, 2)
     dense = record.summary.dense
     stages: Dict[int, List] = {}
     for reference in record.summary.references:
@@ -132,21 +128,20 @@ def draw_sensitivity(record: SearchRecord, width: float) -> Figure:
         by_latency.plot([dense.latency] + [r.latency for r in references], metrics, **style)
     by_ratio.set_xlabel('ratio of the stage, others dense')
     by_latency.set_xlabel(LATENCY)
-    by_ratio.set_ylabel(short(record.summary.metric))
-    if width == NARROW:
-        by_latency.set_ylabel(short(record.summary.metric))
-    _legend(figure, by_ratio, width)
+    for axes in (by_ratio, by_latency):
+        axes.set_ylabel(short(record.summary.metric))
+    _legend(figure, by_ratio)
     return figure
 
 
-def draw_progress(record: SearchRecord, width: float) -> Figure:
+def draw_progress(record: SearchRecord) -> Figure:
     """How far the search had come, over evaluations and over hours, and who evaluated."""
     judged = [j for j in record.judged if j.candidate.state in (EVALUATED, REJECTED)]
     reached = progress([j.candidate for j in judged], record.pareto)
     hours = hours_of(judged, record.judged[0])
     workers = list(dict.fromkeys(j.worker for j in record.judged))
     named = 1 < len(workers) <= MOST_WORKERS
-    figure, panels = _figure(width, 3.4 if width > NARROW else 5.8, 2)
+    figure, panels = _figure(5.4, 2)
     for axes, places in zip(panels, (range(1, len(judged) + 1), hours)):
         axes.step(places, reached, where='post', color=INK, linewidth=1.4,
                   label='reached so far')
@@ -161,19 +156,19 @@ def draw_progress(record: SearchRecord, width: float) -> Figure:
     panels[0].xaxis.set_major_locator(MaxNLocator(6, integer=True))
     panels[1].set_xlabel('hours since the first trial')
     panels[1].set_xlim(left=0)
-    for axes in panels if width == NARROW else panels[:1]:
+    for axes in panels:
         axes.set_ylabel('area under the front' if record.pareto else short(record.summary.metric))
-    _legend(figure, panels[0], width)
+    _legend(figure, panels[0])
     return figure
 
 
-def draw_check(record: SearchRecord, width: float) -> Figure:
+def draw_check(record: SearchRecord) -> Figure:
     """Latencies measured again at the end, as difference to those of the search."""
     latencies = {c.trial: c.latency for c in record.summary.candidates}
     points = {trial: (latencies[trial], 100 * (again / latencies[trial] - 1))
               for trial, again in record.again.items()}
     winners = {f.candidate.trial for f in record.summary.finalists}
-    figure, (axes, ) = _figure(width, 2.9)
+    figure, (axes, ) = _figure(2.9)
     axes.axhline(0, color=INK, linewidth=1)
     for label, color, marker, chosen in (
             ('finalist', RED, '*', winners), ('not chosen', MUTED, 'o', set(points) - winners)):
@@ -185,13 +180,13 @@ def draw_check(record: SearchRecord, width: float) -> Figure:
     axes.yaxis.set_major_formatter('{x:+.3g}%')
     axes.set_xlabel(f'{LATENCY}, as searched')
     axes.set_ylabel('measured again')
-    _legend(figure, axes, width)
+    _legend(figure, axes)
     return figure
 
 
-def draw_first_look(candidates: Sequence[Candidate], metric: str, width: float) -> Figure:
+def draw_first_look(candidates: Sequence[Candidate], metric: str) -> Figure:
     """The metric over that of the first look, of evaluated candidates that had one."""
-    figure, (axes, ) = _figure(width, 3.3)
+    figure, (axes, ) = _figure(3.3)
     _dots(axes, [(c.first_look, c.metric) for c in candidates], '', 'o', SKY, BLUE, 5)
     axes.set_xlabel(f'{short(metric)}, first look')
     axes.set_ylabel(short(metric))
@@ -208,11 +203,10 @@ def hours_of(judged: Sequence[Judged], first: Judged) -> List[float]:
     return [(j.end - first.start).total_seconds() / 3600 for j in judged]
 
 
-def _figure(width: float, height: float, panels: int = 1):
-    """Panels beside each other, on a phone below each other."""
-    figure = Figure(figsize=(width, height), layout='constrained')
-    shape = (1, panels) if width > NARROW else (panels, 1)
-    axes = figure.subplots(*shape, squeeze=False, sharey=width > NARROW)
+def _figure(height: float, panels: int = 1):
+    """Panels below each other."""
+    figure = Figure(figsize=(WIDTH, height), layout='constrained')
+    axes = figure.subplots(panels, 1, squeeze=False)
     return figure, list(axes.flat)
 
 
@@ -262,11 +256,11 @@ def limits_of(record: SearchRecord) -> Limits:
     return Limits(**values).resolve(record.summary.dense.latency)
 
 
-def _legend(figure: Figure, axes: Axes, width: float) -> None:
+def _legend(figure: Figure, axes: Axes) -> None:
     """Above the axes, where no data are."""
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc='outside upper left', ncols=4 if width > NARROW else 2,
-                  fontsize='small', columnspacing=1.2, handletextpad=.5)
+    figure.legend(handles, labels, loc='outside upper left', ncols=3, fontsize='small',
+                  columnspacing=1.2, handletextpad=.5)
 
 
 def _bare(axes: Axes) -> None:

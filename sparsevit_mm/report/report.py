@@ -54,7 +54,7 @@ def write_report(record: SearchRecord, images: int = 2, device: str = 'cpu') -> 
     return path
 
 
-def _head(record: SearchRecord, alike: Sequence[Candidate]) -> List[str]:
+def _head(record: SearchRecord, alike: Sequence[Candidate]) -> List[dict]:
     summary, dense, best = record.summary, record.summary.dense, record.best
     where = f'{_images(record)}; latency of the backbone at {_setting(record)}.'
     if best is None:
@@ -92,7 +92,7 @@ def _head(record: SearchRecord, alike: Sequence[Candidate]) -> List[str]:
 def _tradeoff(record: SearchRecord, alike: Sequence[Candidate], folder: Path) -> Section:
     summary = record.summary
     parts = [figure(
-        'tradeoff', lambda width: draw_tradeoff(record, alike, width),
+        'tradeoff', lambda: draw_tradeoff(record, alike),
         f'{short(summary.metric)} over latency of all evaluated candidates',
         'Up and to the left is better. Each dot is a candidate; the line joins those that none '
         'beats in both. The vertical bars are 95% bootstrap intervals over images, the dashed '
@@ -138,7 +138,7 @@ def _finalists(record: SearchRecord, alike: Sequence[Candidate], folder: Path) -
                   f'Latencies are those of {kind}, and those measured again at the end with '
                   f'more rounds. {short(summary.metric)} is on {_images(record)}.', 'how'),
         table(heads, rows, left=['sparsity'], first=not record.pareto),
-        figure('ratios', lambda width: draw_ratios(record, labels, width),
+        figure('ratios', lambda: draw_ratios(record, labels),
                'Ratios of each stage of the finalists',
                'The share of windows that each (plain, shifted) pair of blocks leaves out: 0 runs '
                'all of them. Ratios never fall within a stage.', folder)])

@@ -28,7 +28,7 @@ def importance_section(record: SearchRecord, folder: Path) -> Section:
         return Section('importances', title, [paragraph(
             f'Not shown: {str(error).splitlines()[0]}.', 'note')])
     parts = [
-        figure('importances', lambda width: draw_importances(shares, width),
+        figure('importances', lambda: draw_importances(shares),
                'Importance of each stage',
                'Which ratios tell good candidates from bad ones: the longer a bar, the more of the '
                'metric\'s differences among the evaluated candidates go with the ratios of that '
@@ -53,10 +53,10 @@ def sensitivity_section(record: SearchRecord, folder: Path) -> Section:
              f'{r.metric - dense.metric:+.4f}', f'{r.latency:.2f}',
              f'{r.latency / dense.latency - 1:+.1%}'] for r in alone]
     return Section('sensitivity', title, [
-        figure('sensitivity', lambda width: draw_sensitivity(record, width),
+        figure('sensitivity', lambda: draw_sensitivity(record),
                'Metric where one stage alone is pruned',
-               'One stage is pruned, the others are dense. Left (on a phone: above), the lower a '
-               'line falls the more the metric needs that stage; right (below), a line that runs '
+               'One stage is pruned, the others are dense. Above, the lower a line '
+               'falls the more the metric needs that stage; below, a line that runs '
                'far to the left before it falls saves time at little cost.', folder),
         details('As a table', table(
             ['stage', 'ratio', short(summary.metric), 'less dense', 'latency (ms)', 'of dense'],
@@ -68,12 +68,12 @@ def progress_section(record: SearchRecord, folder: Path) -> Section:
     counts = Counter(c.state for c in summary.candidates)
     seconds = {state: [c.seconds for c in summary.candidates
                        if c.state == state and c.seconds is not None] for state in counts}
-    parts: List[str] = []
+    parts: List[dict] = []
     if any(j.candidate.metric is not None for j in record.judged):
         reached = ('the area under the front of metric over latency, as share of what it is at '
                    'the end' if record.pareto else 'the best metric so far')
         parts.append(figure(
-            'progress', lambda width: draw_progress(record, width),
+            'progress', lambda: draw_progress(record),
             'Progress over evaluations and over hours',
             f'The line is {reached}: where it is flat at the end, more evaluations promise little. '
             f'Each mark is an evaluation; gaps over hours are times when no worker ran.', folder))
@@ -106,7 +106,7 @@ def check_section(record: SearchRecord, folder: Path) -> Section:
             paragraph(f'{changes.size} candidates were {how}, then measured again at the end: the '
                       f'median difference is {np.median(np.abs(changes)):.1%}, the largest '
                       f'{changes[np.abs(changes).argmax()]:+.1%}.'),
-            figure('check', lambda width: draw_check(record, width),
+            figure('check', lambda: draw_check(record),
                    'Latency measured again against that of the search',
                    'On the line both agree; above it a candidate proved slower than the search '
                    'took it for. Of many noisy figures the luckiest are chosen, so a small lift '
@@ -138,7 +138,7 @@ def first_look_section(record: SearchRecord, folder: Path) -> Section:
         paragraph(f'The rank correlation (Spearman) of the first look on few images and the '
                   f'evaluation {words}, over the {len(looked)} candidates that had both. Those '
                   f'turned away have only the first, which makes it look lower than it is.'),
-        figure('first_look', lambda width: draw_first_look(looked, metric, width),
+        figure('first_look', lambda: draw_first_look(looked, metric),
                'Metric over that of the first look',
                'The closer the dots are to a rising line, the better few images rank candidates.',
                folder)])

@@ -2,7 +2,7 @@
 import io
 import re
 from pathlib import Path
-from typing import Callable, Tuple
+from typing import Callable
 
 import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -17,39 +17,33 @@ BLUE, SKY, GREEN, RED, PINK, AMBER = (
     '#0072b2', '#56b4e9', '#009e73', '#d55e00', '#cc79a7', '#e69f00')
 NAMES = {INK: 'ink', MUTED: 'muted', FAINT: 'faint', PAPER: 'paper', BLUE: 'blue', SKY: 'sky',
          GREEN: 'green', RED: 'red', PINK: 'pink', AMBER: 'amber'}
-WIDE, NARROW = 7.2, 3.7  # inches: 690 and 355 pixels of a page
-_FONTS = {WIDE: 9.5, NARROW: 8.5}  # points
+WIDTH = 5.2  # inches: 500 pixels, which a phone shows at 355 and a desk at 640
 _STYLE = {
     'axes.axisbelow': True, 'axes.edgecolor': MUTED, 'axes.facecolor': 'none',
     'axes.formatter.useoffset': False, 'axes.grid': True, 'axes.labelcolor': INK,
     'axes.spines.right': False, 'axes.spines.top': False, 'figure.facecolor': 'none',
-    'grid.color': FAINT, 'grid.linewidth': .7, 'legend.frameon': False,
+    'font.size': 10., 'grid.color': FAINT, 'grid.linewidth': .7, 'legend.frameon': False,
     'svg.fonttype': 'none', 'text.color': INK, 'text.parse_math': False,  # names may hold a dollar
     'xtick.color': MUTED, 'xtick.labelcolor': INK, 'ytick.color': MUTED, 'ytick.labelcolor': INK,
 }
 
-Draw = Callable[[float], Figure]
+Draw = Callable[[], Figure]
 
 
-def render(draw: Draw, name: str, folder: Path) -> Tuple[str, str]:
-    """A figure as SVG for desks and for phones, to be put into HTML as they are: they name no font
-    and no address. The former as PNG, too, on white.
+def render(draw: Draw, name: str, folder: Path) -> str:
+    """A figure as SVG, to be put into HTML as it is: it names no font and no address, and is as
+    wide as its place. As PNG, too, on white.
 
     Args:
-        draw: Width in inches, `WIDE` or `NARROW` -> figure.
+        draw: Gives the figure.
         name: Of the figure, one for each of a page.
         folder: Gets ``NAME.png``; a failure leaves what stood there before.
     """
-    svgs = []
-    for width in (WIDE, NARROW):
-        salt = f'{name} {width}'  # ids of one page must differ
-        with matplotlib.rc_context({**_STYLE, 'svg.hashsalt': salt, 'font.size': _FONTS[width]}):
-            figure = draw(width)
-            svgs.append(_to_svg(figure))
-            if width == WIDE:
-                with replacing(folder / f'{name}.png') as partial:
-                    figure.savefig(partial, format='png', dpi=150, facecolor=PAPER)
-    return svgs[0], svgs[1]
+    with matplotlib.rc_context({**_STYLE, 'svg.hashsalt': name}):  # ids of one page must differ
+        figure = draw()
+        with replacing(folder / f'{name}.png') as partial:
+            figure.savefig(partial, format='png', dpi=200, facecolor=PAPER)
+        return _to_svg(figure)
 
 
 def _to_svg(figure: Figure) -> str:

@@ -10,6 +10,7 @@ from mmengine.logging import print_log
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
+from ..compat import trial_id
 from ..sparsity import SparsityConfig
 from .candidates import DUPLICATE, EVALUATED, FAILED, REJECTED, Candidate, pareto_front
 from .problem import Problem
@@ -167,7 +168,7 @@ class SparsitySearch:
             # The sampler sees neither PRUNED nor FAIL: only real metrics breed.
             self.study.tell(trial, **self._told(candidate))
         except (UpdateFinishedTrialError, ValueError):
-            kept = self.joined.storage.get_trial(trial._trial_id)
+            kept = self.joined.storage.get_trial(trial_id(trial))
             if not kept.state.is_finished():
                 raise
             # Told before a lost connection could say so; or this worker slept so long that

@@ -89,8 +89,7 @@ def test_every_section_is_there_with_its_figures(full):
     for section in SECTIONS[:7]:
         missing = re.findall('not (?:recorded|shown)[^.]*', full.texts[section], re.IGNORECASE)
         assert len(missing) == (section == 'check')  # there is no table
-    kinds = [attrs.get('class') for tag, attrs in full.tags if attrs.get('role') == 'img']
-    assert kinds == ['wide', 'narrow'] * 7
+    assert sum(attrs.get('role') == 'img' for _, attrs in full.tags) == 7
 
 
 def test_what_the_search_did_not_record_is_said_with_the_option_that_does(bare):
@@ -113,7 +112,7 @@ def test_names_are_text_whatever_they_hold(bare):
     assert not {'script', 'i'} & {tag for tag, _ in bare.tags}
     assert HOSTILE in bare.texts[''] and HOSTILE in bare.texts['provenance']
     svg = [attrs for tag, attrs in bare.tags if tag == 'svg']
-    assert len(svg) == 4 and bare.texts['progress'].count(METRIC_TOO) == 3  # labels of axes
+    assert len(svg) == 2 and bare.texts['progress'].count(METRIC_TOO) == 2  # labels of axes
 
 
 def test_the_head_tells_of_the_winner_against_dense(full):
@@ -208,23 +207,25 @@ def test_progress_never_falls():
     assert areas[-2] == areas[-1]  # what is beaten adds nothing
 
 
+def words(section):
+    return ' '.join(part.get('text', '') for part in section.parts)
+
+
 def test_a_table_s_own_check_is_shown_or_what_is_wrong_with_the_table(full, tmp_path, monkeypatch):
     record = replace(full.record, manifest=dict(table=str(full.path)))
-    text = ''.join(check_section(record, tmp_path).parts)
+    text = words(check_section(record, tmp_path))
     assert 'predicted by the table' in text and 'is no latency table' in text
     monkeypatch.setattr(LatencyTable, 'load', lambda path: SimpleNamespace(check='off by 2%'))
-    assert 'The table&#x27;s own check: off by 2%.' in ''.join(
-        check_section(record, tmp_path).parts)
+    assert 'own check: off by 2%.' in words(check_section(record, tmp_path))
 
 
 def test_a_winner_that_can_not_be_drawn_is_a_note(full, tmp_path):
-    def words(record):
-        return ''.join(windows_section(record, 2, tmp_path, 'cpu').parts)
-
     record = replace(full.record, work_dir=tmp_path)
-    assert f'Not drawn: no config of a winner in {tmp_path}' in words(record)
+    said = words(windows_section(record, 2, tmp_path, 'cpu'))
+    assert f'Not drawn: no config of a winner in {tmp_path}' in said
     (tmp_path / 'winner.py').write_text('model = dict()')
-    assert 'Not drawn: ' in words(record) and 'SparseSwinTransformer' in words(record)
+    said = words(windows_section(record, 2, tmp_path, 'cpu'))
+    assert 'Not drawn: ' in said and 'SparseSwinTransformer' in said
     with pytest.raises(ValueError, match='--images -1'):
         write_report(record, images=-1)
 

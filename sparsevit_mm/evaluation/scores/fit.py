@@ -12,6 +12,7 @@ from mmengine.runner import Runner, set_random_seed
 from torch import nn
 from torch.utils.data import Dataset, Sampler
 
+from ...compat import run_forward
 from ...config.data import check_data
 from ...config.labels import check_labels
 from ...files import replacing
@@ -309,7 +310,7 @@ def _dense(model: BaseModel) -> Iterator[None]:
 def _run_loss(model: BaseModel, backbone: nn.Module, data) -> None:
     with torch.enable_grad():
         try:
-            loss, _ = model.parse_losses(model._run_forward(data, mode='loss'))
+            loss, _ = model.parse_losses(run_forward(model, data, 'loss'))
         except _NO_LOSS as error:
             raise NoLoss(f'the loss of {type(model).__name__} can not be computed '
                          f'({type(error).__name__}: {error})') from error
@@ -331,7 +332,7 @@ def _run_backbone(model: BaseModel, backbone: nn.Module, data) -> None:
     handle = backbone.register_forward_hook(stop)
     try:
         with torch.no_grad():
-            model._run_forward(data, mode='tensor')
+            run_forward(model, data, 'tensor')
     except _Enough:
         pass
     finally:

@@ -15,6 +15,7 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
+from ...compat import forward_pre_hooks
 from .ranking import Batch, Selection
 
 Size = Tuple[int, int]
@@ -113,7 +114,7 @@ _listening = False
 
 def _on_registration(module: nn.Module, name: str, child: Optional[nn.Module]) -> None:
     if isinstance(module, BaseModel) and child is not None and any(_backbones(child)):
-        for hook in module._forward_pre_hooks.values():
+        for hook in forward_pre_hooks(module):
             if isinstance(getattr(hook, '__self__', None), _Teller):
                 teller = hook.__self__
                 break

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from mmcv.cnn.bricks.transformer import PatchEmbed, PatchMerging
 from torch import Tensor, nn
 
+from ...compat import is_hooked
 from ..chunks import map_rows, pays
 
 
@@ -22,7 +23,7 @@ def embed_patches(layer: PatchEmbed, image: Tensor) -> Tuple[Tensor, Tuple[int, 
     Returns:
         (B, h * w, C) and (h, w).
     """
-    if not pays(image) or _is_hooked(layer):
+    if not pays(image) or is_hooked(layer):
         return layer(image)
     if layer.adaptive_padding is not None:
         image = layer.adaptive_padding(image)
@@ -52,7 +53,7 @@ def merge_patches(layer: PatchMerging, x: Tensor,
         (B, h * w, C') and (h, w).
     """
     norm = layer.norm
-    if layer.sampler.stride != (2, 2) or _is_hooked(layer) or not (
+    if layer.sampler.stride != (2, 2) or is_hooked(layer) or not (
             norm is None or type(norm) is nn.LayerNorm):
         return layer(x, hw_shape)
     B, _, C = x.shape
@@ -87,11 +88,6 @@ def to_features(norm: nn.Module, x: Tensor, hw_shape: Tuple[int, int]) -> Tensor
         return norm(rows).permute(0, 3, 1, 2)
 
     return map_rows(step, x, W * x.shape[3], out_dim=2).contiguous()
-
-
-def _is_hooked(layer: nn.Module) -> bool:
-    """Whether someone listens to the layer or to a part of it, which then must run as it is."""
-    return any(m._forward_hooks or m._forward_pre_hooks for m in layer.modules())
 
 
 def _norm(norm: Optional[nn.Module], x: Tensor) -> Tensor:

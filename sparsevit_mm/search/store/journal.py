@@ -4,6 +4,8 @@ from contextlib import suppress
 
 from optuna.storages.journal import JournalFileOpenLock
 
+from ...compat import lock_file
+
 GRACE = 30  # seconds; whoever holds a journal's lock for longer, with nothing written, was killed
 
 
@@ -45,7 +47,7 @@ class MendingLock(JournalFileOpenLock):
                 super().release()
 
     def _stamp(self):
-        stat = os.stat(self._lock_file)
+        stat = os.stat(lock_file(self))
         return stat.st_ino, stat.st_mtime_ns
 
     def _mend(self) -> None:

@@ -3,6 +3,7 @@ from typing import Optional
 
 from torch import Tensor, nn
 
+from ....compat import is_hooked
 from ... import chunks
 from ...windows import WindowPartition
 from . import cpu, reference
@@ -36,6 +37,5 @@ def run_block(block: nn.Module, x: Tensor, windows: WindowPartition,
 
 def _runs_in_chunks(block: nn.Module, x: Tensor) -> bool:
     """Chunks know no dropout, and write to what the hook of a layer may keep."""
-    return chunks.pays(x) and not any(
-        module.training or module._forward_hooks or module._forward_pre_hooks
-        for module in block.modules())
+    return (chunks.pays(x) and not is_hooked(block)
+            and not any(module.training for module in block.modules()))

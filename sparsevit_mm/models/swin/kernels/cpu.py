@@ -3,9 +3,9 @@ it lies in the cache (see :mod:`~sparsevit_mm.models.chunks`), and is written ba
 """
 from typing import Optional
 
-import torch
 from torch import Tensor, nn
 
+from ....compat import gelu_
 from ...chunks import spans
 from ..layout import WindowChunk, split
 from ...windows import WindowPartition
@@ -44,5 +44,5 @@ def _run_chunk(block: nn.Module, stream: Tensor, chunk: WindowChunk, bias: Tenso
 def _activate_(activation: nn.Module, x: Tensor) -> Tensor:
     """In place where PyTorch has it."""
     if type(activation) is nn.GELU:
-        return torch._C._nn.gelu_(x, approximate=activation.approximate)
+        return gelu_(x, activation.approximate)
     return activation(x)
