@@ -3,7 +3,7 @@ the versions it was seen to work with; tests/test_compat.py fails by that name i
 import importlib
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, ContextManager, Dict, Iterator, Tuple
+from typing import Any, Callable, ContextManager, Dict, Iterator, Optional, Tuple
 
 import torch
 from mmengine.config import Config
@@ -89,6 +89,16 @@ def forward_pre_hooks(module: nn.Module) -> Tuple[Callable, ...]:
 def gelu_(x: Tensor, approximate: str) -> Tensor:
     """GELU in place."""
     return torch._C._nn.gelu_(x, approximate=approximate)
+
+
+def autocast_dtype(device_type: str) -> Optional[torch.dtype]:
+    """The dtype of autocast, None where it is off."""
+    if hasattr(torch, 'get_autocast_dtype'):  # torch 2.4
+        enabled = torch.is_autocast_enabled(device_type)
+        return torch.get_autocast_dtype(device_type) if enabled else None
+    if device_type == 'cuda':
+        return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
+    return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
 
 
 def is_compiling() -> bool:

@@ -1,4 +1,6 @@
 from .interface import SparseBackbone, backbone_names, get_sparse_backbone
 from .swin.sparse_swin import SparseSwinTransformer
+from .vit.evo_vit import EvoVisionTransformer
 
-__all__ = ['SparseBackbone', 'SparseSwinTransformer', 'backbone_names', 'get_sparse_backbone']
+__all__ = ['EvoVisionTransformer', 'SparseBackbone', 'SparseSwinTransformer', 'backbone_names',
+           'get_sparse_backbone']

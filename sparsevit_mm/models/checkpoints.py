@@ -13,6 +13,9 @@ from mmengine.utils import digit_version
 from torch import nn
 
 
+_BACKBONE = re.compile(r'^(img_)?backbone\.')  # in a detector's checkpoint
+
+
 def _public_history_method(owner, name: str):
     """Stands in for ``builtins.getattr`` within a checkpoint: mmengine pickles the methods of
     HistoryBuffer through it, and nothing else is served."""
@@ -65,6 +68,27 @@ def read_checkpoint(path: str) -> dict:
     if not isinstance(held, dict):
         raise ValueError(f'checkpoint {path} holds no state dict but a {type(held).__name__}')
     return checkpoint
+
+
+def read_pretrained(source: str) -> Dict[str, torch.Tensor]:
+    """Weights to begin a training from: those that a file or URL holds, itself or under
+    `state_dict` or `model`; of a whole model those under ``backbone.`` or ``img_backbone.``.
+
+    Raises:
+        FileNotFoundError: It can't be read; says how to give a local file.
+        ValueError: It is no checkpoint.
+    """
+    try:
+        checkpoint = read_checkpoint(source)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f'pretrained weights: {error}. Give a local file: '
+            f'init_cfg=dict(type="Pretrained", checkpoint="/path/to/file.pth"), on the command '
+            f'line --cfg-options model.backbone.init_cfg.checkpoint=/path/to/file') from error
+    state = checkpoint.get('state_dict', checkpoint.get('model', checkpoint))
+    state = {re.sub(r'^module\.', '', k): v for k, v in state.items()}
+    own = {_BACKBONE.sub('', k): v for k, v in state.items() if _BACKBONE.match(k)}
+    return own or state
 
 
 # The score that the weights belong to, the heads of the learned one, the update of skipped windows:

@@ -15,6 +15,7 @@ from typing import Callable, Dict, Hashable, Optional, Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
+from ..compat import autocast_dtype
 from .tracing import is_tracing
 from .windows import hold_partitions
 
@@ -89,7 +90,7 @@ class Executor:
             self._warn(f'more than {MAX_SHAPES} input shapes: further ones run eagerly')
             return forward(*inputs)
         self._shapes[shape] = None
-        key = (shape, tuple(i is None for i in inputs), config, _autocast(x.device.type),
+        key = (shape, tuple(i is None for i in inputs), config, autocast_dtype(x.device.type),
                torch.is_inference_mode_enabled())
         if key not in self._recordings:
             self._recordings[key] = self.record(forward, inputs)
@@ -181,14 +182,7 @@ class Captured(Executor):
 EXECUTIONS = {'eager': None, 'compiled': Compiled, 'captured': Captured}
 
 
-def _autocast(device_type: str) -> Optional[torch.dtype]:
-    """The dtype of autocast, None where it is off."""
-    if device_type == 'cuda':
-        return torch.get_autocast_gpu_dtype() if torch.is_autocast_enabled() else None
-    return torch.get_autocast_cpu_dtype() if torch.is_autocast_cpu_enabled() else None
-
-
 def _without_autocast_cache(device_type: str) -> torch.autocast:
     """The autocast in force; casts of weights are part of each forward, not kept from another."""
-    dtype = _autocast(device_type)
+    dtype = autocast_dtype(device_type)
     return torch.autocast(device_type, dtype=dtype, enabled=dtype is not None, cache_enabled=False)

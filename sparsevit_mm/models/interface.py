@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from ..sparsity import Sparsity, SparsityConfig, SparsitySpace
 from .execution import EXECUTIONS
+from .selection.adapted_to import AdaptedTo
+from .selection.importance import TOKEN_SCORES
 from .selection.metadata import ToldBatch, listen_to_models
 from .selection.ranking import Selection
 
@@ -28,9 +30,13 @@ class SparseBackbone(BaseModule):
         init_cfg: Of mmengine.
 
     Attributes:
+        scores: Names of importance that it can choose by.
+        adapted_to: The score under which its weights were adapted.
         told: What the model around it was called with, for the time of its forward.
         watched: Whether dense passes too should heed what in an image is padding.
     """
+
+    scores: Tuple[str, ...] = tuple(TOKEN_SCORES)
 
     def __init__(self, space: SparsitySpace, in_channels: int, patch_size: int,
                  out_indices: Sequence[int], sparsity: Sparsity = None,
@@ -39,6 +45,7 @@ class SparseBackbone(BaseModule):
         listen_to_models()
         self.told: Optional[ToldBatch] = None
         self.watched = False
+        self.adapted_to = AdaptedTo()
         self.space = space
         self.in_channels = in_channels
         self.patch_size = patch_size
@@ -63,11 +70,15 @@ class SparseBackbone(BaseModule):
 
     @property
     def selection(self) -> Selection:
-        """Which windows or tokens run, as `sparsity` says how many."""
+        """Which windows or tokens run, as `sparsity` says how many. Raises ValueError on a score
+        that is none of `scores`."""
         return self._selection
 
     @selection.setter
     def selection(self, value: Selection) -> None:
+        if value.importance not in self.scores:
+            raise ValueError(f'importance {value.importance!r} is none that '
+                             f'{type(self).__name__} can choose by: {", ".join(self.scores)}')
         self._selection = value
 
     @property

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Dict, List, Optional
 
 from ..cost.latency import LatencySetting
-from ..models.selection.importance import TOKEN_SCORES
+from ..models.selection.importance import SCORES
 from .limits import Limits, parse_latency
 from .summary import WINNER
 
@@ -72,9 +72,9 @@ class SearchRequest:
         for option, value in (('--trials', self.num_trials), ('--finalists', self.finalists)):
             if value < 1:
                 raise ValueError(f'{option} {value}: at least one is needed')
-        if self.importance not in (None, AUTO, *TOKEN_SCORES):
+        if self.importance not in (None, AUTO, *SCORES):
             raise ValueError(f'--importance {self.importance!r} is none of {AUTO}, '
-                             f'{", ".join(TOKEN_SCORES)}')
+                             f'{", ".join(SCORES)}')
         if self.first_look is not None:
             if self.first_look < 1:
                 raise ValueError(f'--first-look {self.first_look}: at least one image is needed')

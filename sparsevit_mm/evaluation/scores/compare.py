@@ -12,7 +12,7 @@ from ...config.reading import find_backbone
 from ...models import SparseSwinTransformer
 from ...models.checkpoints import read_checkpoint
 from ...models.selection.head import check_heads
-from ...models.selection.importance import LEARNED, TOKEN_SCORES
+from ...models.selection.importance import LEARNED
 from ...sparsity import SparsityConfig
 from ..bootstrap import make_resampler
 from ..evaluator import Evaluation, Evaluator
@@ -113,12 +113,14 @@ def usable_scores(cfg: Config, checkpoint: str, backbone: SparseSwinTransformer)
     Raises:
         FileNotFoundError, ValueError: The checkpoint is not there, or its heads do not fit.
     """
+    if LEARNED not in backbone.scores:
+        return list(backbone.scores)
     state = read_checkpoint(checkpoint)
     state = {key[len('module.'):] if key.startswith('module.') else key: value
              for key, value in state.get('state_dict', state).items()}
     prefix = '.'.join(map(str, find_backbone(cfg)[1:])) + '.'
     heads = check_heads(state, prefix, backbone.num_features)
-    return [name for name in TOKEN_SCORES if name != LEARNED or heads]
+    return [name for name in backbone.scores if name != LEARNED or heads]
 
 
 def check_importance(name: str, cfg: Config, checkpoint: str,
@@ -129,8 +131,8 @@ def check_importance(name: str, cfg: Config, checkpoint: str,
         ValueError: There is no such score, or it is the learned one and the checkpoint holds no
             heads.
     """
-    if name not in TOKEN_SCORES:
-        raise ValueError(f'importance {name!r} is none of {", ".join(TOKEN_SCORES)}')
+    if name not in backbone.scores:
+        raise ValueError(f'importance {name!r} is none of {", ".join(backbone.scores)}')
     if name == LEARNED and LEARNED not in usable_scores(cfg, checkpoint, backbone):
         raise ValueError(f"importance 'learned' needs a fitted head in each stage, and "
                          f'{checkpoint} holds none: fit them with tools/fit_importance.py')

@@ -151,4 +151,7 @@ TOKEN_SCORES: Dict[str, TokenScore] = {
     'distinct': distinct,
     'learned': learned,
 }
+ATTENTION_SCORES = 'class_attention', 'received'
+"""Scores that come from a ViT's attention, see :mod:`..vit.block`."""
+SCORES = (*TOKEN_SCORES, *ATTENTION_SCORES)
 LEARNED = 'learned'

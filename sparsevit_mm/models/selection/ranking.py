@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..windows import WindowPartition
-from .importance import TOKEN_SCORES
+from .importance import SCORES
 
 SCOPES = ('image', 'group')
 BATCH = 'batch'
@@ -23,7 +23,7 @@ class Selection:
     """How windows are chosen. Raises ValueError on a bad value.
 
     Attributes:
-        importance: Key of :data:`~.importance.TOKEN_SCORES`.
+        importance: One of :data:`~.importance.SCORES`; backbones take some of them.
         scope: 'image': k windows of each image, as published. 'group': the best windows of a
             group, wherever they are.
         group_size: Images of a group, consecutive in the batch, or 'batch' for all of it. None
@@ -36,8 +36,8 @@ class Selection:
     padding_last: bool = True
 
     def __post_init__(self):
-        if self.importance not in TOKEN_SCORES:
-            raise ValueError(f'importance {self.importance!r} is none of {sorted(TOKEN_SCORES)}')
+        if self.importance not in SCORES:
+            raise ValueError(f'importance {self.importance!r} is none of {sorted(SCORES)}')
         if self.scope not in SCOPES:
             raise ValueError(f'scope {self.scope!r} is none of {", ".join(SCOPES)}')
         size = self.group_size

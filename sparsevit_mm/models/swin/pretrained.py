@@ -8,7 +8,7 @@ from mmengine.logging import print_log
 from mmengine.model.weight_init import constant_init, trunc_normal_, trunc_normal_init
 from torch import Tensor, nn
 
-from ..checkpoints import OF_ADAPTATION, read_checkpoint
+from ..checkpoints import OF_ADAPTATION, read_pretrained
 
 StateDict = Dict[str, Tensor]
 
@@ -23,7 +23,6 @@ _OFFICIAL_NAMES = (
 # What a classification checkpoint lacks: norms of the outputs, and buffers that are computed.
 _MAY_BE_MISSING = re.compile(r'^norm\d+\.|\.relative_position_index$|' + OF_ADAPTATION.pattern)
 _TABLE = 'relative_position_bias_table'
-_BACKBONE = re.compile(r'^(img_)?backbone\.')  # in a detector's checkpoint
 
 
 def load_pretrained(backbone: nn.Module, source: str, convert_weights: bool = False) -> None:
@@ -41,7 +40,7 @@ def load_pretrained(backbone: nn.Module, source: str, convert_weights: bool = Fa
         ValueError: It is no checkpoint, or does not fit the backbone. Lists missing, unexpected
             and misshapen keys.
     """
-    state = _backbone_part(_load(source))
+    state = read_pretrained(source)
     if convert_weights:
         state = from_official(state)
     state = resize_to(state, backbone)
@@ -94,23 +93,6 @@ def resize_to(state: StateDict, backbone: nn.Module) -> StateDict:
             grid = F.interpolate(grid, size=backbone.pos_embed_shape, mode='bicubic')
             resized[name] = grid.flatten(2).transpose(1, 2).contiguous()
     return resized
-
-
-def _load(source: str) -> dict:
-    try:
-        return read_checkpoint(source)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f'pretrained weights: {error}. Give a local file: '
-            f'init_cfg=dict(type="Pretrained", checkpoint="/path/to/file.pth"), on the command '
-            f'line --cfg-options model.backbone.init_cfg.checkpoint=/path/to/file') from error
-
-
-def _backbone_part(checkpoint: dict) -> StateDict:
-    state = checkpoint.get('state_dict', checkpoint.get('model', checkpoint))
-    state = {re.sub(r'^module\.', '', k): v for k, v in state.items()}
-    own = {_BACKBONE.sub('', k): v for k, v in state.items() if _BACKBONE.match(k)}
-    return own or state
 
 
 def _unfold_order(value: Tensor) -> Tensor:

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from ...sparsity import Sparsity, SparsityConfig, SparsitySpace
 from ..interface import SparseBackbone
-from ..selection.adapted_to import AdaptedTo
 from ..selection.head import ImportanceHead, check_heads
 from ..selection.importance import LEARNED
 from ..selection.metadata import read_batch
@@ -179,19 +178,13 @@ class SparseSwinTransformer(SparseBackbone):
                     bypass=skipped == 'linear'))
         for i in self.out_indices:
             self.add_module(f'norm{i}', build_norm_layer(norm_cfg, self.num_features[i])[1])
-        self.adapted_to = AdaptedTo()
         self.lacks_heads = False  # a checkpoint was loaded, and it held none
         self.selection = selection
         self._freeze_stages()
 
-    @property
-    def selection(self) -> Selection:
-        """Which windows run, as `sparsity` says how many."""
-        return self._selection
-
-    @selection.setter
+    @SparseBackbone.selection.setter
     def selection(self, value: Selection) -> None:
-        self._selection = value
+        SparseBackbone.selection.fset(self, value)
         if value.importance == LEARNED:
             self.make_heads()
 

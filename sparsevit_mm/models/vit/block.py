@@ -1,0 +1,108 @@
+"""One encoder layer of a plain ViT, and what its attention says of the patches."""
+from typing import Callable, Optional, Tuple
+
+import torch.nn.functional as F
+import torch.utils.checkpoint as cp
+from mmcv.cnn import build_norm_layer
+from mmcv.cnn.bricks.transformer import FFN, MultiheadAttention
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from ...compat import is_hooked
+from .. import chunks
+from .evolution import class_attention, received_attention, split_heads
+
+Attention = Callable[[Tensor, Tensor, float], Tensor]
+HIDDEN_BYTES = 4 * 2**20  # of a chunk of the FFN's hidden layer on the CPU
+
+
+class EncoderLayer(BaseModule):
+    """Attention and FFN, each with LayerNorm before and a residual around it.
+
+    Parameters and results are those of mmseg's ``TransformerEncoderLayer``; attention goes through
+    ``scaled_dot_product_attention``.
+
+    Args:
+        embed_dims: Channels C.
+        num_heads: Attention heads.
+        feedforward_channels: Hidden channels of the FFN.
+        drop_rate: Dropout after the projection and in the FFN.
+        attn_drop_rate: Dropout of attention weights.
+        drop_path_rate: Stochastic depth of the FFN, as mmseg has it.
+        num_fcs: Linear layers of the FFN.
+        qkv_bias: Whether the attention's layers have biases, the output projection's too.
+        act_cfg, norm_cfg: mmcv layer configs.
+        with_cp: Recompute activations in the backward pass to save memory.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int, feedforward_channels: int,
+                 drop_rate: float, attn_drop_rate: float, drop_path_rate: float, num_fcs: int,
+                 qkv_bias: bool, act_cfg: dict, norm_cfg: dict, with_cp: bool):
+        super().__init__()
+        self.norm1_name, norm1 = build_norm_layer(norm_cfg, embed_dims, postfix=1)
+        self.add_module(self.norm1_name, norm1)
+        self.attn = MultiheadAttention(
+            embed_dims=embed_dims, num_heads=num_heads, attn_drop=attn_drop_rate,
+            proj_drop=drop_rate, batch_first=True, bias=qkv_bias)
+        self.norm2_name, norm2 = build_norm_layer(norm_cfg, embed_dims, postfix=2)
+        self.add_module(self.norm2_name, norm2)
+        self.ffn = FFN(
+            embed_dims=embed_dims, feedforward_channels=feedforward_channels, num_fcs=num_fcs,
+            ffn_drop=drop_rate, act_cfg=act_cfg,
+            dropout_layer=dict(type='DropPath', drop_prob=drop_path_rate)
+            if drop_path_rate > 0 else None)
+        self.with_cp = with_cp
+
+    @property
+    def norm1(self) -> nn.Module:
+        return getattr(self, self.norm1_name)
+
+    @property
+    def norm2(self) -> nn.Module:
+        return getattr(self, self.norm2_name)
+
+    def forward(self, x: Tensor, score: Optional[str] = None) -> Tuple[Tensor, Optional[Tensor]]:
+        """Runs the layer.
+
+        Args:
+            x: (B, T, C).
+            score: Key of :data:`ATTENTION`: what to tell of the attention.
+
+        Returns:
+            (B, T, C), and (B, T) fp32, what each token gets, summed over heads; None without
+            `score`.
+        """
+        if self.with_cp and x.requires_grad:
+            return cp.checkpoint(self._run, x, score, use_reentrant=False)
+        return self._run(x, score)
+
+    def _run(self, x: Tensor, score: Optional[str]) -> Tuple[Tensor, Optional[Tensor]]:
+        msa = self.attn.attn
+        query, key, value = split_heads(
+            F.linear(self.norm1(x), msa.in_proj_weight, msa.in_proj_bias), msa.num_heads)
+        told = None
+        if score is not None:
+            told = ATTENTION[score](query.detach(), key.detach(), query.shape[-1]**-.5).sum(1)
+        out = F.scaled_dot_product_attention(
+            query, key, value, dropout_p=msa.dropout if msa.training else 0.)
+        out = msa.out_proj(out.transpose(1, 2).flatten(2))
+        x = x + self.attn.dropout_layer(self.attn.proj_drop(out))
+        return self._feed_forward(x), told
+
+    def _feed_forward(self, x: Tensor) -> Tensor:
+        if not chunks.pays(x) or self.training or is_hooked(self.ffn) or is_hooked(self.norm2):
+            return self.ffn(self.norm2(x), identity=x)
+        rows = x.flatten(0, 1)
+        size = HIDDEN_BYTES // (self.ffn.feedforward_channels * x.element_size())
+        for span in chunks.spans(len(rows), size):
+            part = rows[span]
+            rows[span] = self.ffn(self.norm2(part), identity=part)
+        return x
+
+
+def _of_class(query: Tensor, key: Tensor, scale: float) -> Tensor:
+    return class_attention(query[:, :, :1], key, scale)
+
+
+ATTENTION = {'class_attention': _of_class, 'received': received_attention}
+"""Scores that come from the attention of the layer before."""

@@ -1,0 +1,24 @@
+"""Multiply-accumulates of a plain ViT, exact and in closed form."""
+import math
+from typing import Tuple
+
+from torch import nn
+
+from ...sparsity import SparsityConfig, kept_windows
+
+
+def vit_macs(backbone: nn.Module, grid: Tuple[int, int], config: SparsityConfig) -> int:
+    """Of one image: patch embedding, query, key and value, both products of attention, projection
+    and FFN, on the tokens that run, class token and representative included; no norms, no softmax,
+    no scores."""
+    patches, width = math.prod(grid), backbone.embed_dims
+    macs = patches * width * backbone.in_channels * backbone.patch_size**2
+    ratios = [ratio for stage in config.ratios for ratio in stage]
+    for layer, ratio in zip(backbone.layers, ratios):
+        kept = kept_windows(patches, ratio) if ratio else patches
+        summary = backbone.fast == 'representative' and kept < patches
+        tokens = kept + backbone.prefix + summary
+        hidden, linears = layer.ffn.feedforward_channels, layer.ffn.num_fcs
+        per_token = 4 * width**2 + 2 * width * hidden + (linears - 2) * hidden**2
+        macs += tokens * per_token + 2 * tokens**2 * width
+    return macs

@@ -1,0 +1,146 @@
+"""Weights of plain ViTs, whatever names they come under."""
+import math
+import re
+from typing import Dict, List, Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from mmengine.logging import print_log
+from mmengine.model.weight_init import constant_init, kaiming_init, trunc_normal_
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ..checkpoints import OF_ADAPTATION, read_pretrained
+
+StateDict = Dict[str, Tensor]
+
+# timm's and DeiT's names -> mmseg's; released Evo-ViT keeps norms and attention beside the blocks.
+_TIMM = (
+    (r'^patch_embed\.proj\.', 'patch_embed.projection.'),
+    (r'^norms\.(\d+)\.', r'layers.\1.ln1.'),
+    (r'^qkvs?\.(\d+)\.', r'layers.\1.attn.attn.in_proj_'),
+    (r'^projs\.(\d+)\.', r'layers.\1.attn.attn.out_proj.'),
+    (r'^blocks\.', 'layers.'),
+    (r'^norm\.', 'ln1.'),
+    (r'^norm_pre\.', 'ln_pre.'),
+)
+_OF_LAYERS = (
+    (r'\.norm(\d)\.', r'.ln\1.'),
+    (r'\.attn\.qkv\.', '.attn.attn.in_proj_'),
+    (r'\.attn\.proj\.', '.attn.attn.out_proj.'),
+    (r'\.mlp\.fc1\.', '.ffn.layers.0.0.'),
+    (r'\.mlp\.fc2\.', '.ffn.layers.1.'),
+)
+_HEADS = re.compile(r'^(head|head_dist|fc|pre_logits)\.')
+
+
+def load_pretrained(backbone: nn.Module, source: str, part: Optional[str] = None) -> None:
+    """Loads a checkpoint of mmseg, mmpretrain, timm, DeiT or the released Evo-ViT into a ViT.
+
+    Classifier heads, and a final norm that the backbone has no place for, are left out with one
+    line of log; so are a distillation token and its position. A position embedding of another size
+    is resized.
+
+    Args:
+        backbone: An EvoVisionTransformer.
+        source: File or URL. The weights may stand under `state_dict` or `model`, and under
+            ``backbone.`` of a whole model.
+        part: Where the weights of the backbone are in it; by default as above.
+
+    Raises:
+        FileNotFoundError: `source` can't be read.
+        ValueError: It does not fit: lists missing, unexpected and misshapen keys; asks for
+            ``patch_bias=True`` where that is what is missing.
+    """
+    state = read_pretrained(source)
+    if part is not None:
+        state = {key[len(part) + 1:]: value for key, value in state.items()
+                 if key.startswith(f'{part}.')}
+    state, left_out = translate(state)
+    current = backbone.state_dict()
+    if 'patch_embed.projection.bias' in set(state) - set(current):
+        raise ValueError(f'{source}: its patch embedding has a bias, the backbone has none: give '
+                         f'it patch_bias=True')
+    for key in [key for key in state if re.match(r'ln1\.', key) and key not in current]:
+        left_out.append(key)
+        del state[key]
+    if 'pos_embed' in state:
+        state['pos_embed'] = _resize(state['pos_embed'], backbone, source)
+    missing = [k for k in current if k not in state]
+    unexpected = [k for k in state if k not in current and not OF_ADAPTATION.search(k)]
+    misshapen = [f'{k}: {tuple(state[k].shape)} in the file, {tuple(v.shape)} in the backbone'
+                 for k, v in current.items() if k in state and state[k].shape != v.shape]
+    if missing or unexpected or misshapen:
+        raise ValueError(f'{source} does not fit the backbone.\n  missing: {missing}\n  '
+                         f'unexpected: {unexpected}\n  of another shape: {misshapen}')
+    if left_out:
+        print_log(f'{source}: left out: {", ".join(left_out)}', 'current')
+    backbone.load_state_dict(state, strict=False)
+
+
+def translate(state: StateDict) -> Tuple[StateDict, List[str]]:
+    """Names of any origin -> mmseg's, and what has no place in a backbone."""
+    new, left_out = {}, []
+    for key, value in _fuse(state).items():
+        if _HEADS.match(key):
+            left_out.append(key)
+            continue
+        if not key.startswith('layers.'):
+            for pattern, replacement in _TIMM:
+                key = re.sub(pattern, replacement, key)
+        for pattern, replacement in _OF_LAYERS:
+            key = re.sub(pattern, replacement, key)
+        new[key] = value
+    if 'dist_token' in new:
+        left_out.append('dist_token and its position')
+        del new['dist_token']
+        new['pos_embed'] = torch.cat([new['pos_embed'][:, :1], new['pos_embed'][:, 2:]], 1)
+    return new, left_out
+
+
+def _fuse(state: StateDict) -> StateDict:
+    """Split weights of query and key, and of value, of the released Evo-ViT -> fused."""
+    fused = {}
+    for key, value in state.items():
+        match = re.match(r'qks\.(\d+)\.qk\.(weight|bias)$', key)
+        if match:
+            layer, kind = match.groups()
+            fused[f'qkvs.{layer}.{kind}'] = torch.cat([value, state[f'vs.{layer}.v.{kind}']])
+        elif not re.match(r'vs\.\d+\.v\.', key):
+            fused[key] = value
+    return fused
+
+
+def _resize(position: Tensor, backbone: nn.Module, source: str) -> Tensor:
+    """(1, 1 + N, C) to the backbone's grid. A square is taken only where the number is one."""
+    if position.shape == backbone.pos_embed.shape:
+        return position
+    side = math.isqrt(position.shape[1] - 1)
+    if side**2 != position.shape[1] - 1:
+        raise ValueError(f'{source}: a position embedding of {position.shape[1] - 1} patches is no '
+                         f'square, the backbone has {backbone.grid[0]}x{backbone.grid[1]}: set '
+                         f'img_size to that of its training')
+    print_log(f'{source}: position embedding resized from {side}x{side} to '
+              f'{backbone.grid[0]}x{backbone.grid[1]}', 'current')
+    grid = position[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    grid = F.interpolate(grid, size=backbone.grid, mode=backbone.interpolate_mode,
+                         align_corners=False)
+    return torch.cat([position[:, :1], grid.flatten(2).transpose(1, 2)], 1)
+
+
+def init_from_scratch(backbone: nn.Module) -> None:
+    """As mmseg initialises its ``VisionTransformer``."""
+    trunc_normal_(backbone.pos_embed, std=.02)
+    trunc_normal_(backbone.cls_token, std=.02)
+    for name, module in backbone.named_modules():
+        if isinstance(module, nn.Linear):
+            trunc_normal_(module.weight, std=.02)
+            if module.bias is not None:
+                if 'ffn' in name:
+                    nn.init.normal_(module.bias, mean=0., std=1e-6)
+                else:
+                    nn.init.constant_(module.bias, 0)
+        elif isinstance(module, nn.Conv2d):
+            kaiming_init(module, mode='fan_in', bias=0.)
+        elif isinstance(module, (_BatchNorm, nn.GroupNorm, nn.LayerNorm)):
+            constant_init(module, val=1.0, bias=0.)
