@@ -1,9 +1,10 @@
-"""Latency of a plain ViT with token evolution beside dense, and beside mmseg's class: medians of
-rounds in turn, with the ratio of MACs.
+"""Latency of a plain ViT with token evolution: each model dense and pruned in turn, and ours dense
+beside mmseg's class; medians over rounds, with the ratio of MACs.
 
 Random weights: which patches run has no influence on the time.
 """
 import argparse
+from typing import Sequence
 
 import numpy as np
 import torch
@@ -27,50 +28,65 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def subjects(height: int, width: int) -> dict:
-    """Name -> (model, share of the dense MACs)."""
-    def make(**changes):
-        return EvoVisionTransformer(img_size=(height, width), **DEIT_S, **changes).eval()
+def variants(height: int, width: int) -> dict:
+    """Name -> model, pruned."""
+    return {f'keep .5 in 8 of 12, {fast}, {reselect}-wise': EvoVisionTransformer(
+        img_size=(height, width), fast=fast, reselect=reselect,
+        sparsity=HALF if reselect == 'layer' else [0, .5, .5], **DEIT_S).eval()
+        for fast in ('representative', 'copy') for reselect in ('layer', 'stage')}
 
+
+def seconds(model, image: torch.Tensor) -> float:
+    start = timer()
+    model(image)
+    return timer() - start
+
+
+def measure(model, sparsities: Sequence, image: torch.Tensor, rounds: int) -> np.ndarray:
+    """(rounds, configurations) seconds of one model, in turn, after a round of warm-up."""
+    times = []
+    for _ in range(rounds + 1):
+        row = []
+        for sparsity in sparsities:
+            model.sparsity = sparsity
+            row.append(seconds(model, image))
+        times.append(row)
+    return np.array(times[1:])
+
+
+def peer_times(height: int, width: int, image: torch.Tensor, rounds: int) -> np.ndarray:
+    """(rounds, 2): ours dense, and mmseg's."""
     from mmseg.models.backbones import VisionTransformer
-    dense = make()
-    whole = dense.macs((height, width), dense.sparsity)
-    found = {'dense': (dense, 1.)}
-    for fast in ('representative', 'copy'):
-        for reselect in ('layer', 'stage'):
-            sparsity = HALF if reselect == 'layer' else [0, .5, .5]
-            model = make(fast=fast, reselect=reselect, sparsity=sparsity)
-            found[f'keep .5 in 8 of 12, {fast}, {reselect}-wise'] = (
-                model, model.macs((height, width), model.sparsity) / whole)
     peer = VisionTransformer(img_size=(height, width), **DEIT_S)
     peer.train(False)
-    found['mmseg'] = (peer, 1.)
-    return found
+    ours = EvoVisionTransformer(img_size=(height, width), **DEIT_S).eval()
+    return np.array([[seconds(ours, image), seconds(peer, image)] for _ in range(rounds + 1)])[1:]
+
+
+def add(table: Table, label: str, times: np.ndarray, macs: float) -> None:
+    low, median, high = np.percentile(times[:, 1] / times[:, 0], (25, 50, 75))
+    dense, other = np.median(times, 0) * 1e3
+    table.add_row(label, f'{dense:.0f}', f'{other:.0f}',
+                  f'{median:.3f} ({low:.3f} to {high:.3f})', f'{macs:.3f}', f'{median / macs:.3f}')
 
 
 def main() -> None:
     args = parse_args()
     for name in args.settings:
         height, width, batch = SETTINGS[name]
-        models = subjects(height, width)
         image = torch.randn(batch, 3, height, width)
-        times = np.zeros((args.rounds + 1, len(models)))
-        with torch_threads(args.threads), torch.inference_mode():
-            for row in times:
-                for i, (model, _) in enumerate(models.values()):
-                    start = timer()
-                    model(image)
-                    row[i] = timer() - start
-        ratios = times[1:] / times[1:, :1]
         table = Table(title=f'DeiT-S, {batch} x {height}x{width}, {args.threads} threads, fp32, '
                       f'torch {torch.__version__}', title_justify='left')
-        for column in ('', 'ms', 'of dense (quartiles)', 'MACs of dense', 'time over MACs'):
+        for column in ('', 'dense ms', 'ms', 'of dense (quartiles)', 'MACs of dense',
+                       'time over MACs'):
             table.add_column(column)
-        for i, (label, (_, macs)) in enumerate(models.items()):
-            low, median, high = np.percentile(ratios[:, i], (25, 50, 75))
-            table.add_row(label, f'{np.median(times[1:, i]) * 1e3:.0f}',
-                          f'{median:.3f} ({low:.3f} to {high:.3f})', f'{macs:.3f}',
-                          f'{median / macs:.3f}')
+        with torch_threads(args.threads), torch.inference_mode():
+            for label, model in variants(height, width).items():
+                config = model.sparsity
+                share = model.macs((height, width), config) / model.macs(
+                    (height, width), model.space.config(0))
+                add(table, label, measure(model, (0, config), image, args.rounds), share)
+            add(table, "mmseg's class", peer_times(height, width, image, args.rounds), 1.)
         Console(width=120).print(table)
 
 

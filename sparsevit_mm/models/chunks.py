@@ -7,8 +7,9 @@ import math
 from typing import Callable, Iterator, Tuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..compat import gelu_
 from .tracing import is_tracing
 
 # Of the largest temporary of a chunk; of a strip, which has several at a time.
@@ -51,6 +52,13 @@ def map_rows(step: Callable[[Tensor], Tensor], x: Tensor, width: int,
             out = part.new_empty(shape)
         out.narrow(out_dim, span.start, span.stop - span.start).copy_(part)
     return out
+
+
+def activate_(activation: nn.Module, x: Tensor) -> Tensor:
+    """In place where PyTorch has it."""
+    if type(activation) is nn.GELU:
+        return gelu_(x, activation.approximate)
+    return activation(x)
 
 
 Part = Tuple[slice, slice]  # of a batch of maps: images, and rows of theirs

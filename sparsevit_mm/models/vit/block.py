@@ -8,7 +8,7 @@ from mmcv.cnn.bricks.transformer import FFN, MultiheadAttention
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from ...compat import is_hooked
+from ...compat import autocast_dtype, is_hooked
 from .. import chunks
 from .evolution import class_attention, received_attention, split_heads
 
@@ -90,13 +90,18 @@ class EncoderLayer(BaseModule):
         return self._feed_forward(x), told
 
     def _feed_forward(self, x: Tensor) -> Tensor:
-        if not chunks.pays(x) or self.training or is_hooked(self.ffn) or is_hooked(self.norm2):
-            return self.ffn(self.norm2(x), identity=x)
+        """May write to x."""
+        ffn = self.ffn
+        if (not chunks.pays(x) or self.training or ffn.num_fcs != 2 or autocast_dtype('cpu')
+                or is_hooked(ffn) or is_hooked(self.norm2)):
+            return ffn(self.norm2(x), identity=x)
+        (widen, activate, _), narrow = ffn.layers[0], ffn.layers[1]
         rows = x.flatten(0, 1)
-        size = HIDDEN_BYTES // (self.ffn.feedforward_channels * x.element_size())
+        size = HIDDEN_BYTES // (ffn.feedforward_channels * x.element_size())
         for span in chunks.spans(len(rows), size):
             part = rows[span]
-            rows[span] = self.ffn(self.norm2(part), identity=part)
+            hidden = chunks.activate_(activate, widen(self.norm2(part)))
+            part += ffn.gamma2(narrow(hidden))
         return x
 
 

@@ -203,7 +203,9 @@ def test_nothing_stale_is_ever_answered(make_swin, narrow, happens, sparsity):
     for got, expected in zip(after, fresh(image.to(dtype))):
         assert torch.equal(got, expected)
     same = model.sparsity == SparsityConfig(sparsity, model.depths) and dtype == torch.float32
-    if same and all(torch.equal(v, weights[k]) for k, v in model.state_dict().items()):
+    state = model.state_dict()
+    if same and state.keys() == weights.keys() and all(
+            torch.equal(v, weights[k]) for k, v in state.items()):
         assert all(torch.equal(a, b) for a, b in zip(after, before))
     else:
         assert not torch.equal(after[1].float(), before[1]), 'what happened shows'

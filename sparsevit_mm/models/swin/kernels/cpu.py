@@ -5,8 +5,7 @@ from typing import Optional
 
 from torch import Tensor, nn
 
-from ....compat import gelu_
-from ...chunks import spans
+from ...chunks import activate_, spans
 from ..layout import WindowChunk, split
 from ...windows import WindowPartition
 
@@ -36,13 +35,6 @@ def _run_chunk(block: nn.Module, stream: Tensor, chunk: WindowChunk, bias: Tenso
     qkv = chunk.to_windows(msa.qkv(chunk.pad(block.norm1(tokens))))
     out = msa.attend(qkv, bias, chunk.mask_index)
     tokens += msa.proj(chunk.to_tokens(out))
-    hidden = _activate_(activate, widen(block.norm2(tokens)))
+    hidden = activate_(activate, widen(block.norm2(tokens)))
     tokens += ffn.gamma2(narrow(hidden))
     stream.index_copy_(0, chunk.rows, tokens[0])
-
-
-def _activate_(activation: nn.Module, x: Tensor) -> Tensor:
-    """In place where PyTorch has it."""
-    if type(activation) is nn.GELU:
-        return gelu_(x, activation.approximate)
-    return activation(x)
