@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo demo-seg demo-3d test test-all lint clean
+.PHONY: install demo demo-seg demo-vit demo-3d test test-all lint clean
 
 install: $(READY)
 
@@ -25,6 +25,9 @@ demo: $(READY)
 
 demo-seg: $(READY)
 	$(BIN)/python demo/demo.py segmentation
+
+demo-vit: $(READY)
+	$(BIN)/python demo/demo.py vit
 
 demo-3d: $(READY)
 	$(BIN)/python demo/demo.py detection3d

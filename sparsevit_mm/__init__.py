@@ -9,7 +9,7 @@ from mmengine.utils import digit_version
 
 from .budget import set_latency_budget
 from .front import Front
-from .hooks import SparsityAdaptationHook
+from .hooks import SparsityAdaptationHook, TokenEvolutionHook
 from .models import EvoVisionTransformer, SparseSwinTransformer, get_sparse_backbone
 from .models.checkpoints import allow_mmengine_checkpoints
 from .sparsity import SparsityConfig, SparsitySpace
@@ -24,5 +24,6 @@ allow_mmengine_checkpoints()
 
 __all__ = [
     'EvoVisionTransformer', 'Front', 'SparseSwinTransformer', 'SparsityAdaptationHook',
-    'SparsityConfig', 'SparsitySpace', 'get_sparse_backbone', 'set_latency_budget', '__version__'
+    'SparsityConfig', 'SparsitySpace', 'TokenEvolutionHook', 'get_sparse_backbone',
+    'set_latency_budget', '__version__'
 ]

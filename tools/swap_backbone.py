@@ -1,4 +1,4 @@
-"""Writes a config over any other of mm with a Swin backbone, in which that backbone is sparse."""
+"""Writes a config over any other of mm with a Swin or ViT backbone, in which that is sparse."""
 import argparse
 from pathlib import Path
 
@@ -21,14 +21,13 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     from sparsevit_mm.cli import clear_errors
-    from sparsevit_mm.config.arguments import BACKBONE
     from sparsevit_mm.config.swap import swap_backbone
     name = Path(args.config.replace('::', '/')).stem
     out = args.out or Path(f'{name}_sparse.py')
     with clear_errors():
         swaps = swap_backbone(args.config, out, args.sparsity, args.adapt, args.overwrite)
     for swap in swaps:
-        print(f'{swap.dotted}: {swap.old_type} -> {BACKBONE}')
+        print(f'{swap.dotted}: {swap.old_type} -> {swap.kind.name}')
     if len(swaps) > 1:
         print(f'{len(swaps)} backbones: SparsityAdaptationHook, the search and '
               f'get_sparse_backbone handle models with exactly one')

@@ -1,25 +1,43 @@
-"""Arguments of the backbone: do they fit each other, and how mmpretrain's Swin says the same."""
+"""Arguments of the backbones: do they fit each other, and how mmpretrain's Swin says the same."""
 import inspect
-from typing import Dict, List
+from typing import Callable, Dict
 
-from ..models import SparseSwinTransformer
+from ..models import EvoVisionTransformer, SparseSwinTransformer
+from ..models.vit.plan import make_space
 from ..sparsity import SparsitySpace
 
 BACKBONE = SparseSwinTransformer.__name__
 
 
-def check_arguments(arguments: Dict) -> List[int]:
+def _values_of(cls: Callable, arguments: Dict) -> Dict:
+    """All arguments of a class, defaults included; ValueError names those that it does not take."""
+    parameters = inspect.signature(cls).parameters
+    unknown = sorted(set(arguments) - set(parameters))
+    if unknown:
+        raise ValueError(f'{cls.__name__} takes no argument {", ".join(unknown)}')
+    return {name: arguments.get(name, p.default) for name, p in parameters.items()}
+
+
+def check_vit(arguments: Dict) -> SparsitySpace:
+    """As :func:`check_swin`, of EvoVisionTransformer."""
+    values = _values_of(EvoVisionTransformer, arguments)
+    if values['embed_dims'] % values['num_heads']:
+        raise ValueError(f'{values["embed_dims"]} channels can\'t be split into num_heads '
+                         f'{values["num_heads"]}')
+    space = make_space(*(values[name] for name in (
+        'num_layers', 'reselect', 'stages', 'dense_layers')))
+    space.config(values['sparsity'])
+    return space
+
+
+def check_swin(arguments: Dict) -> SparsitySpace:
     """Makes sure that SparseSwinTransformer takes the arguments and that they fit each other,
-    without the weights that building it would allocate. Returns the depths.
+    without the weights that building it would allocate. Returns its space.
 
     Raises:
         ValueError, TypeError: Names the argument at fault.
     """
-    parameters = inspect.signature(SparseSwinTransformer).parameters
-    unknown = sorted(set(arguments) - set(parameters))
-    if unknown:
-        raise ValueError(f'{BACKBONE} takes no argument {", ".join(unknown)}')
-    values = {name: arguments.get(name, p.default) for name, p in parameters.items()}
+    values = _values_of(SparseSwinTransformer, arguments)
     depths, heads, width = (values[k] for k in ('depths', 'num_heads', 'embed_dims'))
     for name in ('num_heads', 'strides'):
         if len(values[name]) < len(depths):
@@ -35,8 +53,9 @@ def check_arguments(arguments: Dict) -> List[int]:
                              f'{stage} can\'t be split into {count}')
     if not isinstance(values['window_size'], int) or values['window_size'] < 1:
         raise ValueError(f'window_size {values["window_size"]} is no positive integer')
-    SparsitySpace(depths).config(values['sparsity'])
-    return list(depths)
+    space = SparsitySpace(depths)
+    space.config(values['sparsity'])
+    return space
 
 
 _ARCHS = {

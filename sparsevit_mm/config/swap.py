@@ -1,22 +1,40 @@
-"""Any mm config with a Swin backbone as a config with a sparse one: a small child over it."""
+"""Any mm config with a Swin or ViT backbone as one that is sparse: a small child over it."""
 from copy import deepcopy
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple
+from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Tuple
 
 from mmengine.config import Config
 from mmengine.config.utils import ConfigParsingError
 
 from ..compat import base_files, is_lazy_config
-from ..sparsity import Sparsity, SparsityConfig
-from .arguments import BACKBONE, check_arguments, from_mmpretrain
+from ..models import EvoVisionTransformer, SparseSwinTransformer, backbone_names
+from ..sparsity import Sparsity, SparsitySpace
+from .arguments import check_swin, check_vit, from_mmpretrain
 from .child import Keys, body_of, child_text, module_of, writable, write_config
 from .reading import ADAPTATION_HOOK, find_type, is_type, list_backbones, load_config
 
-DENSE = 'SwinTransformer'
 PACKAGE = 'sparsevit_mm'
-# Scopes whose Swin takes other arguments than that of mmdet, mmseg and mmpose.
+# Scopes whose backbones take other arguments than those of mmdet, mmseg and mmpose.
 CLASSIFIERS = ('mmpretrain', 'mmcls')
-TO_ADAPT = dict(skipped='linear')  # of the backbone, where it is to be adapted
+
+
+class Kind(NamedTuple):
+    """What takes the place of a dense backbone.
+
+    Attributes:
+        name: Of its class.
+        check: Arguments -> its SparsitySpace; raises on those that do not fit.
+        to_adapt: Arguments where it is to be adapted.
+    """
+    name: str
+    check: Callable[[Dict], SparsitySpace]
+    to_adapt: Dict
+
+
+KINDS = {
+    'SwinTransformer': Kind(SparseSwinTransformer.__name__, check_swin, dict(skipped='linear')),
+    'VisionTransformer': Kind(EvoVisionTransformer.__name__, check_vit, {}),
+}
 HOOK = dict(distillation=1.)
 CHECKED = ('model', 'custom_hooks', 'custom_imports')
 
@@ -27,11 +45,13 @@ class Swap(NamedTuple):
     Attributes:
         keys: From the config's top to it.
         old_type: What it was, as the config has it.
+        kind: What takes its place.
         arguments: What is written: all of its arguments if `whole`, else those that change.
         whole: Whether its other arguments go.
     """
     keys: Keys
     old_type: str
+    kind: Kind
     arguments: Dict
     whole: bool
 
@@ -43,7 +63,8 @@ class Swap(NamedTuple):
 def swap_backbone(config: str, out: Path, sparsity: Sparsity = None, adapt: bool = False,
                   overwrite: bool = False) -> List[Swap]:
     """Writes a child of a config in which each ``SwinTransformer`` of the model, at any depth, is
-    a :class:`.SparseSwinTransformer` of the same arguments. All else stays.
+    a :class:`.SparseSwinTransformer` of the same arguments, and each ``VisionTransformer`` of mmseg
+    an :class:`.EvoVisionTransformer`. All else stays.
 
     The child of a new-style config (``read_base``) is one too.
 
@@ -58,9 +79,9 @@ def swap_backbone(config: str, out: Path, sparsity: Sparsity = None, adapt: bool
     Raises:
         FileNotFoundError: There is no such config.
         FileExistsError: `out` is there.
-        ValueError: There is no Swin, or there is a sparse one already; arguments without a
-            counterpart, or that don't fit each other or `sparsity`; several Swins and `adapt`; a
-            new-style config that no import statement in `out` can name; `out` is the config or
+        ValueError: There is no Swin or ViT, or there is a sparse one already; arguments without a
+            counterpart, or that don't fit each other or `sparsity`; several backbones and `adapt`;
+            a new-style config that no import statement in `out` can name; `out` is the config or
             one of its bases. Nothing is written then.
     """
     if out.suffix != '.py':
@@ -82,7 +103,8 @@ def swap_backbone(config: str, out: Path, sparsity: Sparsity = None, adapt: bool
     hooks = base.get('custom_hooks') or []
     adapt = adapt and not any(is_type(hook, ADAPTATION_HOOK) for hook in hooks)
     if adapt:
-        swaps = [swap._replace(arguments={**swap.arguments, **TO_ADAPT}) for swap in swaps]
+        swaps = [swap._replace(arguments={**swap.arguments, **swap.kind.to_adapt})
+                 for swap in swaps]
     expected = _swapped(base, swaps, adapt, new_style)
     if new_style:
         text = _new_style_text(module_of(Path(cfg.filename), out), base, swaps, adapt)
@@ -104,12 +126,13 @@ def swap_backbone(config: str, out: Path, sparsity: Sparsity = None, adapt: bool
 
 
 def ensure_sparse(config: str, folder: Path) -> str:
-    """A config with a sparse backbone for any with a Swin: itself, or NAME_sparse.py in `folder`.
+    """A config with a sparse backbone for any with a dense one: itself, or NAME_sparse.py in
+    `folder`.
 
     Raises:
         As :func:`swap_backbone`.
     """
-    if find_type(_load(config).to_dict(), BACKBONE):
+    if _find(_load(config).to_dict(), backbone_names()):
         return config
     out = folder / f'{Path(config.replace("::", "/")).stem}_sparse.py'
     swap_backbone(config, out, overwrite=True)
@@ -131,17 +154,23 @@ def _files(path: str) -> Iterator[Path]:
 
 
 def _find_swaps(base: Dict, config: str, sparsity: Sparsity) -> List[Swap]:
-    sparse = find_type(base, BACKBONE)
+    sparse = _find(base, backbone_names())
     if sparse:
-        raise ValueError(f'{config} holds {BACKBONE} already, at {".".join(sparse[0])}: set its '
-                         f'sparsity in the config, or by --sparsity of test.py')
-    found = find_type(base, DENSE)
+        name, keys = sparse[0]
+        raise ValueError(f'{config} holds {name} already, at {".".join(keys)}: set its sparsity in '
+                         f'the config, or by --sparsity of test.py')
+    found = _find(base, KINDS)
     if not found:
-        raise ValueError(f'{config} holds no {DENSE}; its backbones: {list_backbones(base)}')
-    return [_swap(base, keys, sparsity) for keys in found]
+        raise ValueError(f'{config} holds no {" or ".join(KINDS)}; its backbones: '
+                         f'{list_backbones(base)}')
+    return [_swap(base, keys, sparsity, KINDS[name]) for name, keys in found]
 
 
-def _swap(base: Dict, keys: Keys, sparsity: Sparsity) -> Swap:
+def _find(base: Dict, names: Iterable[str]) -> List[Tuple[str, Keys]]:
+    return [(name, keys) for name in names for keys in find_type(base, name)]
+
+
+def _swap(base: Dict, keys: Keys, sparsity: Sparsity, kind: Kind) -> Swap:
     node, scope = base, base.get('default_scope')
     for key in keys:
         node = _child(node, key)
@@ -153,20 +182,24 @@ def _swap(base: Dict, keys: Keys, sparsity: Sparsity) -> Swap:
     whole = scope in CLASSIFIERS
     arguments = {k: v for k, v in node.items() if k not in ('type', '_scope_')}
     try:
+        if whole and kind is not KINDS['SwinTransformer']:
+            raise ValueError(f'the VisionTransformer of {scope} has no counterpart here: its '
+                             f'weights load into mmseg\'s, by init_cfg')
         if whole:
             arguments = from_mmpretrain(arguments)
+        new = {}
         if sparsity is not None:
-            arguments['sparsity'] = sparsity
-        depths = check_arguments(arguments)
+            new['sparsity'] = sparsity
+        if kind.name == EvoVisionTransformer.__name__ and not node.get('with_cls_token', True):
+            new['importance'] = 'received'  # there is no class attention
+        space = kind.check({**arguments, **new})
         if sparsity is not None:
-            ratios = SparsityConfig(sparsity, depths).to_list()
+            ratios = space.config(sparsity).to_list()
             flat = {ratio for stage in ratios for ratio in stage}
-            arguments['sparsity'] = flat.pop() if len(flat) == 1 else ratios
+            new['sparsity'] = flat.pop() if len(flat) == 1 else ratios
     except (TypeError, ValueError) as error:
         raise ValueError(f'{".".join(keys)}: {error}') from None
-    if not whole:
-        arguments = {k: v for k, v in arguments.items() if k == 'sparsity'}
-    return Swap(keys, old_type, arguments, whole)
+    return Swap(keys, old_type, kind, {**arguments, **new} if whole else new, whole)
 
 
 def _child(node, key: str):
@@ -183,7 +216,7 @@ def _swapped(base: Dict, swaps: List[Swap], adapt: bool, new_style: bool) -> Dic
             node = _child(node, key)
         if swap.whole:
             node.clear()
-        node.update(swap.arguments, type=prefix + BACKBONE)
+        node.update(swap.arguments, type=prefix + swap.kind.name)
     if adapt:
         new['custom_hooks'] = [*(new.get('custom_hooks') or []),
                                dict(type=prefix + ADAPTATION_HOOK, **HOOK)]
@@ -226,7 +259,7 @@ def _without_scopes(value):
 
 def _new_style_text(module: str, base: Dict, swaps: List[Swap], adapt: bool) -> str:
     """The classes are imported, so that no `custom_imports` is needed (mm heeds none there)."""
-    names = [BACKBONE, *([ADAPTATION_HOOK] if adapt else [])]
+    names = [*dict.fromkeys(swap.kind.name for swap in swaps), *([ADAPTATION_HOOK] * adapt)]
     lines = ['from mmengine.config import read_base', '', 'with read_base():',
              f'    from {module} import *', '', f'from {PACKAGE} import {", ".join(names)}', '']
     for swap in swaps:
@@ -236,7 +269,7 @@ def _new_style_text(module: str, base: Dict, swaps: List[Swap], adapt: bool) -> 
             node = _child(node, key)
         arguments = ''.join(f', {k}={v!r}' for k, v in swap.arguments.items())
         lines += [f'{target}.clear()'] if swap.whole else []
-        lines += [f'{target}.update(dict(type={BACKBONE}{arguments}))']
+        lines += [f'{target}.update(dict(type={swap.kind.name}{arguments}))']
     if adapt:
         kept = '*custom_hooks, ' if base.get('custom_hooks') else ''
         settings = ''.join(f', {k}={v!r}' for k, v in HOOK.items())

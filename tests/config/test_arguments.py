@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from sparsevit_mm import SparseSwinTransformer
-from sparsevit_mm.config.arguments import check_arguments, from_mmpretrain
+from sparsevit_mm.config.arguments import check_swin, from_mmpretrain
 
 TINY = dict(embed_dims=96, depths=[2, 2, 6, 2], num_heads=[3, 6, 12, 24], strides=[4, 2, 2, 2],
             patch_size=4, out_indices=[3])
@@ -52,7 +52,7 @@ def test_arguments_of_mmpretrain_that_mean_the_same_are_translated(theirs, ours)
     before = repr(given)
     translated = from_mmpretrain(given)
     assert translated == {**TINY, **ours}
-    assert check_arguments(translated) == translated['depths']
+    assert check_swin(translated).depths == tuple(translated['depths'])
     assert repr(given) == before
 
 
@@ -101,6 +101,6 @@ def test_translated_backbone_gives_the_same_features_as_mmpretrain(theirs, rando
     (dict(window_size=(7, 7)), 'window_size'),
     (dict(sparsity=[.1, .2, .3]), r'3 entries.*depths \(2, 2\)')])
 def test_arguments_that_do_not_fit_are_named(changes, named, narrow):
-    check_arguments(narrow())
+    check_swin(narrow())
     with pytest.raises(ValueError, match=named):
-        check_arguments(narrow(**changes))
+        check_swin(narrow(**changes))

@@ -301,3 +301,41 @@ def test_every_config_with_a_swin_that_the_toolkits_ship_is_swapped(
             model.eval()
         for got, expected in zip(ours(image), theirs(image)):
             torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5, msg=text)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_every_vit_that_mmseg_ships_is_swapped(swapped, randomise):
+    """As above, for the VisionTransformer of vit, setr, segmenter, dpt and san; depths are cut."""
+    root = Path(pytest.importorskip('mmseg').__file__).parent / '.mim' / 'configs'
+    distinct, number = {}, 0
+    for path in sorted(root.rglob('*.py')):
+        if '_base_' in path.parts or not {'vit', 'setr', 'segmenter', 'dpt', 'san'} & {*path.parts}:
+            continue
+        if not find_type(load_config(str(path)), 'VisionTransformer'):
+            continue
+        child = swapped(str(path), overwrite=True)
+        keys, = find_type(child, 'EvoVisionTransformer')
+        node = child
+        for key in keys:
+            node = node[key]
+        args = {k: v for k, v in node.to_dict().items() if k not in ('init_cfg', 'pretrained')}
+        assert args.get('with_cls_token', True) or args['importance'] == 'received'
+        distinct[json.dumps(args, sort_keys=True)] = args
+        number += 1
+    assert number == 30
+    for text, args in distinct.items():
+        registry = importlib.import_module('mmseg.registry').MODELS
+        init_default_scope('mmseg')
+        importlib.import_module('mmseg.models')
+        cut = dict(num_layers=2, embed_dims=4 * args['num_heads'], out_indices=(0, 1),
+                   img_size=64)
+        ours = registry.build({**args, **cut})
+        dense = {k: v for k, v in args.items() if k != 'importance'}
+        theirs = randomise(registry.build({**dense, **cut, 'type': 'VisionTransformer'}))
+        ours.load_state_dict(theirs.state_dict(), strict=True)
+        theirs.train(False)
+        image = torch.randn(1, 3, 71, 90)
+        for got, expected in zip(ours.eval()(image), theirs(image)):
+            for a, b in zip(*((x if isinstance(x, list) else [x]) for x in (got, expected))):
+                torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5, msg=text)

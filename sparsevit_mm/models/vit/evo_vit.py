@@ -129,7 +129,8 @@ class EvoVisionTransformer(SparseBackbone):
             raise ValueError(f'fast {fast!r} is none of {", ".join(FAST)}')
         if isinstance(out_indices, int):
             out_indices = [num_layers - 1 if out_indices == -1 else out_indices]
-        self.reselect, self._selection = reselect, None
+        self._selection = None
+        self._reselect, self._stages, self._dense_layers = reselect, stages, dense_layers
         super().__init__(make_space(num_layers, reselect, stages, dense_layers), in_channels,
                          patch_size, out_indices, None, execution, init_cfg)
         self.fast, self.out_origin, self.norm_eval = fast, out_origin, norm_eval
@@ -165,6 +166,22 @@ class EvoVisionTransformer(SparseBackbone):
         self.selection = Selection(importance)
         self.sparsity = sparsity
         self._freeze()
+
+    @property
+    def reselect(self) -> str:
+        """Whether patches are chosen anew for each 'layer' or 'stage'. May be set at any time; the
+        ratios stay, and ValueError names a stage whose layers differ in theirs."""
+        return self._reselect
+
+    @reselect.setter
+    def reselect(self, value: str) -> None:
+        space = make_space(len(self.layers), value, self._stages, self._dense_layers)
+        config = SparsityConfig([r for stage in self.sparsity.ratios for r in stage], space.depths,
+                                group=1)
+        check_config(config, value, self.selection.importance,
+                     self.selection.importance in ATTENTION)
+        self._reselect, self.space = value, space
+        self.sparsity = config
 
     @SparseBackbone.sparsity.setter
     def sparsity(self, value: Sparsity) -> None:

@@ -1,0 +1,10 @@
+# Sparsity-aware adaptation of the demo's dense ViT segmentor; load_from names its checkpoint.
+_base_ = ['./upernet_vit-narrow_mini_cityscapes.py', './_base_/adaptation.py']
+custom_imports = dict(imports=['sparsevit_mm'], allow_failed_imports=False)
+
+model = dict(backbone=dict(type='EvoVisionTransformer'))
+custom_hooks = _base_.adaptation_hooks
+
+train_cfg = dict(max_iters=150)
+optim_wrapper = dict(optimizer=dict(lr=5e-4))
+param_scheduler = _base_.adaptation_scheduler

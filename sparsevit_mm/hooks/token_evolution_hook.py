@@ -1,0 +1,38 @@
+"""The published schedule of token evolution: layer-wise, then stage-wise."""
+from mmengine.hooks import Hook
+from mmengine.hooks.hook import DATA_BATCH
+from mmengine.registry import HOOKS
+
+from ..models import EvoVisionTransformer, get_sparse_backbone
+
+
+@HOOKS.register_module()
+class TokenEvolutionHook(Hook):
+    """Chooses patches anew in each layer first, and for whole stages later (Evo-ViT, section 4:
+    300 epochs, stage-wise from epoch 200). A function of the iteration alone, so that a resumed
+    training goes on as the unbroken one.
+
+    Args:
+        layer_wise: Share of the training that is layer-wise.
+
+    Raises:
+        ValueError: The share is outside [0, 1]. Before training: the model's backbone is no
+            EvoVisionTransformer, or its ratios differ within a stage.
+    """
+
+    def __init__(self, layer_wise: float = 2 / 3):
+        if not 0 <= layer_wise <= 1:
+            raise ValueError(f'layer_wise is {layer_wise}, outside [0, 1]')
+        self.layer_wise = layer_wise
+
+    def before_train(self, runner) -> None:
+        self.backbone = get_sparse_backbone(runner.model)
+        if not isinstance(self.backbone, EvoVisionTransformer):
+            raise ValueError(f'TokenEvolutionHook is for an EvoVisionTransformer, the backbone is '
+                             f'a {type(self.backbone).__name__}')
+        self.backbone.reselect = 'stage'  # raises now if it would later
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch: DATA_BATCH = None) -> None:
+        reselect = 'layer' if runner.iter < self.layer_wise * runner.max_iters else 'stage'
+        if self.backbone.reselect != reselect:
+            self.backbone.reselect = reselect
