@@ -58,7 +58,8 @@ TASKS = {
                          'upernet_sparsevit-narrow_mini_cityscapes.py', 'work_dirs/demo_seg',
                          {'mIoU': 'mIoU', 'mAcc': 'mAcc'}, 2, 30),
     'vit': Task('data/mini_cityscapes', 'generate_mini_cityscapes',
-                'upernet_vit-narrow_mini_cityscapes.py', 'upernet_evovit-narrow_mini_cityscapes.py',
+                'upernet_vit-narrow_mini_cityscapes.py',
+                'upernet_evovit-narrow_mini_cityscapes.py',
                 'work_dirs/demo_vit', {'mIoU': 'mIoU', 'mAcc': 'mAcc'}, 2, 30),
     'detection3d': Task('data/mini_nuscenes', 'generate_mini_nuscenes',
                         'bevdet_swin-narrow_mini_nuscenes.py',
@@ -75,7 +76,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--work-dir', type=Path,
                         help='default: work_dirs/demo, demo_seg, demo_vit or demo_3d')
     parser.add_argument('--seed', type=int, default=0, help='of training, adaptation and search')
-    parser.add_argument('--trials', type=int, help='candidates to evaluate (default: 40; 30; 30; 10)')
+    parser.add_argument('--trials', type=int,
+                        help='candidates to evaluate (default: 40, 30, 30 or 10)')
     parser.add_argument('--max-iters', type=int, nargs=2, metavar=('DENSE', 'ADAPT'),
                         help='shorter training, to try the steps out')
     return parser.parse_args()

@@ -10,7 +10,7 @@ from mmengine.utils import digit_version
 from .budget import set_latency_budget
 from .front import Front
 from .hooks import SparsityAdaptationHook, TokenEvolutionHook
-from .models import EvoVisionTransformer, SparseSwinTransformer, get_sparse_backbone
+from .models import EvoLeViT, EvoVisionTransformer, SparseSwinTransformer, get_sparse_backbone
 from .models.checkpoints import allow_mmengine_checkpoints
 from .sparsity import SparsityConfig, SparsitySpace
 from .version import __version__
@@ -23,7 +23,7 @@ for _package, _low, _high in ((mmengine, '0.8.0', '1.0.0'), (mmcv, '2.0.0', '2.2
 allow_mmengine_checkpoints()
 
 __all__ = [
-    'EvoVisionTransformer', 'Front', 'SparseSwinTransformer', 'SparsityAdaptationHook',
+    'EvoLeViT', 'EvoVisionTransformer', 'Front', 'SparseSwinTransformer', 'SparsityAdaptationHook',
     'SparsityConfig', 'SparsitySpace', 'TokenEvolutionHook', 'get_sparse_backbone',
     'set_latency_budget', '__version__'
 ]

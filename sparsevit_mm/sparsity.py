@@ -187,11 +187,10 @@ class SparsitySpace:
         choices: Ratios a group may take, in [0, 1).
         group: Consecutive blocks of a stage that share a gene.
         nested: Whether ratios must not fall within a stage.
-        dense: The first blocks of the backbone that never prune, a number of groups in each stage.
+        dense: The first blocks of the backbone, which never prune; groups begin after them.
 
     Raises:
-        ValueError: No choices, or one outside [0, 1); groups without blocks; dense blocks that
-            split a group.
+        ValueError: No choices, or one outside [0, 1); groups without blocks.
     """
     depths: Depths
     choices: Tuple[float, ...] = field(default=tuple(i / 10 for i in range(9)))
@@ -213,10 +212,6 @@ class SparsitySpace:
         starts = np.cumsum([0, *self.depths])
         skipped = [min(max(self.dense - int(start), 0), depth)
                    for start, depth in zip(starts, self.depths)]
-        for stage, (skip, depth) in enumerate(zip(skipped, self.depths)):
-            if skip % self.group and skip < depth:
-                raise ValueError(f'{self.dense} dense blocks split a group of {self.group} in '
-                                 f'stage {stage}')
         object.__setattr__(self, '_skipped', tuple(skipped))
 
     @property

@@ -168,6 +168,7 @@ def test_scores_of_the_map_are_in_the_graph(randomise, tmp_path, importance, sha
     assert (others['magnitude'] - others[importance]).abs().max() > .1
 
 
+@pytest.mark.filterwarnings('ignore:the checkpoint was adapted under')
 def test_weights_adapted_under_another_score_are_exported_too(tmp_path):
     """The warning about them stays out of the graph."""
     model = backbone(sparsity=.5, importance='variation', **ONE_STAGE)

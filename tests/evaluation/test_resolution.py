@@ -24,14 +24,14 @@ def size_of_test(cfg):
 
 
 @pytest.mark.parametrize('name, sizes', [
-    ('mask_rcnn_sparsevit', {1: (672, 672), 640 / 672: (640, 640), .86: (576, 576),
-                             .8: (544, 544), .75: (512, 512)}),
-    ('upernet_sparsevit_cityscapes', {1: (1024, 2048), .75: (768, 1536), .5: (512, 1024)}),
-    ('demo/mask_rcnn_sparsevit-narrow_mini_coco', {.83: (160, 160), .01: (32, 32)}),
-    ('demo/upernet_sparsevit-narrow_mini_cityscapes', {.75: (96, 192)}),
-    ('demo/upernet_sparsevit-narrow_camvid', {.8: (288, 384)})])
+    ('configs/mask_rcnn_sparsevit', {1: (672, 672), 640 / 672: (640, 640), .86: (576, 576),
+                                     .8: (544, 544), .75: (512, 512)}),
+    ('configs/upernet_sparsevit_cityscapes', {1: (1024, 2048), .75: (768, 1536), .5: (512, 1024)}),
+    ('demo/configs/mask_rcnn_sparsevit-narrow_mini_coco', {.83: (160, 160), .01: (32, 32)}),
+    ('demo/configs/upernet_sparsevit-narrow_mini_cityscapes', {.75: (96, 192)}),
+    ('demo/configs/upernet_sparsevit-narrow_camvid', {.8: (288, 384)})])
 def test_sides_are_the_nearest_multiples_of_32_and_only_the_val_data_change(name, sizes):
-    cfg = load_config(str(ROOT / f'configs/{name}.py'))
+    cfg = load_config(str(ROOT / f'{name}.py'))
     before = deepcopy(cfg.to_dict())
     for factor, size in sizes.items():
         scaled, given = at_scale(cfg, factor)

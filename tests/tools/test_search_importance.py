@@ -26,6 +26,8 @@ def check_winner(work_dir):
     assert metrics_of(work_dir / 'winner.py', '--split', 'val', '--num-samples', 4, '--seed',
                       1) == pytest.approx(best.metrics)
 
+pytestmark = pytest.mark.filterwarnings('ignore:the checkpoint was adapted under')
+
 
 @pytest.fixture(scope='module')
 def named(tiny, tmp_path_factory):

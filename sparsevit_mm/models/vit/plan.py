@@ -50,36 +50,41 @@ def make_space(num_layers: int, reselect: str, stages: Optional[Sequence[int]],
     return SparsitySpace(depths, group=max(depths), nested=False, dense=dense)
 
 
-def check_config(config: SparsityConfig, reselect: str, score: str, of_attention: bool) -> None:
+def check_config(config: SparsityConfig, reselect: str, score: str, of_attention: bool,
+                 dense: int = 0) -> None:
     """Whether a ViT can run a configuration.
 
     Args:
         score: Name of the importance.
         of_attention: Whether it comes from the layer before.
+        dense: The first layers, which choose by themselves.
 
     Raises:
         ValueError: Ratios that differ within a stage that has one selection; the first layer
             pruned by its own attention. Names the stage.
     """
+    first = 0
     for stage, ratios in enumerate(config.ratios if reselect == 'stage' else ()):
-        if len(set(ratios)) > 1:
+        shared = ratios[max(dense - first, 0):]
+        if len(set(shared)) > 1:
             raise ValueError(f'sparsity of stage {stage} is {list(ratios)}: with '
                              f"reselect='stage' its layers share one selection, so one ratio")
+        first += len(ratios)
     if of_attention and config.ratios[0][0]:
         raise ValueError(
             f'sparsity of the first layer is {config.ratios[0][0]}: there is no attention before '
             f"it for importance={score!r}; keep it dense, or take 'magnitude' or 'random'")
 
 
-def groups_of(config: SparsityConfig, reselect: str) -> List[Group]:
-    """The layers in order: dense ones and, 'layer'-wise, pruned ones each by itself."""
+def groups_of(config: SparsityConfig, reselect: str, dense: int = 0) -> List[Group]:
+    """The layers in order: with 'layer' each by itself, with 'stage' those of a stage together, but
+    for the first `dense` ones."""
     groups, first = [], 0
     for ratios in config.ratios:
-        numbers = range(first, first + len(ratios))
-        if reselect == 'stage':
-            groups.append(Group(tuple(numbers), ratios[0]))
-        else:
-            groups += [Group((i, ), ratio) for i, ratio in zip(numbers, ratios)]
+        alone = len(ratios) if reselect == 'layer' else min(max(dense - first, 0), len(ratios))
+        groups += [Group((first + i, ), ratio) for i, ratio in enumerate(ratios[:alone])]
+        if ratios[alone:]:
+            groups.append(Group(tuple(range(first + alone, first + len(ratios))), ratios[alone]))
         first += len(ratios)
     return groups
 

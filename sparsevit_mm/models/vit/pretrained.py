@@ -66,6 +66,11 @@ def load_pretrained(backbone: nn.Module, source: str, part: Optional[str] = None
         del state[key]
     if 'pos_embed' in state:
         state['pos_embed'] = _resize(state['pos_embed'], backbone, source)
+    _load(backbone, state, left_out, source)
+
+
+def _load(backbone: nn.Module, state: StateDict, left_out: List[str], source: str) -> None:
+    current = backbone.state_dict()
     missing = [k for k in current if k not in state]
     unexpected = [k for k in state if k not in current and not OF_ADAPTATION.search(k)]
     misshapen = [f'{k}: {tuple(state[k].shape)} in the file, {tuple(v.shape)} in the backbone'
@@ -76,6 +81,17 @@ def load_pretrained(backbone: nn.Module, source: str, part: Optional[str] = None
     if left_out:
         print_log(f'{source}: left out: {", ".join(left_out)}', 'current')
     backbone.load_state_dict(state, strict=False)
+
+
+def load_plain(backbone: nn.Module, source: str) -> None:
+    """Loads a checkpoint whose names are the backbone's; classifier heads are left out.
+
+    Raises:
+        FileNotFoundError, ValueError: As :func:`load_pretrained`.
+    """
+    state = read_pretrained(source)
+    left_out = [key for key in state if _HEADS.match(key)]
+    _load(backbone, {k: v for k, v in state.items() if k not in left_out}, left_out, source)
 
 
 def translate(state: StateDict) -> Tuple[StateDict, List[str]]:

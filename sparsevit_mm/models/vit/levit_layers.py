@@ -1,0 +1,199 @@
+"""Layers of LeViT (arXiv 2104.01136) with a class token, as Evo-ViT runs them. Names of parameters
+are those of the released code."""
+from typing import Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from .evolution import class_attention, received_attention
+
+
+class LinearBN(nn.Sequential):
+    """A linear layer without bias and a batch norm over channels: (B, T, C) -> (B, T, D)."""
+
+    def __init__(self, in_features: int, out_features: int, bn_weight: float = 1.):
+        super().__init__()
+        self.add_module('c', nn.Linear(in_features, out_features, bias=False))
+        self.add_module('bn', nn.BatchNorm1d(out_features))
+        nn.init.constant_(self.bn.weight, bn_weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.c(x)
+        return self.bn(x.flatten(0, 1)).view_as(x)
+
+
+class ConvBN(nn.Sequential):
+    """A 3x3 convolution of stride 2 without bias, and a batch norm."""
+
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__()
+        self.add_module('c', nn.Conv2d(in_channels, out_channels, 3, 2, 1, bias=False))
+        self.add_module('bn', nn.BatchNorm2d(out_channels))
+
+
+class FeedForward(nn.Module):
+    """The FFN of LeViT, without its residual."""
+
+    def __init__(self, embed_dims: int, hidden: int):
+        super().__init__()
+        self.m = nn.Sequential(
+            LinearBN(embed_dims, hidden), nn.Hardswish(), LinearBN(hidden, embed_dims, 0.))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.m(x)
+
+
+class Biases(nn.Module):
+    """The attention biases of a dense LeViT: one value a head for each offset between a query and
+    a key, rows and columns of prefix tokens and of a representative being 0.
+
+    Args:
+        num_heads: Heads.
+        grid: (H, W) of the keys.
+        stride: Of the queries among them.
+    """
+
+    def __init__(self, num_heads: int, grid: Tuple[int, int], stride: int = 1):
+        super().__init__()
+        self.grid, self.stride = tuple(grid), stride
+        self.attention_biases = nn.Parameter(torch.zeros(num_heads, grid[0] * grid[1]))
+        rows, cols = (torch.arange(side) for side in grid)
+        dy = (rows[::stride, None] - rows[None]).abs()
+        dx = (cols[::stride, None] - cols[None]).abs()
+        index = dy[:, None, :, None] * grid[1] + dx[None, :, None, :]
+        self.register_buffer('attention_bias_idxs', index.flatten(2).flatten(0, 1),
+                             persistent=False)
+
+    def forward(self, grid: Tuple[int, int], prefix: int, kept: Optional[Tensor],
+                extra: int) -> Tensor:
+        """(1 or B, heads, queries, keys) to add to the logits.
+
+        Args:
+            grid: Of the map.
+            prefix, extra: Tokens before and after the patches.
+            kept: (B, k), the patches that run, as queries and keys; None for all.
+
+        Raises:
+            ValueError: The map is of another size than the biases.
+        """
+        if tuple(grid) != self.grid:
+            raise ValueError(f'attention biases are of a map of {self.grid[0]}x{self.grid[1]}, '
+                             f'this one is {grid[0]}x{grid[1]}: set img_size to that of the input')
+        index = self.attention_bias_idxs[None]
+        if kept is not None:
+            index = index[0][kept[:, :, None], kept[:, None, :]]
+        bias = self.attention_biases[:, index].transpose(0, 1)
+        return F.pad(bias, (prefix, extra, prefix, extra))
+
+
+class LeViTAttention(nn.Module):
+    """Attention of LeViT, without its residual.
+
+    Args:
+        embed_dims, key_dims, num_heads: Channels, channels of a key, heads.
+        attn_ratio: Channels of a value over those of a key.
+        grid: Of the map.
+        biases: Whether it has attention biases.
+        out_dims: Channels of the result, if others.
+        stride: Of the queries among the patches.
+    """
+
+    def __init__(self, embed_dims: int, key_dims: int, num_heads: int, attn_ratio: float,
+                 grid: Tuple[int, int], biases: bool, out_dims: Optional[int] = None,
+                 stride: int = 1):
+        super().__init__()
+        self.num_heads, self.key_dims, self.stride = num_heads, key_dims, stride
+        self.value_dims = int(attn_ratio * key_dims)
+        of_key = (1 if stride > 1 else 2) * key_dims
+        kv = LinearBN(embed_dims, num_heads * (of_key + self.value_dims))
+        if stride > 1:
+            self.kv = kv
+            self.q = nn.Sequential(nn.Identity(), LinearBN(embed_dims, num_heads * key_dims))
+        else:
+            self.qkv = kv
+        self.proj = nn.Sequential(nn.Hardswish(), LinearBN(
+            num_heads * self.value_dims, out_dims or embed_dims, 1. if stride > 1 else 0.))
+        self.learn_tradeoff = nn.Parameter(torch.zeros(1))
+        self.biases = Biases(num_heads, grid, stride) if biases else None
+
+    @property
+    def blend(self) -> Tensor:
+        """How much of this attention enters the importance."""
+        return self.learn_tradeoff.detach().float().sigmoid()
+
+    def forward(self, x: Tensor, grid: Tuple[int, int], prefix: int, score: Optional[str] = None,
+                kept: Optional[Tensor] = None) -> Tuple[Tensor, Optional[Tensor]]:
+        """Attends.
+
+        Args:
+            x: (B, T, C), prefix, patches and perhaps a representative.
+            grid: Of the map.
+            prefix: Tokens before the patches.
+            score: 'class_attention' or 'received', to tell of.
+            kept: (B, k), the patches that run; None if all do.
+
+        Returns:
+            (B, T', D), where T' is smaller under a stride, and (B, T) fp32, what each token gets,
+            the mean over heads; None without `score`.
+        """
+        batch, tokens, _ = x.shape
+        if self.stride == 1:
+            qkv = self.qkv(x).view(batch, tokens, self.num_heads, -1).transpose(1, 2)
+            query, key, value = qkv.split([self.key_dims] * 2 + [self.value_dims], -1)
+        else:
+            key, value = self.kv(x).view(batch, tokens, self.num_heads, -1).transpose(1, 2).split(
+                [self.key_dims, self.value_dims], -1)
+            chosen = torch.cat([x[:, :prefix], take_every(x[:, prefix:], grid, self.stride)], 1)
+            query = self.q(chosen).view(batch, -1, self.num_heads, self.key_dims).transpose(1, 2)
+        bias = None
+        if self.biases is not None:
+            patches = (grid[0] * grid[1]) if kept is None else kept.shape[1]
+            bias = self.biases(grid, prefix, kept, tokens - prefix - patches)
+        told = None
+        if score is not None:
+            scale = self.key_dims**-.5
+            told = (class_attention(query[:, :, :1].detach(), key.detach(), scale)
+                    if score == 'class_attention' else
+                    received_attention(query.detach(), key.detach(), scale)).mean(1)
+        out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+        return self.proj(out.transpose(1, 2).flatten(2)), told
+
+
+class LeViTLayer(BaseModule):
+    """Attention and FFN with their residuals."""
+
+    def __init__(self, embed_dims: int, mlp_ratio: float, **attention):
+        super().__init__()
+        self.m1 = _Inner(LeViTAttention(embed_dims, **attention))
+        self.m2 = FeedForwardResidual(embed_dims, int(mlp_ratio * embed_dims))
+
+    def forward(self, x: Tensor, *args) -> Tuple[Tensor, Optional[Tensor]]:
+        """As :meth:`LeViTAttention.forward`."""
+        out, told = self.m1.m(x, *args)
+        return self.m2(x + out), told
+
+
+class _Inner(nn.Module):
+    """Holds a module as `m`, as the released code's residuals do."""
+
+    def __init__(self, m: nn.Module):
+        super().__init__()
+        self.m = m
+
+
+class FeedForwardResidual(nn.Module):
+    """x + FFN(x)."""
+
+    def __init__(self, embed_dims: int, hidden: int):
+        super().__init__()
+        self.m = FeedForward(embed_dims, hidden).m
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.m(x)
+
+
+def take_every(patches: Tensor, grid: Tuple[int, int], stride: int) -> Tensor:
+    """Every `stride`-th row and column of (B, H * W, C), or (B, H * W)."""
+    return patches.unflatten(1, tuple(grid))[:, ::stride, ::stride].flatten(1, 2)
