@@ -1,7 +1,8 @@
-"""SparseViT (CVPR 2023) for OpenMMLab: Swin backbones that skip the windows that do not matter.
+"""Vision transformers that do not compute what does not matter, for OpenMMLab: SparseViT's window
+pruning in Swin, Evo-ViT's token evolution in ViT and LeViT, SViTE's sparse training.
 
-Importing the package registers `SparseSwinTransformer` and `SparsityAdaptationHook` in mmengine's
-root registries, where mmdet, mmseg and mmdet3d find them by name. It needs no toolkit.
+Importing the package registers backbones and hooks in mmengine's root registries, where mmdet,
+mmseg and mmdet3d find them by name. It needs no toolkit.
 """
 import mmcv
 import mmengine
@@ -9,7 +10,7 @@ from mmengine.utils import digit_version
 
 from .budget import set_latency_budget
 from .front import Front
-from .hooks import SparsityAdaptationHook, TokenEvolutionHook
+from .hooks import SparseTrainingHook, SparsityAdaptationHook, TokenEvolutionHook
 from .models import EvoLeViT, EvoVisionTransformer, SparseSwinTransformer, get_sparse_backbone
 from .models.checkpoints import allow_mmengine_checkpoints
 from .sparsity import SparsityConfig, SparsitySpace
@@ -23,7 +24,7 @@ for _package, _low, _high in ((mmengine, '0.8.0', '1.0.0'), (mmcv, '2.0.0', '2.2
 allow_mmengine_checkpoints()
 
 __all__ = [
-    'EvoLeViT', 'EvoVisionTransformer', 'Front', 'SparseSwinTransformer', 'SparsityAdaptationHook',
-    'SparsityConfig', 'SparsitySpace', 'TokenEvolutionHook', 'get_sparse_backbone',
-    'set_latency_budget', '__version__'
+    'EvoLeViT', 'EvoVisionTransformer', 'Front', 'SparseSwinTransformer', 'SparseTrainingHook',
+    'SparsityAdaptationHook', 'SparsityConfig', 'SparsitySpace', 'TokenEvolutionHook',
+    'get_sparse_backbone', 'set_latency_budget', '__version__'
 ]

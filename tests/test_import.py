@@ -12,11 +12,11 @@ PACKAGE = Path(sparsevit_mm.__file__).parent
 TOOLKITS = {'mmdet', 'mmseg', 'mmdet3d'}
 
 # Each line may import from the lines above it only; what is not named stands on top of all.
-LAYERS = [{'version', 'sparsity', 'files', 'compat'}, {'models', 'front'}, {'cost'},
+LAYERS = [{'version', 'sparsity', 'files', 'compat'}, {'models', 'front'}, {'weights'}, {'cost'},
           {'budget', 'hooks', 'config'}, {'evaluation'}, {'search'},
           {'visualization', 'deploy'}, {'report'}, {'cli'}]
 MODEL_LAYERS = [{'tracing', 'checkpoints'}, {'windows', 'chunks'}, {'selection', 'execution'},
-                {'interface'}, {'swin'}, {'bevdet'}]
+                {'interface'}, {'swin', 'vit'}, {'bevdet'}]
 
 WITHOUT_TOOLKITS = '''
 import sys
@@ -161,8 +161,8 @@ def test_rooms_are_small():
 
 
 @pytest.mark.parametrize('part', [
-    'sparsity.py', 'front.py', 'budget.py', 'models', 'hooks', 'cost', 'config', 'evaluation',
-    'search', 'report', 'visualization', 'deploy', 'cli.py'])
+    'sparsity.py', 'front.py', 'budget.py', 'compat.py', 'models', 'weights', 'hooks', 'cost',
+    'config', 'evaluation', 'search', 'report', 'visualization', 'deploy', 'cli.py'])
 def test_no_toolkit_is_imported_even_within_a_function(part):
     path = PACKAGE / part
     for file in [path] if path.is_file() else files(part):

@@ -1,0 +1,55 @@
+"""Which share of its weights each layer keeps."""
+import math
+from typing import Dict, Mapping, Sequence
+
+Shapes = Mapping[str, Sequence[int]]
+
+
+def check_density(density: float) -> None:
+    """
+    Raises:
+        ValueError: The density is not within 0 and 1, 0 left out.
+    """
+    if not 0 < density <= 1:
+        raise ValueError(f'density is {density}: not within 0 and 1, 0 left out')
+
+
+def uniform_densities(shapes: Shapes, density: float) -> Dict[str, float]:
+    """The same density for every layer.
+
+    Args:
+        shapes: Of the weights, by name.
+        density: Of all weights together.
+
+    Raises:
+        ValueError: See :func:`check_density`.
+    """
+    check_density(density)
+    return {name: float(density) for name in shapes}
+
+
+def erk_densities(shapes: Shapes, density: float) -> Dict[str, float]:
+    """Erdos-Renyi-Kernel: small layers keep a larger share (Evci et al. 2020, as SViTE has it).
+
+    The density of a layer is eps * sum(shape) / prod(shape). Layers that would pass 1 are dense,
+    and eps is solved again for the others, so that the mean over all weights is `density`.
+
+    Args:
+        shapes: Of the weights, by name: (out, in) or (out, in, height, width).
+        density: Of all weights together.
+
+    Raises:
+        ValueError: See :func:`check_density`.
+    """
+    check_density(density)
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    sums = {name: sum(shape) for name, shape in shapes.items()}
+    sparse, kept = set(shapes), density * sum(sizes.values())
+    while sparse:
+        eps = kept / sum(sums[name] for name in sparse)
+        full = {name for name in sparse if eps * sums[name] >= sizes[name]}
+        if not full:
+            break
+        sparse -= full
+        kept -= sum(sizes[name] for name in full)
+    return {name: eps * sums[name] / sizes[name] if name in sparse else 1. for name in shapes}

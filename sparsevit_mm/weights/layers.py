@@ -1,0 +1,98 @@
+"""The weights of a model that may be masked: those of linear layers and convolutions."""
+import re
+from typing import Dict, List, NamedTuple, Optional, Sequence, Set, Union
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
+
+# The weights of each kind of layer; no biases, norms, embeddings.
+WEIGHTS = {
+    nn.Linear: ('weight', ),
+    _ConvNd: ('weight', ),
+    nn.MultiheadAttention: ('in_proj_weight', 'q_proj_weight', 'k_proj_weight', 'v_proj_weight'),
+}
+
+
+class LayerWeight(NamedTuple):
+    """A weight and along which dimension its layer's inputs lie."""
+    parameter: nn.Parameter
+    input_dim: int
+
+
+def maskable_weights(model: nn.Module, layers: Optional[Union[str, Sequence[str]]] = None
+                     ) -> Dict[str, LayerWeight]:
+    """The weights of linear layers and convolutions, by the name that they have in the state dict.
+
+    A layer that stands in the model under several names counts once, under the first. Deformable
+    convolutions are none of torch's, and left out.
+
+    Args:
+        model: Not wrapped.
+        layers: Regular expressions: only layers of whose names one holds a match. All by default.
+
+    Raises:
+        ValueError: An expression matches no such layer, the model has none, or a layer can't be
+            masked: its weight is computed from other parameters, belongs to another layer too, has
+            no size yet, or is cut up over ranks.
+    """
+    patterns = [layers] if isinstance(layers, str) else layers
+    weights, used = {}, set()
+    for name, module in model.named_modules():
+        attributes = next((a for kind, a in WEIGHTS.items() if isinstance(module, kind)), ())
+        matching = {p for p in patterns or () if re.search(p, name)}
+        if not attributes or (patterns is not None and not matching):
+            continue
+        used |= matching
+        for attribute in attributes:
+            # An attention has either one weight of its inputs or one each; the others are None.
+            if attribute == 'weight' or getattr(module, attribute) is not None:
+                parameter = _weight(name, module, attribute)
+                dim = 0 if getattr(module, 'transposed', False) else 1
+                weights[f'{name}.{attribute}'.lstrip('.')] = LayerWeight(parameter, dim)
+    _check_found(model, weights, patterns, used)
+    _check_not_shared(model, weights)
+    return weights
+
+
+def _weight(name: str, module: nn.Module, attribute: str) -> nn.Parameter:
+    kind = type(module).__name__
+    # The older weight_norm and spectral_norm put a plain tensor in the place of the parameter.
+    if is_parametrized(module, attribute) or attribute not in dict(
+            module.named_parameters(recurse=False)):
+        raise ValueError(f'{name} ({kind}): its {attribute} is computed from other parameters, so '
+                         f'it can not be masked; leave the layer out with `layers`')
+    parameter = getattr(module, attribute)
+    if is_lazy(parameter):
+        raise ValueError(f'{name} ({kind}): its {attribute} has no size before a first forward')
+    if parameter.dim() < 2:
+        raise ValueError(f'{name} ({kind}): its {attribute} is of shape '
+                         f'{tuple(parameter.shape)}; weights cut up over ranks can not be masked')
+    return parameter
+
+
+def _check_found(model: nn.Module, weights: Dict[str, LayerWeight],
+                 patterns: Optional[Sequence[str]], used: Set[str]) -> None:
+    for pattern in patterns or ():
+        if pattern not in used:
+            others = [f'{name} ({type(module).__name__})'
+                      for name, module in model.named_modules() if re.search(pattern, name)]
+            but = f'; it matches {", ".join(others[:3])}' if others else ''
+            raise ValueError(f'layers: {pattern!r} matches no linear layer or convolution of '
+                             f'{type(model).__name__}{but}')
+    if not weights:
+        raise ValueError(f'{type(model).__name__} has no linear layer or convolution to mask')
+
+
+def _check_not_shared(model: nn.Module, weights: Dict[str, LayerWeight]) -> None:
+    holders: Dict[int, List[str]] = {}
+    for name, module in model.named_modules():
+        for attribute, parameter in module.named_parameters(recurse=False):
+            holders.setdefault(id(parameter), []).append(f'{name}.{attribute}')
+    for name, weight in weights.items():
+        names = holders[id(weight.parameter)]
+        if len(names) > 1:
+            raise ValueError(f'{name} of shape {tuple(weight.parameter.shape)} is one parameter '
+                             f'with {", ".join(n for n in names if n != name)}: shared weights '
+                             f'can not be masked; leave the layers out with `layers`')
