@@ -243,8 +243,10 @@ class SparsitySpace:
             ValueError: See SparsityConfig; ratios that fall within a stage where they must not.
             TypeError: Something that holds no ratios.
         """
+        if isinstance(sparsity, str):
+            sparsity = _parse_text(sparsity)
         config = SparsityConfig(sparsity, self.depths, self.group)
-        if self.dense and not isinstance(sparsity, (str, SparsityConfig)):
+        if self.dense and not isinstance(sparsity, SparsityConfig):
             given = _split_by_stage(sparsity, self.depths, self.group)
             config = SparsityConfig(
                 [self._spread(s, value) if _is_ratio(value) else config.ratios[s]

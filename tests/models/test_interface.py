@@ -26,6 +26,8 @@ def test_the_space_says_what_it_takes():
     assert model.sparsity == SparsityConfig(FALLING, (3, ))
     model.sparsity = .5
     assert model.sparsity.to_list() == [[0, .5, .5]]  # the first block never prunes
+    model.sparsity = '0.8'  # of a command line
+    assert model.sparsity.to_list() == [[0, .8, .8]]
     with pytest.raises(ValueError, match='per block'):
         model.sparsity = [.1, .2]
     space = SparsitySpace((3, ), (0, .5, .8), group=1, nested=False, dense=1)
