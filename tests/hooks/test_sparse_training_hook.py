@@ -388,6 +388,9 @@ def test_two_processes_have_equal_masks_and_resume_bit_by_bit_with_dropout_of_ea
     check_laws(first['steps'])
     for held in (first, second):
         assert len(held['more']) == 5
+        for step in held['more'] + held['steps']:  # of each rank, and the checkpoint is the first's
+            for key in ('running_mean', 'running_var'):
+                step['weights'].pop(f'norm.{key}')
         assert all(map(equal, held['more'], held['steps'][5:]))
 
 
