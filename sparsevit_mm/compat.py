@@ -78,7 +78,7 @@ def torch_threads(number: int) -> ContextManager:
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Whether someone listens to a module or to a part of it, by forward hooks."""
+    """Whether a module, or a module within it, has forward hooks."""
     return any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
 
 

@@ -133,13 +133,13 @@ def _split_by_stage(sparsity, depths: Depths, group: int) -> Sequence:
             if len(sparsity) == sum(sizes):
                 ends = np.cumsum(sizes)
                 return [sparsity[end - size:end] for end, size in zip(ends, sizes)]
-    of_groups = '' if group == 1 else f'{_groups_of(group)} ({sum(groups)}) or '
+    of_groups = '' if group == 1 else f'{_per_group(group)} ({sum(groups)}) or '
     raise ValueError(
         f'sparsity {sparsity} has {len(sparsity)} entries; depths {depths} take one per stage '
         f'({len(depths)}), {of_groups}per block ({sum(depths)})')
 
 
-def _groups_of(group: int) -> str:
+def _per_group(group: int) -> str:
     return 'per pair' if group == 2 else f'per {group} blocks'
 
 
@@ -156,7 +156,7 @@ def _spread_stage(stage: int, given, depth: int, group: int) -> Sequence[float]:
         return given
     if len(given) == _num_groups(depth, group):
         return [given[block // group] for block in range(depth)]
-    of_groups = '' if group == 1 else f', or {_num_groups(depth, group)} {_groups_of(group)}'
+    of_groups = '' if group == 1 else f', or {_num_groups(depth, group)} {_per_group(group)}'
     raise ValueError(f'sparsity of stage {stage} is {list(given)}, {len(given)} values; the stage '
                      f'takes one, {depth} per block{of_groups}')
 
@@ -245,12 +245,11 @@ class SparsitySpace:
         """
         if isinstance(sparsity, str):
             sparsity = _parse_text(sparsity)
+        if not isinstance(sparsity, SparsityConfig):
+            sparsity = [self._spread(stage, given) if _is_ratio(given) else given
+                        for stage, given in enumerate(
+                            _split_by_stage(sparsity, self.depths, self.group))]
         config = SparsityConfig(sparsity, self.depths, self.group)
-        if self.dense and not isinstance(sparsity, SparsityConfig):
-            given = _split_by_stage(sparsity, self.depths, self.group)
-            config = SparsityConfig(
-                [self._spread(s, value) if _is_ratio(value) else config.ratios[s]
-                 for s, value in enumerate(given)], self.depths, self.group)
         for stage, ratios in enumerate(config.ratios if self.nested else ()):
             for block in range(1, len(ratios)):
                 if ratios[block] < ratios[block - 1]:
@@ -308,7 +307,7 @@ class SparsitySpace:
                 shared = set(stage[first:first + self.group])
                 if len(shared) > 1 or not shared <= set(self.choices):
                     raise ValueError(f'{config} is not in the space of {self.choices} '
-                                     f'{_groups_of(self.group)}')
+                                     f'{_per_group(self.group)}')
                 genes.append(self.choices.index(stage[first]))
             if any(stage[:skip]):
                 raise ValueError(f'{config} prunes one of the first {self.dense} blocks')

@@ -3,7 +3,8 @@ from mmengine.hooks import Hook
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.registry import HOOKS
 
-from ..models import EvoVisionTransformer, get_sparse_backbone
+from ..models import get_sparse_backbone
+from ..models.vit.evolving import EvolvingBackbone
 
 
 @HOOKS.register_module()
@@ -16,8 +17,8 @@ class TokenEvolutionHook(Hook):
         layer_wise: Share of the training that is layer-wise.
 
     Raises:
-        ValueError: The share is outside [0, 1]. Before training: the model's backbone is no
-            EvoVisionTransformer, or its ratios differ within a stage.
+        ValueError: The share is outside [0, 1]. Before training: the backbone is
+            another, or its ratios differ within a stage.
     """
 
     def __init__(self, layer_wise: float = 2 / 3):
@@ -27,10 +28,10 @@ class TokenEvolutionHook(Hook):
 
     def before_train(self, runner) -> None:
         self.backbone = get_sparse_backbone(runner.model)
-        if not isinstance(self.backbone, EvoVisionTransformer):
-            raise ValueError(f'TokenEvolutionHook is for an EvoVisionTransformer, the backbone is '
-                             f'a {type(self.backbone).__name__}')
-        self.backbone.reselect = 'stage'  # raises now if it would later
+        if not isinstance(self.backbone, EvolvingBackbone):
+            raise ValueError(f'TokenEvolutionHook is for EvoVisionTransformer and EvoLeViT, the '
+                             f'backbone is a {type(self.backbone).__name__}')
+        self.backbone.reselect = 'stage'  # an error of the second phase is raised before the first
 
     def before_train_iter(self, runner, batch_idx: int, data_batch: DATA_BATCH = None) -> None:
         reselect = 'layer' if runner.iter < self.layer_wise * runner.max_iters else 'stage'

@@ -3,6 +3,7 @@ from contextlib import contextmanager
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 from mmengine.model import BaseModule
+from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..sparsity import Sparsity, SparsityConfig, SparsitySpace
@@ -119,9 +120,9 @@ class SparseBackbone(BaseModule):
         raise NotImplementedError
 
     def smallest_margin(self, image: Tensor) -> Optional[float]:
-        """How close the choice was, to judge a difference by rounding: the smallest gap between
-        the scores of the last that ran and the first left out, as a share of the former.
-        Infinite where nothing is left out; None where the backbone can't tell."""
+        """The smallest gap between the scores of the last selected and the first not selected, as
+        a share of the former: where it is within rounding, an exported model may select another.
+        Infinite if all are selected; None if the backbone does not know."""
         return None
 
     @contextmanager
@@ -162,10 +163,10 @@ def get_sparse_backbone(model: nn.Module) -> SparseBackbone:
 
 
 def backbone_names() -> List[str]:
-    """Names of the sparse backbones that are there, as configs give them."""
+    """Names of the registered sparse backbones, as configs give them."""
     found, names = [SparseBackbone], []
     while found:
         subclasses = found.pop().__subclasses__()
         found += subclasses
-        names += [cls.__name__ for cls in subclasses]
+        names += [cls.__name__ for cls in subclasses if cls.__name__ in MODELS.module_dict]
     return sorted(names)

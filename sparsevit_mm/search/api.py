@@ -7,7 +7,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 
 from ..config.data import input_shape
-from ..config.reading import open_config
+from ..config.reading import load_config, open_config
 from ..config.swap import ensure_sparse
 from ..cost.latency import LatencySetting
 from .limits import Limits
@@ -21,7 +21,7 @@ CALIBRATION = dict(num_trials=40, num_samples=200)
 
 
 class Watch:
-    """What a search tells on its way. Does nothing; override what you want to hear."""
+    """Progress of a search. Does nothing by default; override the methods you need."""
 
     def say(self, text: str) -> None:
         """A step that takes a while begins."""
@@ -39,7 +39,7 @@ class Watch:
         """The search is over, or failed."""
 
 
-def search(config: Union[str, Config], checkpoint: str,
+def search(config: Union[str, Path, Config], checkpoint: str,
            max_latency: Optional[Union[str, float]] = None, *,
            min_latency: Union[str, float] = 0, max_macs: float = math.inf,
            pareto: bool = False, points: Sequence[str] = POINTS, calibrate: bool = False,
@@ -49,7 +49,7 @@ def search(config: Union[str, Config], checkpoint: str,
     """Finds the sparsity with the best metric under a latency, and writes its config.
 
     Args:
-        config: Path, ``mmdet::path/in/the/toolkit.py``, or a Config that was read from a file.
+        config: Path, ``mmdet::path/in/the/toolkit.py``, or a Config as it was read from a file.
         checkpoint: Checkpoint file of the adapted model.
         max_latency, min_latency: Milliseconds, or text: ``'30ms'``, ``'70%'`` of the dense latency.
         max_macs: Of the backbone.
@@ -62,8 +62,8 @@ def search(config: Union[str, Config], checkpoint: str,
         setting: How latency is measured; by default one image of the test pipeline's size on the
             CPU, eager, in fp32.
         launcher: Of a distributed run. All ranks call this; all but the first get None.
-        watch: Hears of the progress.
-        request: Further fields of :class:`~.request.SearchRequest`: `num_trials`, `num_samples`,
+        watch: Gets the progress.
+        **request: Further fields of :class:`~.request.SearchRequest`: `num_trials`, `num_samples`,
             `metric`, `seed`, `storage`, `study`, `resume`, `out`, `overwrite` ...
 
     Returns:
@@ -77,12 +77,13 @@ def search(config: Union[str, Config], checkpoint: str,
     pareto |= calibrate
     if max_latency is None and not pareto:
         raise ValueError('max_latency is needed, or pareto, or calibrate')
+    path = _path_of(config)
+    request = {key: value for key, value in request.items() if value is not None}
     if calibrate:
         request = {**CALIBRATION, **request}
-        config = ensure_sparse(_path_of(config), Path(work_dir or 'work_dirs'))
+        path = ensure_sparse(path, Path(work_dir or 'work_dirs'))
     limits = Limits.parse(max_latency, min_latency, max_macs)
-    path = _path_of(config)
-    cfg = open_config(config, options, work_dir, launcher)
+    cfg = open_config(path, options, work_dir, launcher)
     work_dir = Path(cfg.work_dir)
     work_dir.mkdir(parents=True, exist_ok=True)
     defaults = dict(out=work_dir / 'winner.py',
@@ -90,12 +91,11 @@ def search(config: Union[str, Config], checkpoint: str,
     asked = SearchRequest(
         config=path, checkpoint=str(checkpoint), options=options, limits=limits,
         setting=setting or LatencySetting(input_shape(cfg)), pareto=pareto, points=list(points),
-        **{**defaults, **{key: value for key, value in request.items() if value is not None}})
-    return run(cfg, asked, watch)
+        **{**defaults, **request})
+    return _run(cfg, asked, watch)
 
 
-def run(cfg: Config, request: SearchRequest, watch: Watch = Watch()) -> Optional[SearchResult]:
-    """The same of a request."""
+def _run(cfg: Config, request: SearchRequest, watch: Watch) -> Optional[SearchResult]:
     watch.say('building the model, measuring and evaluating it dense')
     evaluations = Evaluations(cfg, request)
     with evaluations.evaluator as evaluator:
@@ -111,10 +111,14 @@ def run(cfg: Config, request: SearchRequest, watch: Watch = Watch()) -> Optional
                 watch.ended()
 
 
-def _path_of(config: Union[str, Config]) -> str:
+def _path_of(config: Union[str, Path, Config]) -> str:
+    """The winner is a config over a file, so a Config must be what its file holds."""
     if not isinstance(config, Config):
         return str(config)
     if config.filename is None:
-        raise ValueError('the Config was read from no file: the winner is a config over a file, '
-                         'so give its path (Config.dump writes one)')
+        raise ValueError('the Config was read from no file: give the path of one (Config.dump '
+                         'writes it)')
+    if config.to_dict() != load_config(config.filename).to_dict():
+        raise ValueError(f'the Config was changed since it was read from {config.filename}: give '
+                         f'the changes as `options`')
     return config.filename

@@ -39,7 +39,6 @@ class SearchPipeline:
         evaluations: Made of both.
 
     Attributes, from :meth:`prepare` on:
-        dense: The dense model, as a candidate.
         search: All candidates.
         score_check: What made ``--importance auto`` choose, for the worker that began the study as
             for those that joined; None of other searches.
@@ -75,8 +74,7 @@ class SearchPipeline:
             self._check_selection(report)
             limits = self._resolve_limits()
             problem = self._problem(limits)
-            self.dense = self.joined.record.dense(
-                lambda: self._evaluate_dense(problem), self.space.depths)
+            self.joined.record.dense(lambda: self._evaluate_dense(problem), self.space.depths)
             self.search = SparsitySearch(problem, self.joined, request.seed, request.sampler,
                                          max(4, min(50, request.num_trials // 4)))
         except Exception:  # then the corrected command must not find a search begun

@@ -2,7 +2,6 @@
 import math
 from typing import Optional
 
-import torch
 from torch import Tensor
 
 from .masks import grouped, ranks, ungrouped
@@ -61,8 +60,3 @@ def drop_and_grow(weight: Tensor, gradient: Tensor, mask: Tensor, fraction: floa
     score = as_rows(gradient.detach().abs()).masked_fill(rows, -1)
     rows = rows | (ranks(score) < room)
     return ungrouped(rows, mask.shape, dim) if group else rows.view_as(mask)
-
-
-def is_finite(*tensors: Tensor) -> bool:
-    """Whether no value is infinite or not a number."""
-    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())

@@ -14,6 +14,19 @@ from sparsevit_mm.config.building import build_runner
 
 HOOK = dict(type='SparseTrainingHook', density=.4, interval=2, seed=3)
 ADAMW = dict(optimizer=dict(type='AdamW', lr=.01, weight_decay=.05))
+EMA = dict(type='EMAHook', momentum=.3)
+BY_EPOCH = dict(
+    train_cfg=dict(by_epoch=True, max_epochs=4, val_interval=1),
+    default_hooks=dict(logger=dict(type='LoggerHook', interval=1),
+                       checkpoint=dict(type='CheckpointHook', interval=1)),
+    log_processor=dict(by_epoch=True))
+OPTIMIZERS = dict(
+    adamw=ADAMW,
+    amsgrad=dict(optimizer=dict(type='AdamW', lr=.01, amsgrad=True)),
+    momentum=dict(optimizer=dict(type='SGD', lr=.05, momentum=.9, weight_decay=.1, nesterov=True)),
+    clipped=dict(ADAMW, clip_grad=dict(max_norm=.1)),
+    by_value=dict(ADAMW, clip_grad=dict(type='value', clip_value=1e-4)),
+    accumulated=dict(ADAMW, accumulative_counts=2))
 
 
 @MODELS.register_module(force=True)
@@ -112,3 +125,28 @@ def train(work_dir, *hooks, **changes):
         runner.register_hook(hook)
     runner.train()
     return runner, watch.steps
+
+
+def equal(one, other):
+    """Bit by bit, whatever the nesting."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    return torch.equal(one, other)
+
+
+def check_laws(steps):
+    count = {name: int(mask.sum()) for name, mask in steps[0]['masks'].items()}
+    for before, step in zip([None] + steps, steps):
+        for name, mask in step['masks'].items():
+            assert int(mask.sum()) == count[name]
+            held = [step['weights'][name], *step['moments'][name].values()]
+            if step['averages']:
+                held.append(step['averages'][f'module.{name}' if f'module.{name}' in
+                                             step['averages'] else name])
+            for value in held:
+                if value.shape == mask.shape:
+                    assert not value[~mask].any()
+            if before:
+                new = mask & ~before['masks'][name]
+                assert not any(value[new].any() for value in held if value.shape == mask.shape)
+            assert step['weights'][name][mask].any()

@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from mmengine.hooks import Hook
-from sparse_toy import ADAMW, HOOK, SparseToy, config, sparse_hook, state_of, train
+from sparse_toy import (ADAMW, EMA, HOOK, OPTIMIZERS, check_laws, config, equal,
+                        sparse_hook, state_of, train)
 from torch import distributed as dist
 
 from sparsevit_mm import SparseTrainingHook
@@ -15,48 +16,8 @@ from sparsevit_mm.config.building import build_runner
 from sparsevit_mm.weights import drop_and_grow, drop_fraction
 
 LAYERS = ['conv.weight', 'fc1.weight', 'fc2.weight', 'head.weight']
-EMA = dict(type='EMAHook', momentum=.3)
-BY_EPOCH = dict(
-    train_cfg=dict(by_epoch=True, max_epochs=4, val_interval=1),
-    default_hooks=dict(logger=dict(type='LoggerHook', interval=1),
-                       checkpoint=dict(type='CheckpointHook', interval=1)),
-    log_processor=dict(by_epoch=True))
-OPTIMIZERS = dict(
-    adamw=ADAMW,
-    amsgrad=dict(optimizer=dict(type='AdamW', lr=.01, amsgrad=True)),
-    momentum=dict(optimizer=dict(type='SGD', lr=.05, momentum=.9, weight_decay=.1, nesterov=True)),
-    clipped=dict(ADAMW, clip_grad=dict(max_norm=.1)),
-    by_value=dict(ADAMW, clip_grad=dict(type='value', clip_value=1e-4)),
-    accumulated=dict(ADAMW, accumulative_counts=2))
-
-
-def equal(one, other):
-    """Bit by bit, whatever the nesting."""
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
-    return torch.equal(one, other)
-
-
 def log_of(runner, key):
     return runner.message_hub.get_scalar(f'train/{key}').data[0].tolist()
-
-
-def check_laws(steps):
-    count = {name: int(mask.sum()) for name, mask in steps[0]['masks'].items()}
-    for before, step in zip([None] + steps, steps):
-        for name, mask in step['masks'].items():
-            assert int(mask.sum()) == count[name]
-            held = [step['weights'][name], *step['moments'][name].values()]
-            if step['averages']:
-                held.append(step['averages'][f'module.{name}' if f'module.{name}' in
-                                             step['averages'] else name])
-            for value in held:
-                if value.shape == mask.shape:
-                    assert not value[~mask].any()
-            if before:
-                new = mask & ~before['masks'][name]
-                assert not any(value[new].any() for value in held if value.shape == mask.shape)
-            assert step['weights'][name][mask].any()
 
 
 @pytest.mark.parametrize('optimizer', OPTIMIZERS)
@@ -145,23 +106,6 @@ def test_one_update_is_the_pure_function_of_what_the_step_left(tmp_path, monkeyp
         assert torch.equal(steps[1]['weights'][name][left], weight[left])
 
 
-@pytest.mark.parametrize('changes', [{}, BY_EPOCH, dict(optim_wrapper=OPTIMIZERS['accumulated']),
-                                     dict(custom_hooks=[HOOK, EMA])],
-                         ids=['iterations', 'epochs', 'accumulated', 'averaged'])
-def test_a_training_resumed_from_any_checkpoint_equals_the_unbroken_one_bit_by_bit(
-        tmp_path, changes):
-    whole, steps = train(tmp_path / 'whole', **changes)
-    for path in sorted((tmp_path / 'whole').glob('*_[1-9].pth')):
-        done = int(path.stem.split('_')[-1]) * (4 if changes is BY_EPOCH else 1)
-        if done % 2 and 'optim_wrapper' in changes:
-            continue  # mmengine loses what was accumulated
-        torch.manual_seed(done)
-        _, resumed = train(tmp_path / path.stem, resume=True, load_from=str(path), **changes)
-        assert len(resumed) == len(steps) - done
-        assert all(map(equal, resumed, steps[done:])), path
-    assert len({step['masks']['fc1.weight'].numpy().tobytes() for step in steps}) > 2
-
-
 def test_validation_leaves_the_random_draws_of_training_alone(tmp_path):
     _, often = train(tmp_path / 'often', train_cfg=dict(by_epoch=False, max_iters=10,
                                                         val_interval=1))
@@ -228,77 +172,6 @@ def test_an_update_whose_gradient_is_not_finite_is_left_out_with_a_warning(tmp_p
     output = ''.join(capfd.readouterr())
     assert re.search(r'iteration 4: masks stay as they are, since gradients or weights of 3 layers '
                      r'are not finite, conv.weight first', output)
-
-
-def test_a_checkpoint_of_masks_to_start_from(tmp_path):
-    """Without resume: the masks of layers that both have go on, others are drawn."""
-    _, steps = train(tmp_path / 'first')
-    path = str(tmp_path / 'first' / 'iter_10.pth')
-    _, more = train(tmp_path / 'second', load_from=path, hook=dict(end=0, interval=5),
-                    model=dict(unused=True))
-    masks = dict(more[0]['masks'])
-    assert 0 < masks.pop('unused.weight').float().mean() < 1
-    assert equal(masks, steps[-1]['masks'])
-    check_laws(more)
-
-
-def test_dense_weights_to_start_from(tmp_path):
-    build_runner(config(tmp_path / 'dense', custom_hooks=[])).train()
-    path = tmp_path / 'dense' / 'iter_10.pth'
-    _, steps = train(tmp_path / 'sparse', load_from=str(path))
-    check_laws(steps)
-
-
-def edited(path, edit):
-    checkpoint = torch.load(path)
-    edit(checkpoint)
-    torch.save(checkpoint, path)
-    return str(path)
-
-
-def set_weight(checkpoint):
-    mask = SparseToy().fc2.weight > 9
-    bits = checkpoint['sparse_training']['masks']['fc2.weight']
-    assert mask.numel() == 8 * bits.numel()
-    checkpoint['state_dict']['fc2.weight'].fill_(1.)
-
-
-def rename(checkpoint):
-    record = checkpoint['sparse_training']
-    for held in (record['masks'], record['shapes']):
-        held['fc9.weight'] = held.pop('fc2.weight')
-
-
-def cut(checkpoint):
-    record = checkpoint['sparse_training']
-    record['masks']['fc2.weight'] = record['masks']['fc2.weight'][:7]
-
-
-@pytest.mark.parametrize('edit, hook, message', [
-    (lambda c: c.pop('sparse_training'), {}, 'holds no masks: it is of no sparse training'),
-    (lambda c: c['sparse_training'].update(world_size=8), {}, 'ran on 8 ranks, this one runs on 1'),
-    (lambda c: None, dict(density=.5, interval=1),
-     'other settings: density=0.4 there, 0.5 here; interval=2 there, 1 here'),
-    (rename, {}, 'do not fit the model: fc2.weight of shape [16, 16] has none; no layer to mask is '
-                 'fc9.weight of shape [16, 16]'),
-    (lambda c: c['sparse_training']['shapes'].update({'fc2.weight': [16, 15]}), {},
-     'fc2.weight is of shape [16, 15] there, [16, 16] here'),
-    (cut, {}, 'fc2.weight: the mask of the checkpoint has 7 bytes, 32 are those of 256 weights'),
-    (set_weight, {}, 'fc2.weight: 98 weights outside the mask')],
-    ids=['none', 'ranks', 'settings', 'names', 'shape', 'bytes', 'not zero'])
-def test_a_checkpoint_that_can_not_be_resumed_is_refused(tmp_path, edit, hook, message):
-    train(tmp_path / 'whole', train_cfg=dict(by_epoch=False, max_iters=4, val_interval=9))
-    path = edited(tmp_path / 'whole' / 'iter_2.pth', edit)
-    runner = build_runner(config(tmp_path / 'more', hook=hook, resume=True, load_from=path))
-    started = []
-    runner.model.register_forward_pre_hook(lambda *_: started.append(1))
-    if '98 weights' in message:
-        message = message.replace('98', r'\d+')
-    else:
-        message = re.escape(message)
-    with pytest.raises(ValueError, match=message):
-        runner.train()
-    assert not started
 
 
 @pytest.mark.parametrize('arguments, message', [

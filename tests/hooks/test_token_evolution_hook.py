@@ -80,3 +80,11 @@ def test_the_way_of_choosing_can_be_changed_on_a_built_model():
     with pytest.raises(ValueError, match='stage 1'):
         model.reselect = 'stage'
     assert model.reselect == 'layer'
+
+
+def test_levit_goes_the_same_way(tmp_path):
+    levit = dict(type='EvoLeViT', img_size=16, dense_layers=1, sparsity=.5, arch=dict(
+        embed_dims=(16, 16, 16), num_heads=(1, 1, 1), depths=(2, 1, 1), key_dims=8))
+    runner, seen = train(tmp_path, model=dict(type='ToyModel', backbone=levit))
+    assert seen == ['layer'] * 4 + ['stage'] * 2
+    assert runner.model.backbone.depths == (2, 1, 1)

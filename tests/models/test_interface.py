@@ -1,5 +1,7 @@
 """A second backbone, which nothing but tests/token_mixer.py knows, adapts, is measured, searched,
 exported and drawn."""
+from itertools import count
+
 import numpy as np
 import pytest
 import torch
@@ -38,7 +40,7 @@ def test_the_space_says_what_it_takes():
 
 
 def test_models_and_configs_find_it(tmp_path):
-    assert 'TokenMixer' in backbone_names()
+    assert 'TokenMixer' in backbone_names() and 'EvolvingBackbone' not in backbone_names()
     model = torch.nn.Sequential(TokenMixer())
     assert get_sparse_backbone(model) is model[0]
 
@@ -53,14 +55,21 @@ def test_it_adapts(tmp_path):
     assert runner.model.backbone.sparsity.is_dense
 
 
+def measured(monkeypatch, model, setting):
+    """A table of few runs; each look at the clock takes a second of the budget."""
+    seconds = count()
+    monkeypatch.setattr(runs, 'clock', lambda: float(next(seconds)))
+    monkeypatch.setattr(runs, 'FITS', 8)
+    monkeypatch.setattr(runs, 'CHECKS', 4)
+    return LatencyTable.measure(model, setting, 40.)
+
+
 def test_it_is_measured(monkeypatch):
     model, setting = TokenMixer(depth=6), LatencySetting((64, 64), num_threads=1)
     assert backbone_macs(model, (64, 64)) == 256 * (48 * 8 + 6 * 64)
     assert backbone_macs(model, (64, 64), 2, .5) == 2 * 256 * (48 * 8 + 64) + 2 * 128 * 5 * 64
     assert len(LatencyMeter(model, setting, 1).measure([0, .5])) == 2
-    monkeypatch.setattr(runs, 'FITS', 8)
-    monkeypatch.setattr(runs, 'CHECKS', 4)
-    table = LatencyTable.measure(model, setting, 5.)
+    table = measured(monkeypatch, model, setting)
     assert np.isfinite(table.predict([[0, .8, .3, 0, .1, .2]]))
     assert table.space == model.space
     table.require(model, setting)
@@ -69,9 +78,7 @@ def test_it_is_measured(monkeypatch):
 
 
 def test_a_table_comes_back_with_its_space(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, 'FITS', 8)
-    monkeypatch.setattr(runs, 'CHECKS', 4)
-    table = LatencyTable.measure(TokenMixer(depth=6), LatencySetting((64, 64), num_threads=1), 5.)
+    table = measured(monkeypatch, TokenMixer(depth=6), LatencySetting((64, 64), num_threads=1))
     table.save(tmp_path / 'table.json')
     assert LatencyTable.load(tmp_path / 'table.json').space == table.space
 

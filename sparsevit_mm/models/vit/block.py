@@ -66,7 +66,7 @@ class EncoderLayer(BaseModule):
 
         Args:
             x: (B, T, C).
-            score: Key of :data:`ATTENTION`: what to tell of the attention.
+            score: Key of :data:`ATTENTION`: the attention score to return.
 
         Returns:
             (B, T, C), and (B, T) fp32, what each token gets, summed over heads; None without
@@ -80,14 +80,14 @@ class EncoderLayer(BaseModule):
         msa = self.attn.attn
         query, key, value = split_heads(
             F.linear(self.norm1(x), msa.in_proj_weight, msa.in_proj_bias), msa.num_heads)
-        told = None
+        scores = None
         if score is not None:
-            told = ATTENTION[score](query.detach(), key.detach(), query.shape[-1]**-.5).sum(1)
+            scores = ATTENTION[score](query.detach(), key.detach(), query.shape[-1]**-.5).sum(1)
         out = F.scaled_dot_product_attention(
             query, key, value, dropout_p=msa.dropout if msa.training else 0.)
         out = msa.out_proj(out.transpose(1, 2).flatten(2))
         x = x + self.attn.dropout_layer(self.attn.proj_drop(out))
-        return self._feed_forward(x), told
+        return self._feed_forward(x), scores
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         """May write to x."""

@@ -1,6 +1,7 @@
 """EvoLeViT: LeViT whose uninformative patches take a summary's update (Evo-ViT, AAAI 2022)."""
 import math
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from functools import partial
+from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from mmengine.model import ModuleList
@@ -9,14 +10,11 @@ from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 
 from ...sparsity import Sparsity, SparsityConfig, SparsitySpace, kept_windows
-from ..interface import SparseBackbone
-from ..selection.importance import LEARNED, TOKEN_SCORES, MapInfo
 from ..selection.ranking import Selection
-from .block import ATTENTION
-from .evolution import blend, gather, margin, representative, select, update
+from .evolving import EvolvingBackbone
 from .levit_layers import ConvBN, FeedForwardResidual, LeViTAttention, LeViTLayer, take_every
-from .plan import FAST, RESELECT, check_config, groups_of
-from .pretrained import load_plain
+from .levit_pretrained import load_levit
+from .plan import RESELECT
 
 ARCHS = {
     '128s': dict(embed_dims=(128, 256, 384), num_heads=(4, 6, 8), depths=(2, 3, 4), key_dims=16),
@@ -27,21 +25,8 @@ ARCHS = {
 }
 
 
-class Stream(NamedTuple):
-    """What goes from layer to layer.
-
-    Attributes:
-        x: (B, P + N, C).
-        importance: (B, N) fp32; None before the first attention.
-        grid: (H, W) of the N patches.
-    """
-    x: Tensor
-    importance: Optional[Tensor]
-    grid: Tuple[int, int]
-
-
 @MODELS.register_module()
-class EvoLeViT(SparseBackbone):
+class EvoLeViT(EvolvingBackbone):
     """LeViT with a class token and slow-fast token evolution.
 
     The released variant adds position embeddings at the input and before each subsample, and has no
@@ -62,13 +47,12 @@ class EvoLeViT(SparseBackbone):
         sparsity, importance, fast, reselect, execution: As of
             :class:`~.evo_vit.EvoVisionTransformer`; with 'stage' a selection serves what is left
             of a stage after the dense layers.
-        init_cfg: None, or ``dict(type='Pretrained', checkpoint=FILE)`` with the released names.
+        init_cfg: None, or ``dict(type='Pretrained', checkpoint=FILE)``; names may be those of the
+            released Evo-ViT, of LeViT or of mmpretrain's.
 
     Raises:
         ValueError: A setting that does not fit the others; names it.
     """
-    scores = (*ATTENTION, *(name for name in TOKEN_SCORES if name != LEARNED))
-
     def __init__(self,
                  arch: Union[str, Dict] = '128s',
                  img_size: Union[int, Sequence[int]] = 224,
@@ -91,18 +75,11 @@ class EvoLeViT(SparseBackbone):
         arch = ARCHS[arch.lower()] if isinstance(arch, str) else arch
         if set(arch) != set(ARCHS['128']):
             raise ValueError(f'arch {arch} must give {", ".join(ARCHS["128"])}')
-        for name, value, known in (('fast', fast, FAST), ('reselect', reselect, RESELECT)):
-            if value not in known:
-                raise ValueError(f'{name} {value!r} is none of {", ".join(known)}')
-        if output_cls_token and not with_cls_token:
-            raise ValueError('output_cls_token needs with_cls_token')
         widths, depths = tuple(arch['embed_dims']), tuple(arch['depths'])
-        space = SparsitySpace(depths, group=1 if reselect == 'layer' else max(depths),
-                              nested=False, dense=dense_layers)
-        self._selection = None
-        self.reselect, self.dense_layers = reselect, dense_layers
-        super().__init__(space, in_channels, 16, out_indices, None, execution, init_cfg)
-        self.fast, self.output_cls_token, self.prefix = fast, output_cls_token, int(with_cls_token)
+        self._depths, self._dense_layers = depths, dense_layers
+        super().__init__(fast, reselect, with_cls_token, output_cls_token, in_channels=in_channels,
+                         patch_size=16, out_indices=out_indices, execution=execution,
+                         init_cfg=init_cfg)
         self.num_features, self.mlp_ratio = widths, mlp_ratio
         size = to_2tuple(img_size)
         stem = [in_channels, *(widths[0] // 8 * 2**i for i in range(4))]
@@ -131,139 +108,65 @@ class EvoLeViT(SparseBackbone):
                 hidden = int(mlp_ratio * widths[stage + 1])
                 self.blocks.extend([subsample, FeedForwardResidual(widths[stage + 1], hidden)])
                 grid = _halved(grid, 1)
-        self._maps: Optional[List[List[Tensor]]] = None
-        self._margins: Optional[List[float]] = None
         self.selection = Selection(importance)
         self.sparsity = sparsity
 
     def _positions(self, grid: Tuple[int, int], width: int) -> nn.Parameter:
         return nn.Parameter(torch.zeros(1, self.prefix + math.prod(grid), width))
 
-    @SparseBackbone.sparsity.setter
-    def sparsity(self, value: Sparsity) -> None:
-        config = self.space.config(value)
-        if self._selection is not None:
-            self._check(config, self._selection)
-        self._sparsity = config
-        self._groups = groups_of(config, self.reselect, self.dense_layers)
-        self._last_choice = max([g.layers[0] for g in self._groups if g.ratio], default=-1)
+    def _make_space(self, reselect: str) -> SparsitySpace:
+        if reselect not in RESELECT:
+            raise ValueError(f'reselect {reselect!r} is none of {", ".join(RESELECT)}')
+        return SparsitySpace(self._depths, group=1 if reselect == 'layer' else max(self._depths),
+                             nested=False, dense=self._dense_layers)
 
-    @SparseBackbone.selection.setter
-    def selection(self, value: Selection) -> None:
-        self._check(self.sparsity, value)
-        SparseBackbone.selection.fset(self, value)
-
-    def _check(self, config: SparsityConfig, selection: Selection) -> None:
-        check_config(config, self.reselect, selection.importance,
-                     selection.importance in ATTENTION, self.dense_layers)
-        if selection.importance == 'class_attention' and not (self.prefix or config.is_dense):
-            raise ValueError("importance 'class_attention' needs with_cls_token; without it take "
-                             "'received', the attention that patches receive")
-
-    def forward(self, x: Tensor) -> Tuple[Union[Tensor, List[Tensor]], ...]:
-        """(B, in_channels, H, W) -> one (B, C_i, H_i, W_i) map for each of `out_indices`, as a list
-        with the (B, C_i) class token if `output_cls_token`.
-
-        Raises:
-            ValueError: The input is of another size than positions or biases.
-        """
-        if not self.sparsity.is_dense:
-            self.adapted_to.check(self.selection.importance, self.training)
-        if self._executor is None:
-            return self._forward(x)
-        return self._executor(self, self._forward, (self.sparsity, self.selection), (x, ))
-
-    def _forward(self, x: Tensor):
+    def _forward(self, x: Tensor) -> Tuple[Union[Tensor, List[Tensor]], ...]:
         x = self.patch_embed(x)
-        grid = (x.shape[2], x.shape[3])
+        grid, importance, outs = (x.shape[2], x.shape[3]), None, []
         x = x.flatten(2).transpose(1, 2)
         if self.prefix:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1)
-        stream = Stream(self._placed(x, 'poss', self), None, grid)
-        outs, first = [], 0
-        for stage, depth in enumerate(self.depths):
-            for group in self._groups:
-                if first <= group.layers[0] < first + depth:
-                    stream = self._run_group(stream, group, stage, first)
+        x = self._placed(x, self)
+        for stage, groups in enumerate(self._groups):
+            run = partial(self._run_layer, stage, grid)
+            for group in groups:
+                x, importance = self._run_group(x, importance, grid, stage, group, run)
             if stage in self.out_indices:
-                outs.append(self._output(stream))
-            first += depth
+                outs.append(self._output(x, grid))
             if stage + 1 < len(self.depths):
-                stream = self._subsample(stream, self.places[stage] + depth, first)
+                x, importance = self._subsample(x, importance, grid, stage)
+                grid = _halved(grid, 1)
         return tuple(outs)
 
-    def _placed(self, x: Tensor, name: str, owner: nn.Module) -> Tensor:
+    def _run_layer(self, stage: int, grid: Tuple[int, int], layer: int, tokens: Tensor,
+                   score: Optional[str], kept: Optional[Tensor]):
+        block = self.blocks[self.places[stage] + layer - sum(self.depths[:stage])]
+        return (*block(tokens, grid, self.prefix, score, kept), block.m1.m.blend)
+
+    def _placed(self, x: Tensor, owner: nn.Module) -> Tensor:
+        """With the position embeddings of the backbone, or of a subsample."""
         if not self.absolute:
             return x
-        position = getattr(owner, name)
-        if position.shape[1] != x.shape[1]:
-            raise ValueError(f'position embeddings are of {position.shape[1] - self.prefix} '
+        if owner.poss.shape[1] != x.shape[1]:
+            raise ValueError(f'position embeddings are of {owner.poss.shape[1] - self.prefix} '
                              f'patches, the input has {x.shape[1] - self.prefix}: set img_size to '
                              f'its size')
-        return x + position
+        return x + owner.poss
 
-    def _tell(self, layer: int) -> Optional[str]:
-        """What attention tells is of use to a later selection only."""
-        name = self.selection.importance
-        return name if name in ATTENTION and layer < self._last_choice else None
-
-    def _run_group(self, stream: Stream, group, stage: int, first: int) -> Stream:
-        x, importance, grid = stream
-        blocks = [(layer, self.blocks[self.places[stage] + layer - first])
-                  for layer in group.layers]
-        patches = x[:, self.prefix:]
-        total = patches.shape[1]
-        if not group.ratio:
-            for layer, block in blocks:
-                x, told = block(x, grid, self.prefix, self._tell(layer))
-                importance = self._blended(importance, told, block.m1.m)
-            self._note(stage, group, grid, x.shape[0])
-            return Stream(x, importance, grid)
-        scores = importance
-        if self.selection.importance in TOKEN_SCORES:
-            scores = TOKEN_SCORES[self.selection.importance](patches.detach(), MapInfo(grid))
-        kept = select(scores, kept_windows(total, group.ratio), self.prefix)
-        count = kept.patches.shape[1]
-        if self._margins is not None and count < total:
-            self._margins.append(margin(scores, count))
-        tokens, summary = gather(x, kept), None
-        if self.fast == 'representative' and count < total:
-            summary = representative(patches, scores, kept.patches)
-            tokens = torch.cat([tokens, summary], 1)
-        for layer, block in blocks:
-            tokens, told = block(tokens, grid, self.prefix, self._tell(layer), kept.patches)
-            importance = self._blended(importance, told, block.m1.m, kept.patches)
-        self._note(stage, group, grid, x.shape[0], kept.patches)
-        residual = None
-        if summary is not None:
-            tokens, residual = tokens[:, :-1], tokens[:, -1:] - summary
-        return Stream(update(x, tokens, kept, residual), importance, grid)
-
-    def _blended(self, importance: Optional[Tensor], told: Optional[Tensor],
-                 attention: LeViTAttention, kept: Optional[Tensor] = None) -> Optional[Tensor]:
-        if told is None:
-            return importance
-        count = None if kept is None else self.prefix + kept.shape[1]
-        return blend(importance, told[:, self.prefix:count], attention.blend, kept)
-
-    def _subsample(self, stream: Stream, place: int, layer: int) -> Stream:
-        """Every second row and column attends to all: on the restored grid. Importance goes along,
-        and keeps its sum."""
-        attention, grid = self.blocks[place], stream.grid
-        x = self._placed(stream.x, 'poss', attention)
-        x, told = attention(x, grid, self.prefix, self._tell(layer - 1))
-        importance = stream.importance
+    def _subsample(self, x: Tensor, importance: Optional[Tensor], grid: Tuple[int, int],
+                   stage: int) -> Tuple[Tensor, Optional[Tensor]]:
+        """Every second row and column attends to the whole map. Importance is subsampled too, and
+        keeps its sum."""
+        place = self.places[stage] + self.depths[stage]
+        attention, last_layer = self.blocks[place], sum(self.depths[:stage + 1]) - 1
+        x, scores = attention(self._placed(x, attention), grid, self.prefix,
+                              self._attention_score(last_layer))
         if importance is not None:
-            former = importance.sum(1, keepdim=True)
-            importance = take_every(self._blended(importance, told, attention), grid, 2)
-            importance = importance * (former / importance.sum(1, keepdim=True).clamp(
+            total = importance.sum(1, keepdim=True)
+            importance = take_every(self._blend(importance, scores, attention.blend), grid, 2)
+            importance = importance * (total / importance.sum(1, keepdim=True).clamp(
                 min=torch.finfo(importance.dtype).tiny))
-        return Stream(self.blocks[place + 1](x), importance, _halved(grid, 1))
-
-    def _output(self, stream: Stream) -> Union[Tensor, List[Tensor]]:
-        x = stream.x
-        out = x[:, self.prefix:].transpose(1, 2).unflatten(2, stream.grid).contiguous()
-        return [out, x[:, 0]] if self.output_cls_token else out
+        return self.blocks[place + 1](x), importance
 
     def macs(self, shape: Sequence[int], config: SparsityConfig,
              count_padding: bool = False) -> int:
@@ -327,36 +230,10 @@ class EvoLeViT(SparseBackbone):
             'parameters': sum(p.numel() for p in self.parameters()),
         }
 
-    def smallest_margin(self, image: Tensor) -> float:
-        self._margins = []
-        try:
-            with torch.no_grad():
-                self(image)
-            return min(self._margins, default=float('inf'))
-        finally:
-            self._margins = None
-
-    def _record(self, maps: List[List[Tensor]]) -> list:
-        self._maps = maps
-        return [self]
-
-    def remove(self) -> None:
-        """Ends a recording, as a hook's handle does."""
-        self._maps = None
-
-    def _note(self, stage: int, group, grid: Tuple[int, int], batch: int,
-              kept: Optional[Tensor] = None) -> None:
-        if self._maps is None:
-            return
-        ran = torch.full((batch, math.prod(grid)), kept is None)
-        if kept is not None:
-            ran.scatter_(1, kept.cpu(), True)
-        self._maps[stage] += [ran.unflatten(1, tuple(grid))] * len(group.layers)
-
     def init_weights(self) -> None:
         """From the checkpoint that `init_cfg` names; from scratch as built."""
         if self.init_cfg is not None:
-            load_plain(self, self.init_cfg['checkpoint'])
+            load_levit(self, self.init_cfg['checkpoint'])
             return
         for name, param in self.named_parameters():
             if name.endswith(('cls_token', 'poss')):

@@ -3,7 +3,7 @@ AAAI 2022)."""
 import math
 import warnings
 from functools import partial
-from typing import Dict, List, Optional, Sequence, Tuple, Union
+from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -14,19 +14,17 @@ from mmengine.registry import MODELS
 from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 
-from ...sparsity import Sparsity, SparsityConfig, kept_windows
-from ..interface import SparseBackbone
-from ..selection.importance import LEARNED, TOKEN_SCORES, MapInfo
+from ...sparsity import Sparsity, SparsityConfig, SparsitySpace
 from ..selection.ranking import Selection
-from .block import ATTENTION, EncoderLayer
-from .evolution import Kept, blend, gather, margin, representative, select, update
+from .block import EncoderLayer
+from .evolving import EvolvingBackbone
 from .macs import vit_macs
-from .plan import FAST, Group, blend_weights, check_config, groups_of, make_space
+from .plan import blend_weights, make_space
 from .pretrained import init_from_scratch, load_pretrained
 
 
 @MODELS.register_module()
-class EvoVisionTransformer(SparseBackbone):
+class EvoVisionTransformer(EvolvingBackbone):
     """A drop-in for mmseg's ``VisionTransformer`` with slow-fast token evolution.
 
     Takes its arguments, has its state-dict names, and at zero sparsity equals it; a position
@@ -77,8 +75,6 @@ class EvoVisionTransformer(SparseBackbone):
         ValueError: A setting that does not fit the others; names it.
     """
 
-    scores = (*ATTENTION, *(name for name in TOKEN_SCORES if name != LEARNED))
-
     def __init__(self,
                  img_size: Union[int, Sequence[int]] = 224,
                  patch_size: int = 16,
@@ -123,18 +119,13 @@ class EvoVisionTransformer(SparseBackbone):
             warnings.warn('pretrained is deprecated, use init_cfg=dict(type="Pretrained", '
                           'checkpoint=...)', DeprecationWarning)
             init_cfg = dict(type='Pretrained', checkpoint=pretrained)
-        if output_cls_token and not with_cls_token:
-            raise ValueError('output_cls_token needs with_cls_token')
-        if fast not in FAST:
-            raise ValueError(f'fast {fast!r} is none of {", ".join(FAST)}')
         if isinstance(out_indices, int):
             out_indices = [num_layers - 1 if out_indices == -1 else out_indices]
-        self._selection = None
-        self._reselect, self._stages, self._dense_layers = reselect, stages, dense_layers
-        super().__init__(make_space(num_layers, reselect, stages, dense_layers), in_channels,
-                         patch_size, out_indices, None, execution, init_cfg)
-        self.fast, self.out_origin, self.norm_eval = fast, out_origin, norm_eval
-        self.with_cls_token, self.output_cls_token = with_cls_token, output_cls_token
+        self._spaces = partial(make_space, num_layers, stages=stages, dense_layers=dense_layers)
+        super().__init__(fast, reselect, with_cls_token, output_cls_token, in_channels=in_channels,
+                         patch_size=patch_size, out_indices=out_indices, execution=execution,
+                         init_cfg=init_cfg)
+        self.patch_pad, self.out_origin, self.norm_eval = patch_pad, out_origin, norm_eval
         self.embed_dims, self.interpolate_mode = embed_dims, interpolate_mode
         self.frozen_exclude = frozen_exclude
         self.blend = blend_weights(blend, num_layers)
@@ -161,138 +152,29 @@ class EvoVisionTransformer(SparseBackbone):
         if final_norm:
             self.norm1_name, norm = build_norm_layer(norm_cfg, embed_dims, postfix=1)
             self.add_module(self.norm1_name, norm)
-        self._maps: Optional[List[List[Tensor]]] = None  # while it is recorded
-        self._margins: Optional[List[float]] = None  # while they are asked for
         self.selection = Selection(importance)
         self.sparsity = sparsity
         self._freeze()
 
-    @property
-    def reselect(self) -> str:
-        """Whether patches are chosen anew for each 'layer' or 'stage'. May be set at any time; the
-        ratios stay, and ValueError names a stage whose layers differ in theirs."""
-        return self._reselect
+    def _make_space(self, reselect: str) -> SparsitySpace:
+        return self._spaces(reselect)
 
-    @reselect.setter
-    def reselect(self, value: str) -> None:
-        space = make_space(len(self.layers), value, self._stages, self._dense_layers)
-        config = SparsityConfig([r for stage in self.sparsity.ratios for r in stage], space.depths,
-                                group=1)
-        check_config(config, value, self.selection.importance,
-                     self.selection.importance in ATTENTION)
-        self._reselect, self.space = value, space
-        self.sparsity = config
-
-    @SparseBackbone.sparsity.setter
-    def sparsity(self, value: Sparsity) -> None:
-        config = self.space.config(value)
-        if self._selection is not None:
-            self._check(config, self._selection)
-        self._sparsity = config
-        self._groups = groups_of(config, self.reselect)
-        self._last_choice = max([g.layers[0] for g in self._groups if g.ratio], default=-1)
-
-    @SparseBackbone.selection.setter
-    def selection(self, value: Selection) -> None:
-        self._check(self.sparsity, value)
-        SparseBackbone.selection.fset(self, value)
-
-    def _check(self, config: SparsityConfig, selection: Selection) -> None:
-        check_config(config, self.reselect, selection.importance,
-                     selection.importance in ATTENTION)
-        if selection.importance == 'class_attention' and not (
-                self.with_cls_token or config.is_dense):
-            raise ValueError("importance 'class_attention' needs with_cls_token; without it take "
-                             "'received', the attention that patches receive")
-
-    def forward(self, x: Tensor) -> Tuple[Union[Tensor, List[Tensor]], ...]:
-        """Features of an image.
-
-        Args:
-            x: (B, in_channels, H, W), any H and W.
-
-        Returns:
-            One (B, C, h, w) map for each of `out_indices`, as a list with the (B, C) class token if
-            `output_cls_token`.
-        """
-        if not self.sparsity.is_dense:
-            self.adapted_to.check(self.selection.importance, self.training)
-        if self._executor is None:
-            return self._forward(x)
-        return self._executor(self, self._forward, (self.sparsity, self.selection), (x, ))
-
-    def _forward(self, x: Tensor):
-        x, hw_shape = self._embed(x)
-        outs = [self._output(x, hw_shape)] if self.out_origin else []
+    def _forward(self, x: Tensor) -> Tuple[Union[Tensor, List[Tensor]], ...]:
+        x, grid = self._embed(x)
+        outs = [self._output(x, grid)] if self.out_origin else []
         importance = None
-        tell = self.selection.importance if self.selection.importance in ATTENTION else None
-        for group in self._groups:
-            # What attention tells is of use to a later selection only.
-            tells = [tell if layer < self._last_choice else None for layer in group.layers]
-            output = partial(self._collect, outs, hw_shape)
-            if not group.ratio:
-                x, importance = self._run_dense(x, importance, group, tells, output)
-                self._note(group, hw_shape, x.shape[0])
-            else:
-                x, importance = self._evolve(x, importance, group, tells, output, hw_shape)
+
+        def run(layer: int, tokens: Tensor, score: Optional[str], kept: Optional[Tensor]):
+            return (*self.layers[layer](tokens, score), self.blend[layer])
+
+        def collect(layer: int, whole: Callable[[], Tensor]) -> None:
+            if layer in self.out_indices:
+                outs.append(self._output(self._finish(whole(), layer), grid))
+
+        for stage, groups in enumerate(self._groups):
+            for group in groups:
+                x, importance = self._run_group(x, importance, grid, stage, group, run, collect)
         return tuple(outs)
-
-    def _run_dense(self, x: Tensor, importance: Optional[Tensor], group: Group,
-                   tells: Sequence[Optional[str]], output) -> Tuple[Tensor, Optional[Tensor]]:
-        for layer, tell in zip(group.layers, tells):
-            x, told = self.layers[layer](x, tell)
-            if told is not None:
-                importance = blend(importance, told[:, self.prefix:],
-                                   self._weight(layer, importance))
-            x = self._finish(x, layer)
-            output(layer, lambda: x)
-        return x, importance
-
-    def _evolve(self, x: Tensor, importance: Optional[Tensor], group: Group,
-                tells: Sequence[Optional[str]], output,
-                hw_shape: Tuple[int, int]) -> Tuple[Tensor, Optional[Tensor]]:
-        """Selects, runs the layers of a group on what is kept, and brings all together."""
-        prefix, patches = self.prefix, x[:, self.prefix:]
-        scores = importance
-        if self.selection.importance in TOKEN_SCORES:
-            scores = TOKEN_SCORES[self.selection.importance](
-                patches.detach(), MapInfo(tuple(hw_shape)))
-        total = patches.shape[1]
-        kept = select(scores, kept_windows(total, group.ratio), prefix)
-        count = kept.patches.shape[1]
-        tokens = gather(x, kept)
-        summary = None
-        if self.fast == 'representative' and count < total:
-            summary = representative(patches, scores, kept.patches)
-            tokens = torch.cat([tokens, summary], 1)
-        self._note(group, hw_shape, x.shape[0], kept)
-        if self._margins is not None and count < total:
-            self._margins.append(margin(scores, count))
-
-        def whole() -> Tensor:
-            if summary is None:
-                return update(x, tokens, kept)
-            return update(x, tokens[:, :-1], kept, tokens[:, -1:] - summary)
-
-        for layer, tell in zip(group.layers, tells):
-            tokens, told = self.layers[layer](tokens, tell)
-            if told is not None:
-                new = told[:, prefix:prefix + count]
-                importance = blend(importance, new, self._weight(layer, importance), kept.patches)
-            if layer == len(self.layers) - 1:
-                after = self._finish(whole(), layer)
-                output(layer, lambda: after)
-                return after, importance
-            output(layer, whole)
-        return whole(), importance
-
-    def _weight(self, layer: int, importance: Optional[Tensor]) -> float:
-        return 1. if importance is None else self.blend[layer]
-
-    @property
-    def prefix(self) -> int:
-        """Tokens before the patches: 1 with a class token, else 0."""
-        return int(self.with_cls_token)
 
     def _embed(self, x: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
         x, hw_shape = self.patch_embed(x)
@@ -311,14 +193,6 @@ class EvoVisionTransformer(SparseBackbone):
             return getattr(self, self.norm1_name)(x)
         return x
 
-    def _collect(self, outs: list, hw_shape: Tuple[int, int], layer: int, whole) -> None:
-        if layer in self.out_indices:
-            outs.append(self._output(whole(), hw_shape))
-
-    def _output(self, x: Tensor, hw_shape: Tuple[int, int]) -> Union[Tensor, List[Tensor]]:
-        out = x[:, self.prefix:].transpose(1, 2).unflatten(2, tuple(hw_shape)).contiguous()
-        return [out, x[:, 0]] if self.output_cls_token else out
-
     def macs(self, shape: Sequence[int], config: SparsityConfig,
              count_padding: bool = False) -> int:
         """Of one image, see :func:`~.macs.vit_macs`."""
@@ -329,7 +203,10 @@ class EvoVisionTransformer(SparseBackbone):
         return [math.prod(self._grid_of(shape))] * len(self.depths)
 
     def _grid_of(self, shape: Sequence[int]) -> Tuple[int, int]:
-        return tuple(math.ceil(side / self.patch_size) for side in shape)
+        if isinstance(self.patch_pad, str):  # padded to a multiple of the patch
+            return tuple(math.ceil(side / self.patch_size) for side in shape)
+        return tuple((side + 2 * pad) // self.patch_size
+                     for side, pad in zip(shape, to_2tuple(self.patch_pad)))
 
     def token_sides(self) -> List[int]:
         return [self.patch_size] * len(self.depths)
@@ -344,40 +221,12 @@ class EvoVisionTransformer(SparseBackbone):
             'patch size': self.patch_size,
             'in channels': self.in_channels,
             'outputs': list(self.out_indices),
-            'class token': self.with_cls_token,
+            'class token': bool(self.prefix),
             'importance': self.selection.importance,
             'fast': self.fast,
             'reselect': self.reselect,
             'parameters': sum(p.numel() for p in self.parameters()),
         }
-
-    def smallest_margin(self, image: Tensor) -> float:
-        self._margins = []
-        try:
-            with torch.no_grad():
-                self(image)
-            return min(self._margins, default=float('inf'))
-        finally:
-            self._margins = None
-
-    def _record(self, maps: List[List[Tensor]]) -> list:
-        self._maps = maps
-        return [self]
-
-    def remove(self) -> None:
-        """Ends a recording, as a hook's handle does."""
-        self._maps = None
-
-    def _note(self, group: Group, hw_shape: Tuple[int, int], batch: int,
-              kept: Optional[Kept] = None) -> None:
-        if self._maps is None:
-            return
-        ran = torch.full((batch, math.prod(hw_shape)), kept is None)
-        if kept is not None:
-            ran.scatter_(1, kept.patches.cpu(), True)
-        stage = 0 if self.reselect == 'layer' else [
-            sum(self.depths[:i]) for i in range(len(self.depths))].index(group.layers[0])
-        self._maps[stage] += [ran.unflatten(1, tuple(hw_shape))] * len(group.layers)
 
     def init_weights(self) -> None:
         """From scratch as mmseg does it, or from the checkpoint that `init_cfg` names."""

@@ -34,21 +34,30 @@ def class_attention(query: Tensor, key: Tensor, scale: float) -> Tensor:
     Returns:
         (B, heads, T) fp32, rows that sum to 1.
     """
-    logits = (query.float() * scale) @ key.float().transpose(-2, -1)
-    return logits.softmax(-1)[:, :, 0]
+    return _attention(query, key, scale)[:, :, 0]
 
 
-def received_attention(query: Tensor, key: Tensor, scale: float) -> Tensor:
+def received_attention(query: Tensor, key: Tensor, scale: float,
+                       bias: Optional[Tensor] = None) -> Tensor:
     """What each token receives, the mean over queries: for models without a class token.
 
     Args:
         query, key: (B, heads, T, d).
+        scale: Of the dot products.
+        bias: (1 or B, heads, T, T), added to them.
 
     Returns:
         (B, heads, T) fp32.
     """
-    logits = (query.float() * scale) @ key.float().transpose(-2, -1)
-    return logits.softmax(-1).mean(-2)
+    return _attention(query, key, scale, bias).mean(-2)
+
+
+def _attention(query: Tensor, key: Tensor, scale: float,
+               bias: Optional[Tensor] = None) -> Tensor:
+    """(B, heads, Q, T) fp32, under autocast too, which would multiply in low precision."""
+    with torch.autocast(query.device.type, enabled=False):
+        logits = (query.float() * scale) @ key.float().transpose(-2, -1)
+        return (logits if bias is None else logits + bias.detach().float()).softmax(-1)
 
 
 def blend(importance: Optional[Tensor], new: Tensor, weight,

@@ -131,7 +131,7 @@ class LeViTAttention(nn.Module):
             x: (B, T, C), prefix, patches and perhaps a representative.
             grid: Of the map.
             prefix: Tokens before the patches.
-            score: 'class_attention' or 'received', to tell of.
+            score: The attention score to return: 'class_attention' or 'received'.
             kept: (B, k), the patches that run; None if all do.
 
         Returns:
@@ -151,14 +151,14 @@ class LeViTAttention(nn.Module):
         if self.biases is not None:
             patches = (grid[0] * grid[1]) if kept is None else kept.shape[1]
             bias = self.biases(grid, prefix, kept, tokens - prefix - patches)
-        told = None
+        scores = None
         if score is not None:
             scale = self.key_dims**-.5
-            told = (class_attention(query[:, :, :1].detach(), key.detach(), scale)
+            scores = (class_attention(query[:, :, :1].detach(), key.detach(), scale)
                     if score == 'class_attention' else
-                    received_attention(query.detach(), key.detach(), scale)).mean(1)
+                    received_attention(query.detach(), key.detach(), scale, bias)).mean(1)
         out = F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
-        return self.proj(out.transpose(1, 2).flatten(2)), told
+        return self.proj(out.transpose(1, 2).flatten(2)), scores
 
 
 class LeViTLayer(BaseModule):
@@ -171,8 +171,8 @@ class LeViTLayer(BaseModule):
 
     def forward(self, x: Tensor, *args) -> Tuple[Tensor, Optional[Tensor]]:
         """As :meth:`LeViTAttention.forward`."""
-        out, told = self.m1.m(x, *args)
-        return self.m2(x + out), told
+        out, scores = self.m1.m(x, *args)
+        return self.m2(x + out), scores
 
 
 class _Inner(nn.Module):

@@ -51,13 +51,13 @@ def make_space(num_layers: int, reselect: str, stages: Optional[Sequence[int]],
 
 
 def check_config(config: SparsityConfig, reselect: str, score: str, of_attention: bool,
-                 dense: int = 0) -> None:
+                 dense: int) -> None:
     """Whether a ViT can run a configuration.
 
     Args:
         score: Name of the importance.
-        of_attention: Whether it comes from the layer before.
-        dense: The first layers, which choose by themselves.
+        of_attention: Whether it comes from the attention of the layer before.
+        dense: How many of the first layers select by themselves.
 
     Raises:
         ValueError: Ratios that differ within a stage that has one selection; the first layer
@@ -76,17 +76,18 @@ def check_config(config: SparsityConfig, reselect: str, score: str, of_attention
             f"it for importance={score!r}; keep it dense, or take 'magnitude' or 'random'")
 
 
-def groups_of(config: SparsityConfig, reselect: str, dense: int = 0) -> List[Group]:
-    """The layers in order: with 'layer' each by itself, with 'stage' those of a stage together, but
-    for the first `dense` ones."""
-    groups, first = [], 0
+def groups_of(config: SparsityConfig, reselect: str, dense: int) -> List[List[Group]]:
+    """For each stage its groups of layers in order: with 'layer' each layer by itself; with 'stage'
+    those of the stage together, but for the first `dense` layers of the backbone."""
+    stages, first = [], 0
     for ratios in config.ratios:
         alone = len(ratios) if reselect == 'layer' else min(max(dense - first, 0), len(ratios))
-        groups += [Group((first + i, ), ratio) for i, ratio in enumerate(ratios[:alone])]
+        groups = [Group((first + i, ), ratio) for i, ratio in enumerate(ratios[:alone])]
         if ratios[alone:]:
             groups.append(Group(tuple(range(first + alone, first + len(ratios))), ratios[alone]))
+        stages.append(groups)
         first += len(ratios)
-    return groups
+    return stages
 
 
 def blend_weights(blend: Optional[Union[float, Sequence[float]]], num_layers: int) -> List[float]:

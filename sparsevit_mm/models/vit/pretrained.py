@@ -31,7 +31,7 @@ _OF_LAYERS = (
     (r'\.mlp\.fc1\.', '.ffn.layers.0.0.'),
     (r'\.mlp\.fc2\.', '.ffn.layers.1.'),
 )
-_HEADS = re.compile(r'^(head|head_dist|fc|pre_logits)\.')
+HEADS = re.compile(r'^(head|head_dist|fc|pre_logits)\.')
 
 
 def load_pretrained(backbone: nn.Module, source: str, part: Optional[str] = None) -> None:
@@ -66,10 +66,22 @@ def load_pretrained(backbone: nn.Module, source: str, part: Optional[str] = None
         del state[key]
     if 'pos_embed' in state:
         state['pos_embed'] = _resize(state['pos_embed'], backbone, source)
-    _load(backbone, state, left_out, source)
+    load_strictly(backbone, state, left_out, source)
 
 
-def _load(backbone: nn.Module, state: StateDict, left_out: List[str], source: str) -> None:
+def load_strictly(backbone: nn.Module, state: StateDict, left_out: List[str],
+                  source: str) -> None:
+    """Loads weights that must fit.
+
+    Args:
+        backbone: Any.
+        state: Under its names.
+        left_out: What of the source is not among them, for the log.
+        source: File or URL, for messages.
+
+    Raises:
+        ValueError: Lists missing, unexpected and misshapen keys.
+    """
     current = backbone.state_dict()
     missing = [k for k in current if k not in state]
     unexpected = [k for k in state if k not in current and not OF_ADAPTATION.search(k)]
@@ -83,22 +95,11 @@ def _load(backbone: nn.Module, state: StateDict, left_out: List[str], source: st
     backbone.load_state_dict(state, strict=False)
 
 
-def load_plain(backbone: nn.Module, source: str) -> None:
-    """Loads a checkpoint whose names are the backbone's; classifier heads are left out.
-
-    Raises:
-        FileNotFoundError, ValueError: As :func:`load_pretrained`.
-    """
-    state = read_pretrained(source)
-    left_out = [key for key in state if _HEADS.match(key)]
-    _load(backbone, {k: v for k, v in state.items() if k not in left_out}, left_out, source)
-
-
 def translate(state: StateDict) -> Tuple[StateDict, List[str]]:
     """Names of any origin -> mmseg's, and what has no place in a backbone."""
     new, left_out = {}, []
     for key, value in _fuse(state).items():
-        if _HEADS.match(key):
+        if HEADS.match(key):
             left_out.append(key)
             continue
         if not key.startswith('layers.'):

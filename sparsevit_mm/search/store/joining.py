@@ -1,4 +1,4 @@
-"""How a worker begins a study, or joins one that is there."""
+"""Begins an Optuna study, or joins one."""
 from typing import Dict, Optional
 
 import optuna

@@ -1,10 +1,13 @@
 """EvoLeViT: the released code's values, and laws."""
+import re
+
 import numpy as np
 import pytest
 import torch
 from reference import image, load, needs_reference, weight
 
 from sparsevit_mm import EvoLeViT
+from sparsevit_mm.models.vit.levit_pretrained import _places
 
 SMALL = dict(embed_dims=(32, 48, 64), num_heads=(2, 3, 4), depths=(2, 3, 4), key_dims=16)
 HALF = [[0, 0], [.5] * 3, [.5] * 4]
@@ -141,6 +144,70 @@ def test_settings_that_do_not_fit_are_refused(settings, named):
 def test_an_input_of_another_size_is_refused(make):
     with pytest.raises(ValueError, match='49 patches, the input has 64'):
         make()(torch.zeros(1, 3, 128, 128))
+
+
+DENSE = dict(attention_bias=True, with_cls_token=False, importance='received')
+
+
+def renamed(model, mmpretrain):
+    """The state dict of a dense LeViT under the names of LeViT or of mmpretrain."""
+    state, names = {}, _places(model)
+    stages = [(s, i) for s, depth in enumerate(model.depths)
+              for i in range(2 * depth + 2 * (s > 0))]
+    for key, value in model.state_dict().items():
+        if key.endswith('learn_tradeoff'):
+            continue
+        for number, (name, (stage, place)) in enumerate(zip(names, stages)):
+            if key.startswith(f'{name}.'):
+                inner = key[len(name) + 1:].replace('biases.attention', 'attention')
+                subsample = stage > 0 and place == 0
+                if mmpretrain:
+                    inner = re.sub(r'^0\.', 'linear1.', re.sub(r'^2\.', 'linear2.', inner))
+                    inner = inner.replace('.c.', '.linear.')
+                    key = f'stages.{stage}.{place}.{"" if subsample else "block."}{inner}'
+                else:
+                    key = f'blocks.{number}.{"" if subsample else "m."}{inner}'
+                break
+        else:
+            if mmpretrain:
+                key = f'patch_embed.{key}'.replace('.c.', '.conv.')
+        state[f'backbone.{key}' if mmpretrain else key] = value
+    return dict(state_dict=state) if mmpretrain else dict(model={**state, 'head.l.bias': value})
+
+
+@pytest.mark.parametrize('mmpretrain', [False, True], ids=['LeViT', 'mmpretrain'])
+@pytest.mark.parametrize('with_cls_token', [False, True])
+def test_a_dense_checkpoint_arrives(make, tmp_path, mmpretrain, with_cls_token):
+    source = make(**DENSE)
+    torch.save(renamed(source, mmpretrain), tmp_path / 'dense.pth')
+    model = EvoLeViT(SMALL, 112, **{**DENSE, 'with_cls_token': with_cls_token}, init_cfg=dict(
+        type='Pretrained', checkpoint=str(tmp_path / 'dense.pth')))
+    model.init_weights()
+    loaded = model.state_dict()
+    assert all(torch.equal(loaded[key], value) for key, value in source.state_dict().items()
+               if not key.endswith('learn_tradeoff'))
+
+
+def test_a_dense_checkpoint_needs_biases(make, tmp_path):
+    torch.save(renamed(make(**DENSE), True), tmp_path / 'dense.pth')
+    model = EvoLeViT(SMALL, 112, init_cfg=dict(
+        type='Pretrained', checkpoint=str(tmp_path / 'dense.pth')))
+    with pytest.raises(ValueError, match='unexpected: .*biases.attention_biases'):
+        model.init_weights()
+
+
+@torch.no_grad()
+def test_dense_it_equals_mmpretrain(randomise, tmp_path):
+    backbones = pytest.importorskip('mmpretrain.models.backbones')
+    theirs = randomise(backbones.LeViT('128s', 224, out_indices=(0, 1, 2)))
+    theirs.eval()
+    torch.save(theirs.state_dict(), tmp_path / 'dense.pth')
+    ours = EvoLeViT('128s', **DENSE, out_indices=(0, 1, 2), init_cfg=dict(
+        type='Pretrained', checkpoint=str(tmp_path / 'dense.pth')))
+    ours.init_weights()
+    image = torch.randn(2, 3, 224, 224)
+    for got, expected in zip(ours.eval()(image), theirs(image)):
+        torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_released_checkpoint_loads_without_its_heads(make, tmp_path):

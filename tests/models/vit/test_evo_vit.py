@@ -189,6 +189,24 @@ def test_low_precision_selects_among_more_than_256_patches(make, importance, dty
     assert all(out.dtype == dtype and out.isfinite().all() for out in outs)
 
 
+@pytest.mark.parametrize('score', [evolution.class_attention, evolution.received_attention])
+def test_importance_is_fp32_under_autocast(score):
+    query, key = torch.randn(1, 2, 1, 8), torch.randn(1, 2, 500, 8)
+    expected = score(query, key, .3)
+    with torch.autocast('cpu', torch.bfloat16):
+        found = score(query, key, .3)
+    assert found.dtype == torch.float32 and torch.equal(found, expected)
+
+
+@pytest.mark.parametrize('pad', ['corner', 'same', 0, 2])
+@pytest.mark.parametrize('size', [(32, 32), (41, 30)])
+def test_totals_are_the_patches_whatever_the_padding(make, pad, size):
+    model = make(patch_pad=pad, out_indices=-1)
+    with torch.no_grad():
+        out, = model(torch.randn(1, 3, *size))
+    assert model.totals(size) == [out[0, 0].numel()]
+
+
 def test_autocast_trains(make):
     model = make(sparsity=PRUNED).train()
     with torch.autocast('cpu', torch.bfloat16):

@@ -1,0 +1,212 @@
+"""Base of the backbones with slow-fast token evolution: select, run the selected patches, update
+the others (Evo-ViT, section 3)."""
+import math
+from typing import Callable, List, Optional, Sequence, Tuple, Union
+
+import torch
+from torch import Tensor
+
+from ...sparsity import Sparsity, SparsityConfig, SparsitySpace, kept_windows
+from ..interface import SparseBackbone
+from ..selection.importance import LEARNED, TOKEN_SCORES, MapInfo
+from ..selection.ranking import Selection
+from .block import ATTENTION
+from .evolution import blend, gather, margin, representative, select, update
+from .plan import FAST, Group, check_config, groups_of
+
+Grid = Tuple[int, int]
+Attended = Tuple[Tensor, Optional[Tensor], Union[float, Tensor]]
+# Layer, tokens, name of an attention score or None, selected patches or None -> the tokens, (B, T)
+# attention scores or None, and their weight in the importance.
+RunLayer = Callable[[int, Tensor, Optional[str], Optional[Tensor]], Attended]
+Collect = Callable[[int, Callable[[], Tensor]], None]
+
+
+class EvolvingBackbone(SparseBackbone):
+    """What a plain ViT and LeViT share. A subclass gives its space for either way of `reselect`
+    and its `_forward`, which calls :meth:`_run_group` for each group of layers.
+
+    Args:
+        fast: What the other patches get: 'representative', or 'copy', nothing.
+        reselect: See `reselect`.
+        with_cls_token: Whether sequences begin with a class token.
+        output_cls_token: Whether outputs are pairs of map and class token.
+        **kwargs: Of :class:`~..interface.SparseBackbone`, without space and sparsity.
+
+    Attributes:
+        prefix: Tokens before the patches: 1 with a class token, else 0.
+    """
+    scores = (*ATTENTION, *(name for name in TOKEN_SCORES if name != LEARNED))
+
+    def __init__(self, fast: str, reselect: str, with_cls_token: bool, output_cls_token: bool,
+                 **kwargs):
+        if fast not in FAST:
+            raise ValueError(f'fast {fast!r} is none of {", ".join(FAST)}')
+        if output_cls_token and not with_cls_token:
+            raise ValueError('output_cls_token needs with_cls_token')
+        self._reselect, self._selection = reselect, None
+        super().__init__(self._make_space(reselect), **kwargs)
+        self.fast, self.output_cls_token = fast, output_cls_token
+        self.prefix = int(with_cls_token)
+        self._maps: Optional[List[List[Tensor]]] = None  # while recording
+        self._margins: Optional[List[float]] = None  # while measuring margins
+
+    def _make_space(self, reselect: str) -> SparsitySpace:
+        """Raises ValueError if there is no such way."""
+        raise NotImplementedError
+
+    @property
+    def reselect(self) -> str:
+        """Whether patches are selected anew in each 'layer' or once per 'stage'. May be set at any
+        time; ratios stay. Raises ValueError if layers of a stage differ in theirs."""
+        return self._reselect
+
+    @reselect.setter
+    def reselect(self, value: str) -> None:
+        space = self._make_space(value)
+        ratios = [ratio for stage in self.sparsity.ratios for ratio in stage]
+        config = SparsityConfig(ratios, space.depths, group=1)
+        self._check(config, self.selection, value)
+        self._reselect, self.space = value, space
+        self.sparsity = config
+
+    @SparseBackbone.sparsity.setter
+    def sparsity(self, value: Sparsity) -> None:
+        config = self.space.config(value)
+        if self._selection is not None:
+            self._check(config, self._selection, self._reselect)
+        self._sparsity = config
+        self._groups = groups_of(config, self._reselect, self.space.dense)
+        # Attention scores matter up to the layer of the last selection.
+        self._last_choice = max([g.layers[0] for stage in self._groups for g in stage if g.ratio],
+                                default=-1)
+
+    @SparseBackbone.selection.setter
+    def selection(self, value: Selection) -> None:
+        self._check(self.sparsity, value, self._reselect)
+        SparseBackbone.selection.fset(self, value)
+
+    def _check(self, config: SparsityConfig, selection: Selection, reselect: str) -> None:
+        name = selection.importance
+        check_config(config, reselect, name, name in ATTENTION, self.space.dense)
+        if name == 'class_attention' and not (self.prefix or config.is_dense):
+            raise ValueError("importance 'class_attention' needs with_cls_token; without it take "
+                             "'received', the attention that patches receive")
+
+    def forward(self, x: Tensor) -> Tuple[Union[Tensor, List[Tensor]], ...]:
+        """Features of an image.
+
+        Args:
+            x: (B, in_channels, H, W).
+
+        Returns:
+            One (B, C, h, w) map for each of `out_indices`, as a list with the (B, C) class token if
+            `output_cls_token`.
+        """
+        if not self.sparsity.is_dense:
+            self.adapted_to.check(self.selection.importance, self.training)
+        if self._executor is None:
+            return self._forward(x)
+        config = self.sparsity, self.selection, self.reselect, self.fast
+        return self._executor(self, self._forward, config, (x, ))
+
+    def _forward(self, x: Tensor) -> Tuple[Union[Tensor, List[Tensor]], ...]:
+        raise NotImplementedError
+
+    def _run_group(self, x: Tensor, importance: Optional[Tensor], grid: Grid, stage: int,
+                   group: Group, run: RunLayer,
+                   collect: Collect = lambda layer, whole: None
+                   ) -> Tuple[Tensor, Optional[Tensor]]:
+        """Runs the layers of a group on the patches that they share.
+
+        Args:
+            x: (B, P + N, C).
+            importance: (B, N) fp32; None before the first attention scores.
+            grid: (H, W) of the patches.
+            stage: Of the group.
+            group: The layers.
+            run: Runs one of them.
+            collect: Called after each layer with its number and what gives the whole sequence.
+
+        Returns:
+            The whole sequence and the importance after the group.
+        """
+        tokens, kept, summary = x, None, None
+        if group.ratio:
+            scores = self._scores(x, importance, grid)
+            kept = select(scores, kept_windows(scores.shape[1], group.ratio), self.prefix)
+            tokens = gather(x, kept)
+            if kept.patches.shape[1] < scores.shape[1]:
+                if self._margins is not None:
+                    self._margins.append(margin(scores, kept.patches.shape[1]))
+                if self.fast == 'representative':
+                    summary = representative(x[:, self.prefix:], scores, kept.patches)
+                    tokens = torch.cat([tokens, summary], 1)
+        self._note(x, grid, stage, group, kept and kept.patches)
+
+        def whole() -> Tensor:
+            if kept is None:
+                return tokens
+            if summary is None:
+                return update(x, tokens, kept)
+            return update(x, tokens[:, :-1], kept, tokens[:, -1:] - summary)
+
+        patches = kept and kept.patches
+        for layer in group.layers:
+            tokens, attention, weight = run(layer, tokens, self._attention_score(layer), patches)
+            importance = self._blend(importance, attention, weight, patches)
+            if layer != group.layers[-1]:
+                collect(layer, whole)
+        x = whole()
+        collect(group.layers[-1], lambda: x)
+        return x, importance
+
+    def _scores(self, x: Tensor, importance: Optional[Tensor], grid: Grid) -> Tensor:
+        """(B, N) fp32, what patches are ranked by."""
+        if self.selection.importance in ATTENTION:
+            return importance
+        patches = x[:, self.prefix:].detach()
+        return TOKEN_SCORES[self.selection.importance](patches, MapInfo(tuple(grid)))
+
+    def _attention_score(self, layer: int) -> Optional[str]:
+        """The score to take from a layer's attention; None where no later selection uses it."""
+        name = self.selection.importance
+        return name if name in ATTENTION and layer < self._last_choice else None
+
+    def _blend(self, importance: Optional[Tensor], attention: Optional[Tensor],
+               weight: Union[float, Tensor], kept: Optional[Tensor] = None) -> Optional[Tensor]:
+        """The importance after a layer whose attention scores are (B, T), or None."""
+        if attention is None:
+            return importance
+        end = None if kept is None else self.prefix + kept.shape[1]  # without a representative
+        return blend(importance, attention[:, self.prefix:end], weight, kept)
+
+    def _output(self, x: Tensor, grid: Grid) -> Union[Tensor, List[Tensor]]:
+        out = x[:, self.prefix:].transpose(1, 2).unflatten(2, tuple(grid)).contiguous()
+        return [out, x[:, 0]] if self.output_cls_token else out
+
+    def smallest_margin(self, image: Tensor) -> float:
+        self._margins = []
+        try:
+            with torch.no_grad():
+                self(image)
+            return min(self._margins, default=float('inf'))
+        finally:
+            self._margins = None
+
+    def _record(self, maps: List[List[Tensor]]) -> list:
+        self._maps = maps
+        return [self]
+
+    def remove(self) -> None:
+        """Ends a recording, as a hook's handle does."""
+        self._maps = None
+
+    def _note(self, x: Tensor, grid: Sequence[int], stage: int, group: Group,
+              kept: Optional[Tensor]) -> None:
+        if self._maps is None:
+            return
+        ran = torch.full((x.shape[0], math.prod(grid)), kept is None)
+        if kept is not None:
+            ran.scatter_(1, kept.cpu(), True)
+        self._maps[stage] += [ran.unflatten(1, tuple(grid))] * len(group.layers)

@@ -1,0 +1,83 @@
+"""The search as a Python function."""
+import pytest
+from helpers import toy_config
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from mmengine.runner import save_checkpoint
+
+from sparsevit_mm.cost.latency import LatencySetting
+from sparsevit_mm.search import SearchResult, Watch, api, search
+
+SETTING = LatencySetting((16, 16), num_threads=1)
+FEW = dict(metric='toy/output', rounds=1, num_trials=12, setting=SETTING)
+
+
+class Heard(Watch):
+
+    def __init__(self):
+        self.calls = []
+
+    def __getattribute__(self, name):
+        if name in vars(Watch) and not name.startswith('_'):
+            return lambda *_: self.calls.append(name)
+        return super().__getattribute__(name)
+
+
+@pytest.fixture
+def toy(tmp_path):
+    """Path of a config and of a checkpoint."""
+    cfg = toy_config(tmp_path / 'work')
+    cfg.dump(tmp_path / 'toy.py')
+    save_checkpoint(dict(state_dict=MODELS.build(cfg.model).state_dict()),
+                    str(tmp_path / 'toy.pth'))
+    return str(tmp_path / 'toy.py'), str(tmp_path / 'toy.pth')
+
+
+def test_it_returns_what_the_tool_prints(toy, tmp_path):
+    watch = Heard()
+    result = search(*toy, '500%', work_dir=tmp_path / 's', watch=watch, **FEW)
+    assert isinstance(result, SearchResult) and result.work_dir == tmp_path / 's'
+    assert result.winner.name == 'winner' and result.winner.measured <= result.limits.max_latency
+    assert len(result.summary.evaluated) == 12 and result.summary.dense.config.is_dense
+    written = Config.fromfile(result.configs['winner']).model.backbone
+    assert MODELS.build(written).sparsity == result.winner.candidate.config
+    assert {'say', 'prepared', 'candidate', 'ended'} <= set(watch.calls)
+    more = search(*toy, '500%', work_dir=tmp_path / 's', resume=True, overwrite=True,
+                  **{**FEW, 'num_trials': 14})
+    assert len(more.summary.evaluated) == 14
+
+
+def test_a_config_as_it_was_read_is_its_file(toy, tmp_path):
+    cfg = Config.fromfile(toy[0])
+    result = search(cfg, toy[1], 1e6, work_dir=tmp_path / 's', **FEW)
+    assert result.configs['winner'].is_file()
+    cfg.model.backbone.importance = 'l2'
+    with pytest.raises(ValueError, match='changed since it was read from .*options'):
+        search(cfg, toy[1], 1e6, work_dir=tmp_path / 't', **FEW)
+    with pytest.raises(ValueError, match='read from no file'):
+        search(Config(cfg.to_dict()), toy[1], 1e6, work_dir=tmp_path / 't', **FEW)
+
+
+def test_what_makes_no_search_is_refused(toy, tmp_path):
+    with pytest.raises(ValueError, match='max_latency is needed'):
+        search(*toy, work_dir=tmp_path / 's', **FEW)
+    with pytest.raises(ValueError, match="'nan' is neither"):
+        search(*toy, 'nan', work_dir=tmp_path / 's', **FEW)
+
+
+@pytest.mark.parametrize('given, expected', [
+    (dict(num_trials=None, num_samples=None), (40, 200)), (dict(num_trials=7), (7, 200))])
+def test_a_calibration_has_its_own_numbers_unless_told(toy, monkeypatch, given, expected):
+    asked = []
+    monkeypatch.setattr(api, '_run', lambda cfg, request, watch: asked.append(request))
+    search(*toy, calibrate=True, setting=SETTING, **given)
+    request, = asked
+    assert request.pareto and (request.num_trials, request.num_samples) == expected
+
+
+@pytest.mark.parametrize('latency', ['30ms', '30', 30, 30.])
+def test_latencies_are_text_or_numbers(toy, monkeypatch, latency):
+    asked = []
+    monkeypatch.setattr(api, '_run', lambda cfg, request, watch: asked.append(request))
+    search(*toy, latency, setting=SETTING)
+    assert asked[0].limits.max_latency == 30
