@@ -212,6 +212,7 @@ def test_weights_that_are_not_finite_leave_nothing_to_fit_to(tiny_seg, tmp_path,
     assert not list(tmp_path.glob('w/*.pth'))
 
 
+@pytest.mark.filterwarnings('ignore:the checkpoint was adapted under')
 @pytest.mark.slow
 def test_frames_of_several_cameras(tiny_3d, tmp_path):
     out, output = fitted(tiny_3d, tmp_path)
