@@ -1,12 +1,15 @@
 """A latency budget at run time: one checkpoint, as sparse as the moment asks for."""
+import warnings
 from pathlib import Path
-from typing import Optional, Union
+from typing import List, Optional, Union
 
 from torch import nn
 
+from .cost.latency import device_name
 from .cost.table import LatencyTable, backbone_identity
 from .front import Front
-from .models import get_sparse_backbone
+from .models import SparseBackbone, get_sparse_backbone
+from .models.checkpoints import fingerprint, same_weights
 from .sparsity import SparsityConfig
 
 
@@ -19,6 +22,9 @@ def set_latency_budget(model: nn.Module,
     The backbone gets the front's configuration with the best metric among those that fit. Weights
     stay as they are, and so do graphs that compiled or captured execution has made: results are
     those of a fresh model of that sparsity. To be called between forward passes.
+
+    Where the front was found on another device, under another execution or with other weights,
+    which its figures then say little of, a warning says so: once for each front and model.
 
     Args:
         model: A detector or segmentor with a sparse backbone, wrapped or not.
@@ -44,6 +50,7 @@ def set_latency_budget(model: nn.Module,
     if front.depths != backbone.depths:
         raise ValueError(f'the front is of a backbone of depths {front.depths}, '
                          f'the model\'s has {backbone.depths}')
+    _compare(front, backbone, table is None)
     latency = None
     if table is not None:
         here, latency = backbone_identity(backbone), table.predict
@@ -53,3 +60,23 @@ def set_latency_budget(model: nn.Module,
             raise ValueError('the latency table is of another backbone: ' + '; '.join(differences))
     backbone.sparsity = front.within(ms, latency).config
     return backbone.sparsity
+
+
+def _compare(front: Front, backbone: SparseBackbone, latencies_count: bool) -> None:
+    """Warns of what differs between the front's search and the model at hand."""
+    key = (front.checkpoint, str(front.setting), front.metric)
+    if getattr(backbone, '_compared_with', None) == key:
+        return
+    backbone._compared_with = key
+    differences: List[str] = []
+    if latencies_count:
+        here = dict(device=device_name(str(next(backbone.parameters()).device)),
+                    execution=backbone.execution)
+        differences += [f'{name} {front.setting[name]}, here {value}'
+                        for name, value in here.items()
+                        if front.setting.get(name, value) != value]
+    if front.weights is not None and not same_weights(front.weights, fingerprint(backbone)):
+        differences.append('another checkpoint')
+    if differences:
+        warnings.warn('the front was found under other conditions, its figures may not hold: '
+                      + '; '.join(differences), stacklevel=3)

@@ -39,6 +39,10 @@ class Front:
             another beats, being no slower and no worse, are dropped.
         metric: Key of the metric, ``coco/bbox_mAP`` say.
         setting: How latency was measured: ``LatencySetting.identity()``.
+        checkpoint: What was searched, by :func:`~.search.identity.file_identity`; None of fronts
+            that were written by version 0.1.
+        weights: Fingerprint of the backbone's weights, see
+            :func:`~.models.checkpoints.fingerprint`; None likewise.
 
     Raises:
         ValueError: No points, or points of different depths.
@@ -46,6 +50,8 @@ class Front:
     points: Sequence[FrontPoint]
     metric: str
     setting: Dict
+    checkpoint: Optional[str] = None
+    weights: Optional[Sequence[float]] = None
 
     def __post_init__(self):
         depths = {p.config.depths for p in self.points}
@@ -88,9 +94,10 @@ class Front:
         return max(fitting, key=lambda p: p.metric)
 
     def save(self, path: Union[str, Path]) -> None:
-        """Writes the front as JSON: ``metric``, ``setting``, and ``points`` with ``sparsity`` (one
+        """Writes the front as JSON: its attributes, with ``points`` as a list of ``sparsity`` (one
         ratio per block, grouped by stage), ``latency`` and ``metric``. The file appears whole."""
-        record = dict(metric=self.metric, setting=self.setting,
+        record = dict(metric=self.metric, setting=self.setting, checkpoint=self.checkpoint,
+                      weights=self.weights and list(self.weights),
                       points=[dict(sparsity=p.config.to_list(), latency=float(p.latency),
                                    metric=float(p.metric)) for p in self.points])
         path = Path(path)
@@ -111,7 +118,11 @@ class Front:
         try:
             record = json.loads(Path(path).read_text(encoding='utf-8'))
             points = [_point(p) for p in _get(record, 'points', list)]
-            return cls(points, _get(record, 'metric', str), _get(record, 'setting', dict))
+            optional = {key: _get(record, key, kind)
+                        for key, kind in (('checkpoint', str), ('weights', list))
+                        if record.get(key) is not None}
+            return cls(points, _get(record, 'metric', str), _get(record, 'setting', dict),
+                       **optional)
         except (ValueError, TypeError, OverflowError) as error:  # of JSON and UTF-8 too
             raise ValueError(f'front {path}: {error}') from error
 

@@ -125,15 +125,20 @@ class FakeSearch:
     def finals(self) -> None:
         ranked = sorted((c for c in self.candidates if c.state == EVALUATED),
                         key=lambda c: -c.metric)
-        again = {c.trial: dict(measured=c.latency * (1 + self.rng.normal(.003, .006)),
-                               full={self.metric: round(c.metric - .006, 3)}) for c in ranked[:4]}
+        again = {c.trial: dict(ratio=c.latency * (1 + self.rng.normal(.003, .006)) / 34,
+                               full=dict(metrics={self.metric: round(c.metric - .006, 3)},
+                                         resampled=c.resampled)) for c in ranked[:4]}
         chosen = [Finalist(c, 0., name='' if i else WINNER) for i, c in enumerate(ranked[:3])]
         if self.pareto:
             points = [.9 * 34, .8 * 34, .6 * 34]
             best = [next(c for c in ranked if c.latency < .99 * point) for point in points]
-            again = {c.trial: dict(measured=c.latency * 1.002) for c in best}
+            again = {c.trial: dict(ratio=c.latency * 1.002 / 34) for c in best}
             chosen = [Finalist(c, 0., point=p, name=f'{p:.1f}ms') for c, p in zip(best, points)]
         self.study.set_user_attr('judged again', again)
+        if not self.pareto:
+            self.study.set_user_attr('dense full', dict(
+                metrics={self.metric: round(self.dense.metric - .004, 3)},
+                resampled=self.dense.resampled))
         StudyRecord(self.study).keep_finalists('the end', chosen)
 
     def references(self) -> None:

@@ -1,11 +1,12 @@
 """What a search maximises."""
-from typing import Dict
+import math
+from typing import Dict, Optional
 
 from mmengine.config import Config
 
 from ..config.reading import is_type
 
-Metrics = Dict[str, float]
+Metrics = Dict[str, Optional[float]]
 
 # The figure a paper would report, by evaluator.
 _METRICS = {
@@ -14,6 +15,13 @@ _METRICS = {
     'CityscapesMetric': 'averageScoreCategories',  # IoU by category: of classes it gives none
     'NuScenesMetric': 'NuScenes metric/pred_instances_3d_NuScenes/NDS',
 }
+
+
+def objective(metrics: Metrics, metric: str) -> float:
+    """The figure under a key. Evaluators of detection give none where nothing was detected, which
+    counts as 0; NaN, or None in its place as JSON holds it, stays NaN."""
+    value = metrics.get(metric, 0.)
+    return math.nan if value is None else float(value)
 
 
 def default_metric(cfg: Config) -> str:

@@ -3,7 +3,7 @@ import importlib
 import pickle
 import re
 from pathlib import Path
-from typing import Dict
+from typing import Dict, List, Sequence
 
 import numpy as np
 import torch
@@ -89,6 +89,19 @@ def read_pretrained(source: str) -> Dict[str, torch.Tensor]:
     state = {re.sub(r'^module\.', '', k): v for k, v in state.items()}
     own = {_BACKBONE.sub('', k): v for k, v in state.items() if _BACKBONE.match(k)}
     return own or state
+
+
+def fingerprint(module: nn.Module, size: int = 16) -> List[float]:
+    """Mean absolute values of up to `size` parameters, spread over the module: enough to tell one
+    training's weights from another's, whatever device and dtype they are in."""
+    parameters = [p for p in module.parameters() if p.numel() > 1]
+    chosen = parameters[::-(-len(parameters) // size) or 1]
+    return [float(p.detach().float().abs().mean()) for p in chosen]
+
+
+def same_weights(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether two fingerprints are of the same weights, up to what a cast to bf16 changes."""
+    return len(one) == len(other) and np.allclose(one, other, rtol=2e-3, atol=1e-6)
 
 
 # The score that the weights belong to, the heads of the learned one, the update of skipped windows:

@@ -1,18 +1,18 @@
 """A search in a terminal: its progress, and the table at its end."""
 import os
-from typing import List
 
 from rich.console import Console
 from rich.progress import (BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn,
                            TimeRemainingColumn)
 from rich.table import Table
 
-from ..evaluation.intervals import difference
 from ..evaluation.scores.tables import comparison_table
 from ..search import SearchResult, Watch
 from ..search.pipeline import SearchPipeline
 from ..search.study import SparsitySearch
+from .statistics import less_dense
 
+DRIFT = .05  # of the dense latency during a search, from which on it is said
 COLUMNS = (TextColumn('search'), BarColumn(), MofNCompleteColumn(),
            TextColumn('{task.description}'), TimeElapsedColumn(), TextColumn('left'),
            TimeRemainingColumn())
@@ -54,29 +54,24 @@ class SearchConsole(Watch):
 def show_search(result: SearchResult) -> None:
     """Prints what was found."""
     summary, dense = result.summary, result.summary.dense
-
-    def on_all(full) -> str:
-        return f'{full.get(summary.metric, 0.):.4f}' if full else ''
-
+    on_some = summary.dense_full is not None
     table = Table(title=f'{summary.metric}, backbone at {result.setting}', title_justify='left')
-    for column in ('', summary.metric.rsplit('/', 1)[-1], 'less dense (95%)', 'latency',
-                   'of dense', 'on all of val', 'sparsity'):
+    for column in ('', summary.metric.rsplit('/', 1)[-1], 'less dense (95%)',
+                   *['in the search'] * on_some, 'latency', 'of dense', 'sparsity'):
         table.add_column(column)
-    table.add_row('dense', f'{dense.metric:.4f}', '', f'{dense.latency:.1f} ms', '1.00',
-                  on_all(summary.dense_full), '0')
+    table.add_row('dense', f'{summary.dense_metric:.4f}', '', *[f'{dense.metric:.4f}'] * on_some,
+                  f'{summary.dense_latency:.1f} ms', '1.00', '0')
     for finalist in summary.finalists:
-        candidate = finalist.candidate
-        table.add_row(finalist.name, f'{candidate.metric:.4f}', *_loss(candidate, dense),
-                      f'{finalist.measured:.1f} ms', f'{finalist.measured / dense.latency:.2f}',
-                      on_all(finalist.full), finalist.label)
+        table.add_row(finalist.name, f'{summary.metric_of(finalist):.4f}',
+                      less_dense(summary, finalist),
+                      *[f'{finalist.candidate.metric:.4f}'] * on_some,
+                      f'{finalist.measured:.1f} ms',
+                      f'{finalist.measured / summary.dense_latency:.2f}', finalist.label)
     Console(width=140).print(table)
+    if abs(summary.drift) > DRIFT:
+        print(f'the dense model took {dense.latency:.1f} ms at the start and '
+              f'{summary.dense_latency:.1f} ms at the end ({summary.drift:+.0%}): other work on '
+              f'this machine? Limits were checked against the last')
     if result.searching:
         print(f'{result.evaluating / result.searching:.1%} of the {result.searching:.0f} s of the '
               f'search went into evaluations')
-
-
-def _loss(candidate, dense) -> List[str]:
-    if candidate.resampled is None or dense.resampled is None:
-        return [f'{candidate.metric - dense.metric:+.4f}']
-    _, low, high = difference(candidate.resampled, dense.resampled)
-    return [f'{candidate.metric - dense.metric:+.4f} ({low:+.4f} to {high:+.4f})']

@@ -1,10 +1,10 @@
 """The report of a search: one HTML page that people read, and its figures as PNG."""
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence
+from typing import List, Optional, Sequence
 
 import optuna
 
-from ..evaluation.intervals import difference, interval
+from ..evaluation.intervals import interval
 from ..files import replacing
 from ..search.candidates import EVALUATED, Candidate, within_noise
 from ..search.limits import Limits
@@ -14,6 +14,7 @@ from .html import Section, details, figure, page, paragraph, table, tiles
 from .sections import (check_section, first_look_section, importance_section, progress_section,
                        sensitivity_section, windows_section)
 from .source import SearchRecord
+from .statistics import less_dense
 
 REPORT, FIGURES = 'report.html', 'report'  # in the work directory
 NO_REFERENCES = 'Not recorded: run the search with --references.'
@@ -59,11 +60,17 @@ def _head(record: SearchRecord, alike: Sequence[Candidate]) -> List[dict]:
     where = f'{_images(record)}; latency of the backbone at {_setting(record)}.'
     if best is None:
         return [paragraph('Nothing was evaluated yet.', 'lead'), paragraph(where, 'how')]
-    latency = summary.finalists[0].measured if summary.finalists and not record.pareto else (
-        best.latency)
-    change, saved = best.metric - dense.metric, 1 - latency / dense.latency
-    said = (f'{short(summary.metric)} {best.metric:.4g} against {dense.metric:.4g} dense '
-            f'({change:+.4f}), at {latency:.2f} ms against {dense.latency:.2f} ms ({-saved:+.1%})')
+    winner = summary.finalists[0] if summary.finalists and not record.pareto else None
+    latency, of_dense = (winner.measured, summary.dense_latency) if winner else (
+        best.latency, dense.latency)
+    metric, dense_metric = (summary.metric_of(winner), summary.dense_metric) if winner else (
+        best.metric, dense.metric)
+    change, saved = metric - dense_metric, 1 - latency / of_dense
+    said = (f'{short(summary.metric)} {metric:.4g} against {dense_metric:.4g} dense '
+            f'({change:+.4f}), at {latency:.2f} ms against {of_dense:.2f} ms ({-saved:+.1%})')
+    if winner and winner.full is not None:
+        said += (f'. This is on all of val; on the images of the search it has '
+                 f'{best.metric:.4g} against {dense.metric:.4g}')
     if record.pareto:
         front = summary.front
         lead = (f'The front has {len(front)} configurations, from {front[0].latency:.2f} ms to '
@@ -75,10 +82,11 @@ def _head(record: SearchRecord, alike: Sequence[Candidate]) -> List[dict]:
         lead = f'The search has not ended. {lead}'
     figures = [
         (f'{change:+.4f}', f'{short(summary.metric)} against dense'),
-        (f'{dense.latency / latency:.2f}\N{MULTIPLICATION SIGN}', 'as fast as dense'),
+        (f'{of_dense / latency:.2f}\N{MULTIPLICATION SIGN}', 'as fast as dense'),
         (f'{1 - best.macs / dense.macs:.0%}', 'fewer MACs in the backbone')]
     if record.pareto and summary.finalists:
-        figures = [(f'{f.candidate.metric:.4f}', f'{short(summary.metric)} at {f.measured:.2f} ms')
+        figures = [(f'{summary.metric_of(f):.4f}',
+                    f'{short(summary.metric)} at {f.measured:.2f} ms')
                    for f in summary.finalists]
     parts = [paragraph(lead, 'lead'), tiles([
         *figures, (f'{len(summary.evaluated)}', f'evaluated of {len(summary.candidates)} met')])]
@@ -113,22 +121,22 @@ def _finalists(record: SearchRecord, alike: Sequence[Candidate], folder: Path) -
             'Not recorded: the search has not ended.', 'note')])
     noisy = {c.trial for c in alike}
 
-    def on_all(full: Optional[Dict[str, float]]) -> Optional[str]:
-        return full and f'{full.get(summary.metric, 0.):.4f}'
-
+    on_some = summary.dense_full is not None
     heads = ['at most' if record.pareto else 'place', 'trial', short(summary.metric),
-             'less dense (95%)', 'on all of val', 'searched (ms)', 'again (ms)', 'of dense',
-             'within noise', 'sparsity']
+             'less dense (95%)', *['in the search'] * on_some, 'searched (ms)', 'again (ms)',
+             'of dense', 'within noise', 'sparsity']
     rows = []
     for place, finalist in enumerate(summary.finalists, 1):
-        c, full = finalist.candidate, finalist.full
+        c = finalist.candidate
         rows.append([
-            f'{finalist.point:.2f} ms' if record.pareto else place, c.trial, f'{c.metric:.4f}',
-            _loss(c, dense), on_all(full), f'{c.latency:.2f}',
-            f'{finalist.measured:.2f}', f'{finalist.measured / dense.latency:.1%}',
+            f'{finalist.point:.2f} ms' if record.pareto else place, c.trial,
+            f'{summary.metric_of(finalist):.4f}', less_dense(summary, finalist),
+            *[f'{c.metric:.4f}'] * on_some, f'{c.latency:.2f}', f'{finalist.measured:.2f}',
+            f'{finalist.measured / summary.dense_latency:.1%}',
             ('yes' if c.trial in noisy else 'no') if alike else None, finalist.label])
-    rows.append(['dense', None, f'{dense.metric:.4f}', None, on_all(summary.dense_full), None,
-                 f'{dense.latency:.2f}', '100.0%', None, None])
+    rows.append(['dense', None, f'{summary.dense_metric:.4f}', None,
+                 *[f'{dense.metric:.4f}'] * on_some, f'{dense.latency:.2f}',
+                 f'{summary.dense_latency:.2f}', '100.0%', None, None])
     labels = [f'\N{LESS-THAN OR EQUAL TO} {f.point:.1f} ms' if record.pareto
               else f'{place}. trial {f.candidate.trial}'
               for place, f in enumerate(summary.finalists, 1)]
@@ -136,7 +144,9 @@ def _finalists(record: SearchRecord, alike: Sequence[Candidate], folder: Path) -
     return Section('finalists', title, [
         paragraph(f'{"One for each latency asked for." if record.pareto else "The best first."} '
                   f'Latencies are those of {kind}, and those measured again at the end with '
-                  f'more rounds. {short(summary.metric)} is on {_images(record)}.', 'how'),
+                  f'more rounds. {short(summary.metric)} and its interval are on all of val'
+                  + (f'; beside them stands what {_images(record)} gave in the search.'
+                     if on_some else '.'), 'how'),
         table(heads, rows, left=['sparsity'], first=not record.pareto),
         figure('ratios', lambda: draw_ratios(record, labels),
                'Ratios of each stage of the finalists',
@@ -188,11 +198,3 @@ def _interval(candidate: Candidate) -> Optional[str]:
     if candidate.resampled is None:
         return None
     return '{:.4f} to {:.4f}'.format(*interval(candidate.resampled))
-
-
-def _loss(candidate: Candidate, dense: Candidate) -> str:
-    change = f'{candidate.metric - dense.metric:+.4f}'
-    if candidate.resampled is None or dense.resampled is None:
-        return change
-    _, low, high = difference(candidate.resampled, dense.resampled)
-    return f'{change} ({low:+.4f} to {high:+.4f})'

@@ -113,6 +113,14 @@ def check_section(record: SearchRecord, folder: Path) -> Section:
                    'is to be expected.', folder)]
     else:
         parts = [paragraph('Not recorded: the search has not ended.', 'note')]
+    beside = [c.dense for c in record.summary.candidates if c.dense is not None]
+    if beside and record.summary.dense_again is not None:
+        summary = record.summary
+        parts.append(paragraph(
+            f'The dense model took {summary.dense.latency:.2f} ms at the start, '
+            f'{min(beside):.2f} to {max(beside):.2f} ms beside the candidates, and '
+            f'{summary.dense_again:.2f} ms at the end ({summary.drift:+.1%}). Candidates are '
+            f'measured as a ratio to it: limits in ms are checked against the last figure.'))
     if not path:
         parts.append(paragraph('Check of a latency table: not recorded, the search measured each '
                                'candidate (--latency-table predicts them).', 'note'))

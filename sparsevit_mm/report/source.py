@@ -42,7 +42,8 @@ class SearchRecord:
         summary: The search.
         pareto: Whether low latency was an objective too.
         judged: All candidates, in the order in which they were through.
-        again: Trial -> milliseconds, of all candidates that were measured again at the end.
+        again: Trial -> milliseconds, of all candidates that were measured again at the end, less
+            the drift of the dense model.
     """
     work_dir: Path
     manifest: Dict
@@ -86,7 +87,9 @@ def read_search(work_dir: Path, storage: Optional[str] = None) -> SearchRecord:
     record = StudyRecord(study)
     summary = record.summary(manifest.get('end'))
     return SearchRecord(Path(work_dir), manifest, shown(url), summary, len(study.directions) == 2,
-                        _judged(study, summary), record.measured_again())
+                        _judged(study, summary),
+                        {f.candidate.trial: f.measured / (1 + summary.drift)
+                         for f in summary.judged})
 
 
 def _read_manifest(work_dir: Path) -> Dict:

@@ -6,7 +6,9 @@ import optuna
 from optuna.distributions import FloatDistribution
 from optuna.importance import MeanDecreaseImpurityImportanceEvaluator, get_param_importances
 
+from ..evaluation.intervals import difference
 from ..search.candidates import Candidate
+from ..search.summary import Finalist, Summary
 
 FEWEST = 20  # evaluations, for importances that say something
 
@@ -73,3 +75,14 @@ def progress(candidates: Sequence[Candidate], pareto: bool) -> List[float]:
     corner = max(p[0] for p in points), min(p[1] for p in points)
     areas = [front_area(points[:i + 1], corner) for i in range(len(points))]
     return [area / areas[-1] if areas[-1] else 1. for area in areas]
+
+
+def less_dense(summary: Summary, finalist: Finalist) -> str:
+    """The finalist's metric less the dense model's, with the 95% interval over images where the
+    evaluator can be resampled; by the best evidence there is."""
+    change = f'{summary.metric_of(finalist) - summary.dense_metric:+.4f}'
+    one, other = summary.resampled_of(finalist), summary.dense_resampled
+    if one is None or other is None:
+        return change
+    _, low, high = difference(one, other)
+    return f'{change} ({low:+.4f} to {high:+.4f})'

@@ -2,11 +2,12 @@
 import ast
 import csv
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Dict, Iterable, List, Optional, Sequence
 
 from ..evaluation.intervals import difference
+from ..evaluation.metrics import Metrics
 from ..files import replacing
 from ..sparsity import Depths, SparsityConfig
 
@@ -22,7 +23,8 @@ class Candidate:
     Attributes:
         trial: Number of the Optuna trial.
         config: The configuration.
-        state: 'evaluated'; 'outside' the limits, so never evaluated; 'failed', its metric is NaN;
+        state: 'evaluated'; 'outside' the limits, so never evaluated; 'failed', its metric is NaN or
+            its evaluation raised;
             'duplicate' of an earlier trial; 'rejected', it was evaluated, but proved outside the
             limits when its latency was measured again; 'screened', on the few images of the first
             look it was not among the better ones.
@@ -34,6 +36,10 @@ class Candidate:
         resampled: The objective on bootstrap resamples of the images it was evaluated on, the same
             resamples for every candidate; None where the evaluator has no resampler.
         seconds: What judging it took, evaluation and latency.
+        dense: Milliseconds of the dense model that was measured beside it; None where the latency
+            is a table's.
+        sampled: Whether chance alone decided that it goes on after the first look.
+        error: What the evaluation raised, of a failed one.
     """
     trial: int
     config: SparsityConfig
@@ -45,20 +51,28 @@ class Candidate:
     first_look: Optional[float] = None
     resampled: Optional[List[float]] = None
     seconds: Optional[float] = None
+    dense: Optional[float] = None
+    sampled: bool = False
+    error: Optional[str] = None
 
     def to_json(self) -> Dict:
         """All but the trial, as JSON holds it: it knows no NaN."""
         record = {**asdict(self), 'config': self.config.to_list()}
-        record['metrics'] = self.metrics and {
-            key: float(value) for key, value in self.metrics.items() if math.isfinite(value)
-        }
+        record['metrics'] = self.metrics and finite(self.metrics)
         del record['trial']
         return record
 
     @classmethod
     def from_json(cls, trial: int, record: Dict, depths: Depths) -> 'Candidate':
-        """The inverse of :meth:`to_json`."""
-        return cls(trial, **{**record, 'config': SparsityConfig(record['config'], depths)})
+        """The inverse of :meth:`to_json`. Fields that a later version added are left out."""
+        known = {f.name: record[f.name] for f in fields(cls) if f.name in record}
+        return cls(trial, **{**known, 'config': SparsityConfig(record['config'], depths)})
+
+
+def finite(metrics: Metrics) -> Metrics:
+    """As JSON holds them: None for NaN and infinity."""
+    return {key: float(value) if value is not None and math.isfinite(value) else None
+            for key, value in metrics.items()}
 
 
 def write_csv(path: Path, candidates: Iterable[Candidate]) -> None:

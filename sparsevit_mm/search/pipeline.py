@@ -4,14 +4,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Callable, List, Optional, Tuple
 
+import numpy as np
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from ..cost.latency import LatencyMeter
+from ..cost.latency import Latency, LatencyMeter
 from ..cost.macs import backbone_macs
 from ..cost.table import LatencyTable
 from ..evaluation.bootstrap import make_resampler
 from ..evaluation.metrics import Metrics, check_metric, default_metric
+from ..models.checkpoints import fingerprint
 from ..models.selection.ranking import Selection
 from ..sparsity import SparsityConfig
 from .baselines import References
@@ -20,6 +22,7 @@ from .finals import Finals
 from .identity import config_identity, file_identity
 from .limits import Limits
 from .problem import Problem
+from .record import Full
 from .request import SearchRequest, point_latency
 from .results import SearchResult, write_front, write_manifest, write_winners
 from .score import SearchedScore
@@ -28,6 +31,7 @@ from .store.joining import JoinedStudy
 from .study import SparsitySearch
 
 RESAMPLES = 100  # of the bootstrap, for every candidate
+CAREFUL = 3  # times the rounds, where the best are measured again
 
 
 class SearchPipeline:
@@ -49,6 +53,7 @@ class SearchPipeline:
         self.work_dir = Path(cfg.work_dir)
         self.metric = request.metric or default_metric(cfg)
         self.evaluating = 0.
+        self._dense_beside: Optional[float] = None
         self.backbone = evaluations.evaluator.backbone
         self.space = self.backbone.space
         self.densest = self.space.config(0.)
@@ -121,6 +126,7 @@ class SearchPipeline:
             self.space, self._evaluate, self.latency, self.macs, self.metric, limits,
             self.request.pareto, self.evaluations.look,
             resample=resampler and (lambda: resampler(RESAMPLES, self.request.seed)),
+            dense=lambda: self._dense_beside,
             **dict(canonical=self.table.canonical) if self.table else {})
 
     def macs(self, config: SparsityConfig) -> int:
@@ -131,11 +137,17 @@ class SearchPipeline:
         """Milliseconds: the table's, or measured."""
         return self.table.predict(config) if self.table else self.measure(config)
 
-    def measure(self, config: SparsityConfig, scope: Optional[str] = None) -> float:
+    def measure(self, config: SparsityConfig) -> float:
         """Milliseconds, as ratio to the dense model measured beside it: a machine that is busier
         now than at the start of the search changes both."""
+        dense, sparse = self._beside_dense(config)
+        self._dense_beside = dense.median
+        return sparse.ratio * self.dense_latency
+
+    def _beside_dense(self, config: SparsityConfig,
+                      scope: Optional[str] = None) -> List[Latency]:
         self.meter.backbone.selection = self._selection(scope).alone()
-        return self.meter.measure([self.densest, config])[1].ratio * self.dense_latency
+        return self.meter.measure([self.densest, config])
 
     def _selection(self, scope: Optional[str]) -> Selection:
         """The config's own, in another scope if one is named."""
@@ -207,7 +219,8 @@ class SearchPipeline:
         self._write_csv(summary.candidates)
         write_winners(self.cfg, request, self.search, summary, self.score.written)
         if request.pareto:
-            write_front(self.work_dir, summary, request.setting.identity())
+            write_front(self.work_dir, summary, request.setting.identity(),
+                        fingerprint(self.backbone))
         return SearchResult(summary, self.search.problem.limits, request.setting,
                             request.winners(), self.work_dir, self.score_check, searching,
                             evaluating)
@@ -215,28 +228,38 @@ class SearchPipeline:
     def _end_key(self) -> str:
         """A search that goes on, or is asked for something else, ends again."""
         request = self.request
-        chosen = ', '.join(request.points) if request.pareto else f'best {request.finalists}'
+        chosen = f'best {request.finalists}'
+        if request.pareto:
+            chosen += f' for {", ".join(request.points)}'
         if request.scopes:
             chosen += f' in scopes {", ".join(request.scopes)}'
         return f'after {request.num_trials}, {chosen}' + ', references' * request.references
 
     def _end(self, end: str) -> None:
         request, problem = self.request, self.search.problem
-        self.meter = LatencyMeter(self.backbone, request.setting, 3 * request.rounds)
-        full = self.evaluations.full or self.evaluations.evaluator.evaluate
+        self.meter = LatencyMeter(self.backbone, request.setting, CAREFUL * request.rounds)
+        now = self.search.record.dense_again(
+            end, lambda: self.meter.measure([self.densest])[0].median)
         finals = Finals(
-            self.search, end, self.measure,
-            lambda config, scope: full(config, self._selection(scope)),
+            self.search, end, lambda config, scope: self._beside_dense(config, scope)[1].ratio,
+            self.dense_latency, now, request.limits.resolve(now), self._full,
             self.evaluations.full is None,
             [s for s in request.scopes if s != self._selection(None).scope])
         if request.pareto:
-            finals.points({p: point_latency(p, self.dense_latency) for p in request.points})
+            finals.points({p: point_latency(p, now) for p in request.points}, request.finalists)
         else:
             finals.best(request.finalists)
         if request.references:
             References(self.search, self.latency, lambda c: problem.objective(problem.evaluate(c)),
                        {size: lambda size=size: self._smaller(size)
                         for size in self.evaluations.smaller}).run()
+
+    def _full(self, config: SparsityConfig, scope: Optional[str]) -> Full:
+        evaluation = self.evaluations.full or self.evaluations.evaluator.main
+        metrics = evaluation(config, self._selection(scope))
+        resampler = make_resampler(evaluation.metric, self.metric)
+        resampled = resampler and resampler(RESAMPLES, self.request.seed)
+        return Full(metrics, None if resampled is None else np.round(resampled, 6).tolist())
 
     def _smaller(self, size: Tuple[int, int]) -> Tuple[float, float]:
         """Milliseconds and objective of the dense model on smaller images."""

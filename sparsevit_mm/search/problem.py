@@ -6,7 +6,7 @@ from typing import Callable, Optional
 
 import numpy as np
 
-from ..evaluation.metrics import Metrics
+from ..evaluation.metrics import Metrics, objective
 from ..sparsity import SparsityConfig, SparsitySpace
 from .candidates import EVALUATED, FAILED, OUTSIDE, SCREENED, Candidate
 from .limits import Limits
@@ -27,6 +27,8 @@ class Problem:
         look: As `evaluate`, on fewer images, for a first look.
         resample: The objective of the last evaluation on bootstrap resamples of its images.
         canonical: Configuration -> the one to try in its place, of the same latency.
+        dense: Milliseconds of the dense model that ran beside the configuration in the last call of
+            `latency`; None where that measured nothing.
     """
     space: SparsitySpace
     evaluate: Callable[[SparsityConfig], Metrics]
@@ -38,10 +40,11 @@ class Problem:
     look: Optional[Callable[[SparsityConfig], Metrics]] = None
     resample: Optional[Callable[[], np.ndarray]] = None
     canonical: Callable[[SparsityConfig], SparsityConfig] = lambda config: config
+    dense: Callable[[], Optional[float]] = lambda: None
 
     def objective(self, metrics: Metrics) -> float:
-        """Nothing detected gives no metrics, and counts as 0."""
-        return float(metrics.get(self.metric, 0.))
+        """See :func:`~..evaluation.metrics.objective`."""
+        return objective(metrics, self.metric)
 
     def judge(self, trial: int, config: SparsityConfig,
               promising: Callable[[float], bool]) -> Candidate:
@@ -56,6 +59,7 @@ class Problem:
         candidate = Candidate(trial, config, OUTSIDE, macs=self.macs(config))
         if candidate.macs <= self.limits.max_macs:
             candidate.latency = self.latency(config)
+            candidate.dense = self.dense()
             if self.limits.admit(candidate.latency):
                 self._evaluate(candidate, promising)
         candidate.seconds = time.monotonic() - start

@@ -2,19 +2,19 @@
 
 Beside them a study holds what :mod:`.store.workers` say of themselves, and Optuna's own.
 """
-import math
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import optuna
 from optuna.trial import FrozenTrial, Trial
 
 from ..sparsity import Depths
-from .candidates import REJECTED, Candidate
+from ..evaluation.metrics import Metrics
+from .candidates import REJECTED, Candidate, finite
 from .store.workers import Workers
 from .summary import Finalist, Reference, Summary
 
-SCHEMA = 2  # goes up with each change of what stands below
+SCHEMA = 3  # goes up with each change of what stands below
 Figures = Tuple[float, float]
 Compute = Callable[[], Any]
 
@@ -23,6 +23,7 @@ _SCHEMA, _IDENTITY, _IMPORTANCE, _REACH, _DENSE, _SEEDS = (
     'schema', 'identity', 'importance', 'reach', 'dense', 'seeds')
 _REJECTED, _AGAIN, _FULL, _FINALISTS, _REFERENCES = (
     'rejected', 'judged again', 'dense full', 'finalists', 'references')
+_DENSE_AGAIN = 'dense again: '  # and the end
 _CANDIDATE, _WORKER = 'candidate', 'worker'  # of a trial
 
 
@@ -95,27 +96,29 @@ class StudyRecord:
     # The end: figures that were taken again, and who came out best.
 
     def again(self, trial: int, figure: str, scope: Optional[str], compute: Compute) -> Any:
-        """A candidate's figure, 'measured' (milliseconds) or 'full' (metrics), in a scope; computed
-        unless it is there."""
+        """A candidate's figure in a scope, computed unless it is there: 'ratio', of its latency to
+        the dense model's; or 'full', :class:`Full`."""
         kept, key = self.study.user_attrs.get(_AGAIN, {}), _key(figure, scope)
         figures = kept.setdefault(str(trial), {})  # JSON keys are text
         if key not in figures:
             value = compute()
-            figures[key] = _plain(value) if isinstance(value, dict) else value
+            figures[key] = value.to_json() if isinstance(value, Full) else value
             self.study.set_user_attr(_AGAIN, kept)
-        return figures[key]
+        value = figures[key]
+        return Full(**value) if figure == 'full' else value
 
-    def measured_again(self) -> Dict[int, float]:
-        """Trial -> milliseconds."""
-        return {int(trial): figures['measured']
-                for trial, figures in self.study.user_attrs.get(_AGAIN, {}).items()
-                if 'measured' in figures}
+    def dense_again(self, end: str, compute: Callable[[], float]) -> float:
+        """Milliseconds of the dense model at an end of the search."""
+        key = _DENSE_AGAIN + end
+        if key not in self.study.user_attrs:
+            self.study.set_user_attr(key, compute())
+        return self.study.user_attrs[key]
 
-    def dense_full(self, compute: Callable[[], Dict[str, float]]) -> Dict[str, float]:
-        """Metrics of the dense model on all of val."""
+    def dense_full(self, compute: Callable[[], 'Full']) -> 'Full':
+        """The dense model on all of val."""
         if _FULL not in self.study.user_attrs:
-            self.study.set_user_attr(_FULL, _plain(compute()))
-        return self.study.user_attrs[_FULL]
+            self.study.set_user_attr(_FULL, compute().to_json())
+        return Full(**self.study.user_attrs[_FULL])
 
     def keep_finalists(self, end: str, finalists: Sequence[Finalist]) -> None:
         """Of one end: another request of the same study has an end of its own."""
@@ -151,21 +154,57 @@ class StudyRecord:
         rejected = self.rejected
         candidates = [candidate_of(trial, depths, rejected) for trial in self.trials()]
         ends = attrs.get(_FINALISTS, {})
-        chosen = ends.get(end, []) if end else list(ends.values() or [[]])[-1]
+        end = end or next(reversed(ends), '')
+        dense = Candidate.from_json(-1, attrs[_DENSE], depths)
+        dense_again = attrs.get(_DENSE_AGAIN + end)
+        full = Full(**attrs.get(_FULL, {}))
+        again = _Again(attrs.get(_AGAIN, {}), {c.trial: c for c in candidates},
+                       dense_again or dense.latency)
         return Summary(
-            name, identity['metric'], identity, Candidate.from_json(-1, attrs[_DENSE], depths),
-            candidates, self._finalists(chosen, candidates),
-            [Reference(**r) for r in attrs.get(_REFERENCES, {}).values()], attrs.get(_FULL))
+            name, identity['metric'], identity, dense, candidates,
+            [again.finalist(**held) for held in ends.get(end, [])],
+            [Reference(**r) for r in attrs.get(_REFERENCES, {}).values()], full.metrics,
+            full.resampled, dense_again, again.all())
 
-    def _finalists(self, chosen: List[Dict], candidates: List[Candidate]) -> List[Finalist]:
-        by_trial, again = {c.trial: c for c in candidates}, self.study.user_attrs.get(_AGAIN, {})
-        finalists = []
-        for held in chosen:
-            figures, scope = again[str(held['trial'])], held['scope']
-            finalists.append(Finalist(
-                by_trial[held['trial']], figures[_key('measured', scope)],
-                figures.get(_key('full', scope)), held['point'], scope, held['name']))
-        return finalists
+
+@dataclass
+class Full:
+    """What all of val says of a configuration.
+
+    Attributes:
+        metrics: All that the evaluator gave.
+        resampled: The objective on bootstrap resamples; None where the evaluator has no resampler.
+    """
+    metrics: Optional[Metrics] = None
+    resampled: Optional[List[float]] = None
+
+    def to_json(self) -> Dict:
+        return dict(metrics=finite(self.metrics), resampled=self.resampled)
+
+
+class _Again:
+    """Candidates that were judged again, as finalists.
+
+    Args:
+        figures: Trial -> what :meth:`StudyRecord.again` keeps.
+        candidates: Trial -> candidate.
+        dense: Milliseconds of the dense model.
+    """
+
+    def __init__(self, figures: Dict[str, Dict], candidates: Dict[int, Candidate], dense: float):
+        self.figures, self.candidates, self.dense = figures, candidates, dense
+
+    def finalist(self, trial: int, name: str = '', point: Optional[float] = None,
+                 scope: Optional[str] = None) -> Finalist:
+        figures = self.figures[str(trial)]
+        full = Full(**figures.get(_key('full', scope), {}))
+        return Finalist(self.candidates[trial], figures[_key('ratio', scope)] * self.dense,
+                        full.metrics, full.resampled, point, scope, name)
+
+    def all(self) -> List[Finalist]:
+        """In the scope that was searched."""
+        return [self.finalist(int(trial)) for trial, figures in self.figures.items()
+                if 'ratio' in figures]
 
 
 def has_candidate(trial: FrozenTrial) -> bool:
@@ -206,8 +245,3 @@ def worker_of(trial: FrozenTrial) -> str:
 
 def _key(figure: str, scope: Optional[str]) -> str:
     return f'{figure}, scope {scope}' if scope else figure
-
-
-def _plain(metrics: Dict[str, float]) -> Dict[str, float]:
-    """As JSON holds them."""
-    return {key: float(value) for key, value in metrics.items() if math.isfinite(value)}

@@ -1,6 +1,7 @@
 """What a finished search leaves beside its study: winning configs with their provenance, the front,
 and where the study is."""
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,13 +75,15 @@ def write_manifest(work_dir: Path, request: SearchRequest, study: str, end: str)
         partial.write_text(text + '\n', encoding='utf-8')
 
 
-def write_front(work_dir: Path, summary: Summary, setting: Dict) -> None:
-    """The front of the search, for ``set_latency_budget``; the latency of a point that was
-    measured again is that."""
-    measured = {f.candidate.trial: f.measured for f in summary.finalists}
-    points = [FrontPoint(c.config, measured.get(c.trial, c.latency), c.metric)
-              for c in summary.front]
-    Front(points, summary.metric, setting).save(work_dir / FRONT)
+def write_front(work_dir: Path, summary: Summary, setting: Dict, weights: List[float]) -> None:
+    """The front of the search, for ``set_latency_budget``: of the candidates that were judged again
+    at the end, with these figures alone. `weights` is the fingerprint of the backbone's."""
+    points = [FrontPoint(f.candidate.config, f.measured, summary.metric_of(f))
+              for f in summary.judged
+              if (f.full is None) == (summary.dense_full is None)
+              and math.isfinite(summary.metric_of(f))]
+    Front(points, summary.metric, setting, summary.identity['checkpoint'],
+          weights).save(work_dir / FRONT)
 
 
 def write_winners(cfg: Config, request: SearchRequest, search: SparsitySearch,
@@ -101,12 +104,13 @@ def provenance(request: SearchRequest, search: SparsitySearch, summary: Summary,
     """Where a config came from, as lines of comment."""
     candidate = finalist.candidate
     metric, dense = summary.metric, summary.dense
+    now = summary.dense_latency
     samples = 'all of val' if request.num_samples is None else (
         f'{request.num_samples} images of val (seed {request.seed})')
     lines = [
         'Found by tools/search_sparsity.py; train.py fine-tunes it, test.py tests it.',
         f'{metric} {candidate.metric:.4g} on {samples}, dense {dense.metric:.4g}',
-        f'backbone latency {finalist.measured:.2f} ms, dense {dense.latency:.2f} ms; '
+        f'backbone latency {finalist.measured:.2f} ms, dense {now:.2f} ms; '
         f'{"predicted by a table" if request.table else "in the search"}: '
         f'{candidate.latency:.2f} ms',
         f'measured at {request.setting}',
@@ -119,10 +123,8 @@ def provenance(request: SearchRequest, search: SparsitySearch, summary: Summary,
     if importance is not None:
         lines.insert(1, f'searched under importance={importance!r}')
     if finalist.full is not None:
-        objective = search.problem.objective
-        value = objective(finalist.full)  # the search itself may have had all of val
-        of_dense = dense.metric if summary.dense_full is None else objective(summary.dense_full)
-        lines.insert(2, f'{metric} {value:.4g} on all of val, dense {of_dense:.4g}')
+        lines.insert(2, f'{metric} {summary.metric_of(finalist):.4g} on all of val, dense '
+                        f'{summary.dense_metric:.4g}')
     if finalist.scope is not None:
         lines.insert(2, f'in scope {finalist.scope!r}, better than in the one that was searched')
     if finalist.point is not None:

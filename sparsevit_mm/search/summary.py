@@ -2,6 +2,7 @@
 from dataclasses import dataclass, field
 from typing import Dict, List, Optional
 
+from ..evaluation.metrics import Metrics, objective
 from .candidates import EVALUATED, REJECTED, Candidate, pareto_front
 
 WINNER = 'winner'
@@ -35,13 +36,15 @@ class Finalist:
         candidate: As the search saw it.
         measured: Milliseconds, measured again with more rounds.
         full: All metrics on all of val; None where the search itself evaluated on all of it.
+        resampled: The objective on bootstrap resamples of all of val, as those of a Candidate.
         point: The latency in ms that a Pareto search chose it for; None of other searches.
         scope: In which its figures were taken; None is the one that was searched.
         name: What the request calls it: the point of a Pareto search; :data:`WINNER`, or nothing.
     """
     candidate: Candidate
     measured: float
-    full: Optional[Dict[str, float]] = None
+    full: Optional[Metrics] = None
+    resampled: Optional[List[float]] = None
     point: Optional[float] = None
     scope: Optional[str] = None
     name: str = ''
@@ -65,6 +68,10 @@ class Summary:
         finalists: Of one end: best first, the first is the winner; empty before the end.
         references: Empty unless the search was asked for them.
         dense_full: All metrics of the dense model on all of val; None as those of a Finalist.
+        dense_full_resampled: Their objective on bootstrap resamples.
+        dense_again: Milliseconds of the dense model, measured again beside the finalists; None
+            before the end.
+        judged: All candidates that were judged again for any end, as finalists without a name.
     """
     study: str
     metric: str
@@ -73,7 +80,44 @@ class Summary:
     candidates: List[Candidate]
     finalists: List[Finalist] = field(default_factory=list)
     references: List[Reference] = field(default_factory=list)
-    dense_full: Optional[Dict[str, float]] = None
+    dense_full: Optional[Metrics] = None
+    dense_full_resampled: Optional[List[float]] = None
+    dense_again: Optional[float] = None
+    judged: List[Finalist] = field(default_factory=list)
+
+    # The best evidence there is: all of val where the search had only some of it.
+
+    def metric_of(self, finalist: Finalist) -> float:
+        """Its objective."""
+        if finalist.full is None:
+            return finalist.candidate.metric
+        return objective(finalist.full, self.metric)
+
+    def resampled_of(self, finalist: Finalist) -> Optional[List[float]]:
+        """Its objective on resamples."""
+        return finalist.candidate.resampled if finalist.full is None else finalist.resampled
+
+    @property
+    def dense_metric(self) -> float:
+        """Objective of the dense model."""
+        return self.dense.metric if self.dense_full is None else objective(self.dense_full,
+                                                                           self.metric)
+
+    @property
+    def dense_resampled(self) -> Optional[List[float]]:
+        """Objective of the dense model on resamples."""
+        return self.dense.resampled if self.dense_full is None else self.dense_full_resampled
+
+    @property
+    def dense_latency(self) -> float:
+        """Milliseconds of the dense model: the newest measurement, beside which the finalists
+        stand."""
+        return self.dense.latency if self.dense_again is None else self.dense_again
+
+    @property
+    def drift(self) -> float:
+        """By which share the dense model got slower between the start and the end."""
+        return self.dense_latency / self.dense.latency - 1
 
     @property
     def is_pareto(self) -> bool:

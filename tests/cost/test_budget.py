@@ -1,5 +1,7 @@
 """A budget set at run time gives what a fresh model of that sparsity gives."""
+import json
 import math
+import warnings
 
 import pytest
 import torch
@@ -8,9 +10,11 @@ from torch import nn
 
 from sparsevit_mm import Front, SparsityConfig, set_latency_budget
 from sparsevit_mm.cost.additive import Stage
+from sparsevit_mm.cost.latency import device_name
 from sparsevit_mm.cost.table import Check, LatencyTable, backbone_identity
 from sparsevit_mm.front import FrontPoint
-from sparsevit_mm.models import execution
+from sparsevit_mm.models import execution, get_sparse_backbone
+from sparsevit_mm.models.checkpoints import fingerprint
 
 CONFIGS = [SparsityConfig(c, (2, 2)) for c in (.8, [.6, .2], [[.2, .2], 0], 0)]
 FRONT = Front([FrontPoint(config, 5. * (i + 1), .1 * i) for i, config in enumerate(CONFIGS)],
@@ -116,3 +120,32 @@ def test_a_front_of_another_backbone_is_refused(randomise):
 def test_a_model_without_a_sparse_backbone_is_refused():
     with pytest.raises(ValueError, match='holds 0 sparse backbones'):
         set_latency_budget(nn.Linear(1, 1), 5, FRONT)
+
+
+def test_a_front_of_another_device_or_checkpoint_is_said_once(randomise, tmp_path):
+    model, other = detector(randomise), detector(randomise, seed=1)
+    weights = fingerprint(get_sparse_backbone(model))
+    here = dict(device=device_name('cpu'), execution='eager')
+    Front(FRONT.points, 'mAP', here, 'abc', weights).save(tmp_path / 'front.json')
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        set_latency_budget(model, 12., tmp_path / 'front.json')
+        set_latency_budget(model.to(torch.bfloat16), 12., tmp_path / 'front.json')
+    with pytest.warns(UserWarning, match='another checkpoint') as said:
+        set_latency_budget(other, 12., tmp_path / 'front.json')
+    elsewhere = Front(FRONT.points, 'mAP', {**here, 'device': 'A GPU'}, 'abc', weights)
+    with pytest.warns(UserWarning, match=f'device A GPU, here {here["device"][:4]}'):
+        set_latency_budget(model, 12., elsewhere)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        set_latency_budget(model, 5., elsewhere)
+    assert len(said) == 1
+
+
+def test_a_front_written_before_it_named_its_checkpoint_is_read(tmp_path, randomise):
+    FRONT.save(tmp_path / 'front.json')
+    record = json.loads((tmp_path / 'front.json').read_text())
+    del record['checkpoint'], record['weights']
+    (tmp_path / 'front.json').write_text(json.dumps(record))
+    assert Front.load(tmp_path / 'front.json') == FRONT
+    set_latency_budget(detector(randomise), 12., tmp_path / 'front.json')

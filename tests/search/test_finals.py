@@ -4,14 +4,16 @@ import pytest
 from landscape import Landscape, latency_of, metric_of
 
 from sparsevit_mm.cost.latency import LatencySetting
+from sparsevit_mm.front import Front
 from sparsevit_mm.search.candidates import EVALUATED, REJECTED, Candidate
 from sparsevit_mm.search.finals import Finals
 from sparsevit_mm.search.limits import Limits
+from sparsevit_mm.search.record import Full
 from sparsevit_mm.search.request import SearchRequest
-from sparsevit_mm.search.results import provenance
+from sparsevit_mm.search.results import provenance, write_front
 from sparsevit_mm.sparsity import SparsityConfig
 
-END = 'best 3'
+END, DENSE = 'best 3', 10.
 
 
 def prepared(search):
@@ -22,8 +24,11 @@ def prepared(search):
     return search
 
 
-def finals_of(search, *args, **kwargs):
-    return Finals(search, END, *args, **kwargs)
+def finals_of(search, measure, full=None, had_all=True, scopes=(), end=END, now=DENSE):
+    """`measure` gives milliseconds where dense takes `DENSE`, `full` metrics."""
+    return Finals(search, end, lambda *args: measure(*args) / DENSE, DENSE, now,
+                  search.problem.limits, full and (lambda *args: Full(full(*args))), had_all,
+                  scopes)
 
 
 @pytest.fixture
@@ -159,8 +164,69 @@ def test_each_end_keeps_its_own_finalists():
     search.run(40)
     prepared(search)
     points = {'first': {'9ms': 9., '5ms': 5.}, 'second': {'8ms': 8.}}
-    made = {end: Finals(search, end, measured).points(asked) for end, asked in points.items()}
+    made = {end: finals_of(search, measured, end=end).points(asked)
+            for end, asked in points.items()}
     for end, finalists in made.items():
         assert search.record.summary(end).finalists == finalists
     assert search.record.summary().finalists == made['second']
     assert search.record.summary('third').finalists == []
+
+
+def test_each_point_gets_the_best_on_all_of_val_of_the_few_best():
+    search = Landscape().search(problem=dict(pareto=True), depths=[2, 2], metric='score')
+    search.run(60)
+    prepared(search)
+    ranked = sorted((c for c in search.candidates if latency_of(c.config) <= 7),
+                    key=lambda c: (-c.metric, c.latency))
+    on_all = {ranked[2].config: {'score': .99}, ranked[0].config: {'score': float('nan')}}
+
+    def full(config, scope):
+        return on_all.get(config, {'score': .5})
+
+    lucky, = finals_of(search, measured, full, had_all=False, end='1').points({'7ms': 7.})
+    assert lucky.candidate == ranked[0]
+    best, wide = finals_of(search, measured, full, had_all=False, end='3').points(
+        {'7ms': 7., '9ms': 9.}, 3)
+    assert best.candidate == ranked[2] == wide.candidate  # judged for 7 ms, best for 9 ms too
+
+
+def test_the_whole_front_is_measured_again_where_the_search_had_all_of_val():
+    search = Landscape().search(problem=dict(pareto=True), depths=[2, 2], metric='score')
+    search.run(40)
+    prepared(search)
+    finals_of(search, measured).points({'9ms': 9.})
+    judged = {f.candidate.trial for f in search.record.summary().judged}
+    assert {c.trial for c in search.front} <= judged
+
+
+def test_limits_are_checked_against_the_last_dense_latency(search):
+    """The machine got slower by a tenth: what took 7.5 ms takes 8.25 now."""
+    now = 1.1 * DENSE
+    search.record.dense_again(END, lambda: now)
+    finalists = finals_of(search, measured, now=now).best(2)
+    assert all(f.measured <= 8 and f.measured == pytest.approx(
+        1.1 * latency_of(f.candidate.config)) for f in finalists)
+    summary = search.record.summary(END)
+    assert summary.drift == pytest.approx(.1) and summary.dense_latency == now
+    assert [f.measured for f in summary.finalists] == [f.measured for f in finalists]
+
+
+def test_a_front_holds_only_what_was_judged_again(tmp_path):
+    search = Landscape().search(problem=dict(pareto=True), depths=[2, 2], metric='score',
+                                checkpoint='abc')
+    search.run(40)
+    prepared(search)
+
+    def full(config, scope):
+        return {'score': metric_of(config) - .1}
+
+    finals_of(search, lambda *args: 1.05 * measured(*args), full, had_all=False).points(
+        {'9ms': 9., '5ms': 5.}, 2)
+    summary = search.record.summary(END)
+    write_front(tmp_path, summary, {'device': 'a GPU'}, [1., 2.])
+    front = Front.load(tmp_path / 'front.json')
+    assert (front.checkpoint, front.weights) == ('abc', [1., 2.])
+    judged = {f.candidate.config: f for f in summary.judged}
+    assert all(p.latency == judged[p.config].measured
+               == pytest.approx(1.05 * latency_of(p.config))
+               and p.metric == pytest.approx(metric_of(p.config) - .1) for p in front.points)

@@ -1,9 +1,13 @@
 """The record that a search keeps in its study."""
+import math
+
 import optuna
 import pytest
 from landscape import Landscape
 
-from sparsevit_mm.search.record import SCHEMA, StudyRecord
+from sparsevit_mm.evaluation.metrics import objective
+from sparsevit_mm.search.candidates import Candidate, finite
+from sparsevit_mm.search.record import SCHEMA, Full, StudyRecord
 
 
 @pytest.fixture
@@ -39,9 +43,22 @@ def test_what_is_read_is_what_was_written(search):
     assert len(trials) == len(search.candidates)
     record.reject([trials[0].number])
     assert record.rejected == [trials[0].number]
-    figures = [record.again(3, 'full', scope, lambda: {'AP': .5, 'none': float('nan')})
+    full = Full({'AP': .5, 'none': None}, [.4, .6])
+    figures = [record.again(3, 'full', scope,
+                            lambda: Full({'AP': .5, 'none': float('nan')}, [.4, .6]))
                for scope in (None, 'group')]
-    assert figures == [{'AP': .5}] * 2
-    assert record.again(3, 'full', 'group', lambda: 1 / 0) == {'AP': .5}
-    assert record.again(3, 'measured', None, lambda: 2.5) == 2.5
-    assert record.measured_again() == {3: 2.5}
+    assert figures == [full] * 2
+    assert record.again(3, 'full', 'group', lambda: 1 / 0) == full
+    assert record.again(3, 'ratio', None, lambda: .5) == .5
+
+
+def test_a_record_of_a_later_version_with_further_fields_is_read(search):
+    candidate = next(iter(search.candidates))
+    record = {**candidate.to_json(), 'invented later': 1}
+    assert Candidate.from_json(candidate.trial, record, (2, 2)) == candidate
+
+
+def test_a_metric_that_is_nan_stays_so():
+    metrics = finite({'AP': float('nan'), 'AP50': .5})
+    assert metrics == {'AP': None, 'AP50': .5}
+    assert math.isnan(objective(metrics, 'AP')) and objective(metrics, 'other') == 0.
