@@ -139,13 +139,15 @@ def first_look_section(record: SearchRecord, folder: Path) -> Section:
         return Section('first-look', title, [paragraph(
             'Not recorded: the search evaluated every candidate within the limits at once '
             '(--first-look N looks at few images first).', 'note')])
-    correlation = agreement(looked)
-    words = (f'needs {PAIRS} candidates that differ in both' if correlation is None
-             else f'is {correlation:.2f}')
+    unselected = sum(c.sampled for c in looked)
+    correlation = agreement(looked, record.pareto)
+    words = (f'needs {PAIRS} candidates' if correlation is None
+             else f'is {correlation:.2f} over the {unselected}')
     return Section('first-look', title, [
-        paragraph(f'The rank correlation (Spearman) of the first look on few images and the '
-                  f'evaluation {words}, over the {len(looked)} candidates that had both. Those '
-                  f'turned away have only the first, which makes it look lower than it is.'),
+        paragraph(f'The rank correlation (Spearman{", latency taken out" * record.pareto}) of the '
+                  f'first look on few images and the evaluation {words} that went on whatever '
+                  f'their first look said. The {len(looked)} with both figures were selected by '
+                  f'the first, which makes any correlation among them look lower than it is.'),
         figure('first_look', lambda: draw_first_look(looked, metric),
                'Metric over that of the first look',
                'The closer the dots are to a rising line, the better few images rank candidates.',

@@ -47,13 +47,13 @@ class Problem:
         return objective(metrics, self.metric)
 
     def judge(self, trial: int, config: SparsityConfig,
-              promising: Callable[[float], bool]) -> Candidate:
+              promising: Callable[[Candidate], bool]) -> Candidate:
         """What can be said of a configuration, the cheapest first.
 
         Args:
             trial: Number of the trial.
             config: The configuration.
-            promising: Objective of the first look -> whether the evaluation is worth it.
+            promising: Candidate with its first look -> whether the evaluation is worth it.
         """
         start = time.monotonic()
         candidate = Candidate(trial, config, OUTSIDE, macs=self.macs(config))
@@ -65,10 +65,10 @@ class Problem:
         candidate.seconds = time.monotonic() - start
         return candidate
 
-    def _evaluate(self, candidate: Candidate, promising: Callable[[float], bool]) -> None:
+    def _evaluate(self, candidate: Candidate, promising: Callable[[Candidate], bool]) -> None:
         if self.look is not None:
             candidate.first_look = self.objective(self.look(candidate.config))
-            if not promising(candidate.first_look):
+            if not promising(candidate):
                 candidate.state = SCREENED
                 return
         candidate.metrics = self.evaluate(candidate.config)

@@ -218,9 +218,9 @@ def candidate_of(trial: FrozenTrial, depths: Depths, rejected: Sequence[int]) ->
     return candidate
 
 
-def state_of(trial: FrozenTrial) -> Optional[str]:
-    """State of its candidate; None without one."""
-    return trial.user_attrs.get(_CANDIDATE, {}).get('state')
+def figures_of(trial: FrozenTrial) -> Dict:
+    """Its candidate as JSON; empty without one."""
+    return trial.user_attrs.get(_CANDIDATE, {})
 
 
 def attributes(candidate: Candidate, worker: str) -> Dict:

@@ -68,7 +68,8 @@ class SparsitySearch:
         self.genes = Genes(problem.space, problem.macs, rng, problem.limits.max_macs)
         self.study.sampler = make_sampler(sampler, self.genes, self._met, population_size,
                                           int(np.random.default_rng(seeds).integers(2**31)))
-        self.first_look = FirstLook(rng, lambda message: print_log(message, 'current', 30))
+        self.first_look = FirstLook(rng, lambda message: print_log(message, 'current', 30),
+                                    problem.pareto)
 
     def __enter__(self) -> 'SparsitySearch':
         return self
@@ -147,8 +148,8 @@ class SparsitySearch:
         if config not in self.memo and self.workers.claim(str(config)):
             self.sync()  # it may have been recorded before the claim
             if config not in self.memo:
-                candidate = self.problem.judge(trial.number, config, lambda value: (
-                    self.first_look.promising(value, self.candidates)))
+                candidate = self.problem.judge(trial.number, config, lambda looked: (
+                    self.first_look.promising(looked, self.candidates)))
         self._record(trial, candidate)
         self.workers.release()
         return candidate

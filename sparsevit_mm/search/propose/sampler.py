@@ -1,7 +1,7 @@
 """What proposes configurations to an Optuna study: the search's own evolution and what it is
 compared with. All of them are stateless, so that several workers may share a study, and go on with
 it later: what was evaluated are the study's COMPLETE trials."""
-from typing import Callable, Dict, Iterable, List, Sequence
+from typing import Callable, Dict, Iterable, List, Sequence, Tuple
 
 import numpy as np
 from optuna.distributions import IntDistribution
@@ -10,8 +10,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from ...sparsity import SparsityConfig, SparsitySpace
-from ..candidates import OUTSIDE
-from ..record import state_of
+from ..candidates import OUTSIDE, SCREENED
+from ..record import figures_of
 from .genes import MUTATION, Genes
 from .surrogate import QuadraticModel, fit_inside
 
@@ -97,9 +97,11 @@ class NestedSampler(ConfigSampler, NSGAIISampler):
         children = [c for c in self._children(study) if not self.known(c)]
         if not children:
             return self.genes.draw()
-        seen, new = map(self._features, (_genes(evaluated), map(self.space.encode, children)))
-        score = _chebyshev(study.directions, seen, evaluated, new, self.genes.rng)
-        slow = self._too_slow(study, seen.mean())
+        pruned = study.get_trials(deepcopy=False, states=(TrialState.PRUNED, ))
+        genes, values = _observations(evaluated, pruned)
+        seen, new = map(self._features, (genes, map(self.space.encode, children)))
+        score = _chebyshev(study.directions, seen, values, new, self.genes.rng)
+        slow = self._too_slow(pruned, seen.mean())
         if len(slow):
             inside = fit_inside(seen, slow)(new) > .5
             score[~inside] -= np.inf if inside.any() else 0
@@ -115,11 +117,10 @@ class NestedSampler(ConfigSampler, NSGAIISampler):
         bred = [genes.mutate(genes.cross(parents[a], parents[b])) for a, b in pairs]
         return list(dict.fromkeys(bred + [genes.spread() for _ in range(STRANGERS)]))
 
-    def _too_slow(self, study, sparsity: float) -> np.ndarray:
+    def _too_slow(self, pruned: Sequence[FrozenTrial], sparsity: float) -> np.ndarray:
         """Features of those outside the limits, less those below a lower limit."""
-        trials = study.get_trials(deepcopy=False, states=(TrialState.PRUNED, ))
         slow = self._features(_genes(
-            t for t in trials if state_of(t) in (None, OUTSIDE)))
+            t for t in pruned if figures_of(t).get('state', OUTSIDE) == OUTSIDE))
         return slow[slow.mean(1) < sparsity] if len(slow) else slow
 
     def _features(self, genes: Iterable[Sequence[int]]) -> np.ndarray:
@@ -134,11 +135,29 @@ class NestedSampler(ConfigSampler, NSGAIISampler):
         return []
 
 
-def _chebyshev(directions, seen: np.ndarray, evaluated: List[FrozenTrial], new: np.ndarray,
+def _observations(evaluated: Sequence[FrozenTrial],
+                  pruned: Sequence[FrozenTrial]) -> Tuple[List[List[int]], np.ndarray]:
+    """Genes and objectives to learn from: of what was evaluated, and of what a first look turned
+    away, whose metric a line through the others' first looks and metrics gives."""
+    trials, values = list(evaluated), [t.values for t in evaluated]
+    looked = [(figures_of(t)['first_look'], t.values[0]) for t in evaluated
+              if figures_of(t).get('first_look') is not None]
+    if len({look for look, _ in looked}) >= STARTUP:
+        slope, offset = np.polyfit(*zip(*looked), 1)
+        for trial in pruned:
+            figures = figures_of(trial)
+            if figures.get('state') == SCREENED:
+                metric = offset + slope * figures['first_look']
+                values.append([metric, figures['latency']][:len(values[0])])
+                trials.append(trial)
+    return _genes(trials), np.array(values)
+
+
+def _chebyshev(directions, seen: np.ndarray, values: np.ndarray, new: np.ndarray,
                rng: np.random.Generator) -> np.ndarray:
     """How good the children may be, (N, ); with one objective, its optimistic prediction."""
     signs = [1 if d == StudyDirection.MAXIMIZE else -1 for d in directions]
-    values = np.array([t.values for t in evaluated]) * signs
+    values = values * signs
     reach = np.stack([QuadraticModel(seen, v).optimistic(new) for v in values.T], 1)
     weights = rng.dirichlet(np.ones(len(signs)))
     return np.min(weights * (reach - values.max(0)) / (np.ptp(values, 0) + 1e-9), 1)
