@@ -121,7 +121,8 @@ def test_the_head_tells_of_the_winner_against_dense(full):
     on_all = f'bbox_mAP {winner.full[METRIC]:.4g} against {dense.metric - .004:.4g} dense'
     in_search = f'it has {winner.candidate.metric:.4g} against {dense.metric:.4g}'
     for words in (f'trial {winner.candidate.trial}', on_all, in_search,
-                  f'{winner.measured:.2f} ms', '34.00 ms', '200 images of val (seed 3)', 'A processor of some kind'):
+                  f'{winner.measured:.2f} ms', '34.00 ms', '200 images of val (seed 3)',
+                  'A processor of some kind'):
         assert words in full.texts['']
 
 

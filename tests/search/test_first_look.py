@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from landscape import Landscape, latency_of, metric_of
+from landscape import Landscape, metric_of
 from optuna.trial import TrialState
 
 from sparsevit_mm.search.candidates import EVALUATED, SCREENED, Candidate
@@ -105,17 +105,6 @@ def test_a_good_first_look_saves_evaluations_and_keeps_the_best():
     met = [c for c in search.candidates if c.first_look is not None]
     evaluated = sum(c.state == EVALUATED for c in met)
     assert evaluated == 30 and evaluated < (SHARE + .25) * len(met)
-
-
-def test_a_pareto_search_with_a_first_look_evaluates_the_fast_ones_too():
-    search = Landscape((2, 2, 2)).search(problem=dict(
-        look=lambda c: {'score': metric_of(c) * 2}, pareto=True))
-    search.run(50)
-    later = [c for c in search.candidates if c.state in (EVALUATED, SCREENED)][PAIRS:]
-    evaluated = [[c.state == EVALUATED for c in later if (latency_of(c.config) < 6) == fast]
-                 for fast in (True, False)]
-    fast, slow = map(np.mean, evaluated)
-    assert fast > .5 * slow and sum(evaluated[0]) > 10
 
 
 def test_the_search_learns_from_those_turned_away():

@@ -253,7 +253,8 @@ def test_infinite_metrics_survive_the_storage():
     search.run(2)
     stored = [t.user_attrs['candidate'] for t in search.study.trials
               if t.state == TrialState.COMPLETE]
-    assert [s['metrics'] for s in stored] == [{'score': s['metric']} for s in stored]
+    assert [s['metrics'] for s in stored] == [
+        {'score': s['metric'], 'odd': None, 'none': None} for s in stored]
 
 
 def test_numpy_metrics_survive_the_storage():
