@@ -47,8 +47,12 @@ def parse_args() -> argparse.Namespace:
     effort.add_argument('--first-look', type=int, metavar='N',
                         help='look at each candidate on N images first, and evaluate only the '
                         'better ones')
+    effort.add_argument('--evaluation-timeout', type=float, metavar='SECONDS',
+                        help='record a candidate that takes longer as failed, and end this worker, '
+                        'which may hang in it (default: wait)')
     effort.add_argument('--finalists', type=int, default=3, metavar='N',
-                        help='how many of the best are judged again at the end (default: 3)')
+                        help='how many of the best are judged again at the end, for each point '
+                        'with --pareto (default: 3)')
     effort.add_argument('--scopes', nargs='+', choices=SCOPES, default=[], metavar='SCOPE',
                         help='judge them in these scopes too (image, group: who competes for the '
                         'windows), and write the best')
@@ -81,9 +85,10 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-PASSED_ON = ('min_latency', 'pareto', 'calibrate', 'work_dir', 'importance', 'metric', 'num_trials',
-             'num_samples', 'first_look', 'finalists', 'scopes', 'references', 'sampler', 'table',
-             'seed', 'storage', 'study', 'resume', 'out', 'overwrite', 'launcher', 'rounds')
+PASSED_ON = ('min_latency', 'pareto', 'calibrate', 'work_dir', 'importance', 'metric',
+             'num_trials', 'num_samples', 'first_look', 'finalists', 'evaluation_timeout',
+             'scopes', 'references', 'sampler', 'table', 'seed', 'storage', 'study', 'resume',
+             'out', 'overwrite', 'launcher', 'rounds')
 
 
 def main() -> None:

@@ -8,6 +8,10 @@ from mmengine.dist import get_dist_info
 _PATIENCE = timedelta(days=365)
 
 
+class OutOfStep(RuntimeError):
+    """The other ranks follow no more."""
+
+
 class InStep:
     """A function that every rank calls whenever rank 0 does, with the same arguments.
 
@@ -33,13 +37,13 @@ class InStep:
         """What the function returns on rank 0.
 
         Raises:
-            RuntimeError: Another rank called, or the others serve no more.
+            OutOfStep: Another rank called, or the others serve no more.
         """
         if self._group is None:
             return self.function(*args)
         if not self._served:
-            raise RuntimeError('rank 0 alone begins a step, and none after stop() or an error: '
-                               f'this is rank {self.rank}')
+            raise OutOfStep('rank 0 alone begins a step, and none after stop() or an error: '
+                            f'this is rank {self.rank}')
         self._served = False  # should the function fail, the others stand within it too
         self._send(args)
         result = self.function(*args)

@@ -12,6 +12,7 @@ from ..search.pipeline import SearchPipeline
 from ..search.study import SparsitySearch
 from .statistics import less_dense
 
+SAID_EVERY = 60.  # seconds of waiting
 DRIFT = .05  # of the dense latency during a search, from which on it is said
 COLUMNS = (TextColumn('search'), BarColumn(), MofNCompleteColumn(),
            TextColumn('{task.description}'), TimeElapsedColumn(), TextColumn('left'),
@@ -23,6 +24,8 @@ class SearchConsole(Watch):
 
     def __init__(self):
         self.bar = Progress(*COLUMNS, console=Console(stderr=True))
+        self.task = None
+        self._said = 0.  # seconds waited, when that was last printed
 
     def say(self, text: str) -> None:
         if os.environ.get('RANK', '0') == '0':  # the process group may be yet to come
@@ -44,8 +47,14 @@ class SearchConsole(Watch):
         self.bar.update(self.task, completed=search.num_evaluated,
                         description=f'{text}{len(search.candidates)} seen')
 
-    def waiting(self, worker: str) -> None:
-        self.bar.update(self.task, description=f'worker {worker} judges the best again')
+    def waiting(self, worker: str, key: str, seconds: float) -> None:
+        text = f'waiting for worker {worker} for {seconds:.0f} s: {key}'
+        if self.task is not None:
+            self.bar.update(self.task, description=text)
+        self._said = min(self._said, seconds)  # it is another that is waited for now
+        if seconds - self._said >= SAID_EVERY:
+            self._said = seconds
+            print(text, flush=True)
 
     def ended(self) -> None:
         self.bar.stop()

@@ -32,8 +32,9 @@ class Watch:
     def candidate(self, search: SparsitySearch) -> None:
         """A candidate was judged."""
 
-    def waiting(self, worker: str) -> None:
-        """Another worker judges the best again."""
+    def waiting(self, worker: str, key: str, seconds: float) -> None:
+        """Another worker is waited for, so long by now; `key` says what it works on: a
+        configuration, or a step of the search."""
 
     def ended(self) -> None:
         """The search is over, or failed."""
@@ -103,10 +104,10 @@ def _run(cfg: Config, request: SearchRequest, watch: Watch) -> Optional[SearchRe
         if not is_main_process():
             return None
         with SearchPipeline(cfg, request, evaluations) as pipeline:
-            pipeline.prepare(lambda label: watch.say(f'evaluating {label}'))
+            pipeline.prepare(lambda label: watch.say(f'evaluating {label}'), watch.waiting)
             watch.prepared(pipeline)
             try:
-                return pipeline.run(lambda _: watch.candidate(pipeline.search), watch.waiting)
+                return pipeline.run(lambda _: watch.candidate(pipeline.search))
             finally:
                 watch.ended()
 

@@ -18,6 +18,7 @@ from ..models.selection.ranking import Selection
 from ..sparsity import SparsityConfig
 from .baselines import References
 from .candidates import Candidate, write_csv
+from .deadline import deadline
 from .finals import Finals
 from .identity import config_identity, file_identity
 from .limits import Limits
@@ -29,6 +30,8 @@ from .score import SearchedScore
 from .splits import Evaluations
 from .store.joining import JoinedStudy
 from .study import SparsitySearch
+
+Waiting = Callable[[str, str, float], None]
 
 RESAMPLES = 100  # of the bootstrap, for every candidate
 CAREFUL = 3  # times the rounds, where the best are measured again
@@ -61,13 +64,16 @@ class SearchPipeline:
         self.table = LatencyTable.load(request.table) if request.table is not None else None
         self.joined: Optional[JoinedStudy] = None
 
-    def prepare(self, report: Callable[[str], None] = lambda label: None) -> None:
+    def prepare(self, report: Callable[[str], None] = lambda label: None,
+                waiting: Optional[Waiting] = None) -> None:
         """Joins the study, settles the score, measures and evaluates the dense model, and resolves
         the limits by it. All that can be wrong with the input fails in here, before the first
         candidate.
 
         Args:
             report: Called with what is evaluated for ``--importance auto``.
+            waiting: Called here and in :meth:`run` while another worker is waited for, as
+                ``Workers.on_wait``.
 
         Raises:
             ValueError, FileNotFoundError: Name what is wrong.
@@ -75,13 +81,16 @@ class SearchPipeline:
         request = self.request
         self.joined = JoinedStudy(request.storage, self._identity(), request.study, request.resume,
                                   request.pareto)
+        if waiting is not None:
+            self.joined.workers.on_wait = waiting
         try:
             self._check_selection(report)
             limits = self._resolve_limits()
             problem = self._problem(limits)
             self.joined.record.dense(lambda: self._evaluate_dense(problem), self.space.depths)
             self.search = SparsitySearch(problem, self.joined, request.seed, request.sampler,
-                                         max(4, min(50, request.num_trials // 4)))
+                                         max(4, min(50, request.num_trials // 4)),
+                                         request.evaluation_timeout)
         except Exception:  # then the corrected command must not find a search begun
             self.joined.discard_if_empty()
             raise
@@ -170,7 +179,8 @@ class SearchPipeline:
     def _evaluate_dense(self, problem: Problem) -> Candidate:
         everything = replace(problem, limits=Limits(), latency=lambda _: self.dense_latency,
                              look=None)
-        candidate = everything.judge(-1, self.densest, lambda _: True)
+        with deadline(self.request.evaluation_timeout, self.joined.leave, 'the dense evaluation'):
+            candidate = everything.judge(-1, self.densest, lambda _: True)
         check_metric(candidate.metrics, problem.metric)
         return candidate
 
@@ -191,14 +201,13 @@ class SearchPipeline:
             **request.limits.identity(),
         }
 
-    def run(self, report: Callable[[Candidate], None] = lambda candidate: None,
-            waiting: Callable[[str], None] = lambda worker: None) -> SearchResult:
+    def run(self,
+            report: Callable[[Candidate], None] = lambda candidate: None) -> SearchResult:
         """Searches, with the CSV kept up to date, then judges the best again and writes the winning
         configs.
 
         Args:
             report: Called after each candidate of this worker.
-            waiting: Called with the worker that judges the best again, if it is another one.
 
         Raises:
             ValueError: See ``run`` of :class:`~.study.SparsitySearch` and :class:`~.finals.Finals`.
@@ -214,7 +223,7 @@ class SearchPipeline:
         start, self.evaluating = time.monotonic(), 0.
         self.search.run(request.num_trials, keep)
         searching, evaluating = time.monotonic() - start, self.evaluating
-        record.end(end, lambda: self._end(end), waiting)
+        record.end(end, lambda: self._end(end))
         summary = record.summary(end)
         self._write_csv(summary.candidates)
         write_winners(self.cfg, request, self.search, summary, self.score.written)

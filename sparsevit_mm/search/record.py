@@ -73,10 +73,9 @@ class StudyRecord:
         """Queues the first population."""
         self.workers.once(_SEEDS, lambda: enqueue() or True)
 
-    def end(self, name: str, run: Callable[[], None], waiting: Callable[[str], None]) -> None:
-        """Runs the end of a search unless that was done; `waiting` is called with the worker that
-        runs it, if it is another."""
-        self.workers.once(f'end: {name}', lambda: run() or True, waiting)
+    def end(self, name: str, run: Callable[[], None]) -> None:
+        """Runs the end of a search unless that was done."""
+        self.workers.once(f'end: {name}', lambda: run() or True)
 
     # Candidates: one a trial.
 

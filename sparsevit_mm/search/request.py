@@ -37,7 +37,8 @@ class SearchRequest:
         resume: Go on with the one study that is there.
         pareto: Search the front of metric against latency.
         points: Latencies that get a config of the front, in ms ('30ms') or of dense ('70%').
-        finalists: How many are judged again for the winner.
+        evaluation_timeout: Seconds for one candidate; none if None.
+        finalists: How many are judged again, for the winner or for each point.
         references: Whether to evaluate points to compare with.
         scopes: Of Selection, in which the finalists are judged beside the config's own.
         importance: Score that windows are chosen by, or :data:`AUTO` to find the one that is best
@@ -63,6 +64,7 @@ class SearchRequest:
     resume: bool = False
     pareto: bool = False
     points: List[str] = field(default_factory=lambda: list(POINTS))
+    evaluation_timeout: Optional[float] = None
     finalists: int = 3
     references: bool = False
     scopes: List[str] = field(default_factory=list)
@@ -72,6 +74,9 @@ class SearchRequest:
         for option, value in (('--trials', self.num_trials), ('--finalists', self.finalists)):
             if value < 1:
                 raise ValueError(f'{option} {value}: at least one is needed')
+        if self.evaluation_timeout is not None and not self.evaluation_timeout > 0:
+            raise ValueError(f'--evaluation-timeout {self.evaluation_timeout:g}: a number of '
+                             f'seconds is needed')
         if self.importance not in (None, AUTO, *SCORES):
             raise ValueError(f'--importance {self.importance!r} is none of {AUTO}, '
                              f'{", ".join(SCORES)}')

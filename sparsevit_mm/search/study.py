@@ -2,8 +2,10 @@
 number of workers on one Optuna study. What was evaluated is in the storage, and survives any
 kill."""
 import hashlib
+import logging
 import time
-from typing import Callable, Dict, List, Optional
+import traceback
+from typing import Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 from mmengine.logging import print_log
@@ -11,8 +13,10 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from ..compat import trial_id
+from ..evaluation.in_step import OutOfStep
 from ..sparsity import SparsityConfig
 from .candidates import DUPLICATE, EVALUATED, FAILED, REJECTED, Candidate, pareto_front
+from .deadline import deadline
 from .problem import Problem
 from .propose.sampler import Genes, from_params, make_sampler, search_space, to_params
 from .propose.screening import FirstLook
@@ -25,6 +29,12 @@ PATIENCE = 20
 GIVE_UP = 400  # trials in a row without an evaluation: the band is next to empty
 DRAWS, RANDOM_TRIES = 50, 2000  # at one that is new: spread evenly, then independent
 POLL = .5  # seconds between looks at what other workers do
+ATTEMPTS = 2  # at a candidate whose evaluation raises
+FAILURES = 8  # candidates in a row that raised: then it is not them
+
+
+class EvaluationError(RuntimeError):
+    """Evaluations fail, whatever the candidate."""
 
 
 class SparsitySearch:
@@ -36,18 +46,22 @@ class SparsitySearch:
         seed: Seed of the sampler.
         sampler: One of :data:`~.propose.sampler.SAMPLERS`.
         population_size: Of NSGA-II.
+        timeout: Seconds for one candidate; one that takes longer is recorded as failed, and ends
+            this process, see :func:`~.deadline.deadline`.
 
     Raises:
         ValueError: The sampler is none, or can't do with two objectives. The study is left then.
     """
 
     def __init__(self, problem: Problem, joined: JoinedStudy, seed: int = 0,
-                 sampler: str = 'nsga2', population_size: int = 20):
-        self.problem, self.joined = problem, joined
+                 sampler: str = 'nsga2', population_size: int = 20,
+                 timeout: Optional[float] = None):
+        self.problem, self.joined, self.timeout = problem, joined, timeout
         self.study, self.workers, self.record = joined.study, joined.workers, joined.record
         self.candidates: List[Candidate] = []
         self.memo: Dict[SparsityConfig, Candidate] = {}
         self._known, self._in_flight = set(), set()
+        self._since: Dict[Tuple[str, str], float] = {}  # of what is waited for
         self._rejected = self.record.rejected
         try:
             self._begin(seed, sampler, population_size)
@@ -102,9 +116,10 @@ class SparsitySearch:
 
         Raises:
             ValueError: No candidate met the limits, or all that did gave NaN.
+            EvaluationError: :data:`FAILURES` candidates in a row raised; lists what.
         """
         self.record.seeds(self._enqueue_seeds)
-        misses = 0
+        misses, raised = 0, []
         while misses < GIVE_UP:
             self._take_over()
             self.sync()
@@ -112,16 +127,26 @@ class SparsitySearch:
             if left <= 0:
                 break
             if len(self._in_flight) >= left:  # others work on the last ones, and may yet die
-                time.sleep(POLL)
+                self._wait()
                 continue
             if misses >= PATIENCE and not self._enqueue_unseen():
                 break
             candidate = self._next()
             misses = 0 if candidate.state in (EVALUATED, FAILED) else misses + 1
             report(candidate)
+            if candidate.error is not None:
+                raised.append(candidate)
+            elif candidate.state == EVALUATED:
+                raised = []
+            if len(raised) == FAILURES:
+                raise EvaluationError(f'the last {FAILURES} candidates could not be evaluated:'
+                                      + ''.join(f'\n  trial {c.trial}, {c.config}: {c.error}'
+                                                for c in raised))
         if self.best is None:
-            raise ValueError('every candidate gave NaN' if self.num_evaluated
-                             else self._nothing_fits())
+            failed = [f'\n  {c.config}: {c.error}' for c in self.candidates if c.error]
+            raise ValueError(self._nothing_fits() if not self.num_evaluated else
+                             'every candidate failed:' + ''.join(failed) if failed else
+                             'every candidate gave NaN')
 
     def sync(self) -> None:
         """Takes in what all workers recorded."""
@@ -131,6 +156,13 @@ class SparsitySearch:
                 self._remember(self._candidate(trial))
         self._in_flight = {key for key in self.workers.claimed().values()
                            if key.startswith('[')}
+
+    def _wait(self) -> None:
+        now, claimed = time.monotonic(), self.workers.claimed().items()
+        self._since = {claim: self._since.get(claim, now) for claim in claimed}
+        for (worker, key), since in self._since.items():
+            self.workers.on_wait(worker, key, now - since)
+        time.sleep(POLL)
 
     def _remember(self, candidate: Candidate) -> None:
         self.candidates.append(candidate)
@@ -148,11 +180,34 @@ class SparsitySearch:
         if config not in self.memo and self.workers.claim(str(config)):
             self.sync()  # it may have been recorded before the claim
             if config not in self.memo:
-                candidate = self.problem.judge(trial.number, config, lambda looked: (
-                    self.first_look.promising(looked, self.candidates)))
+                candidate = self._judge(trial, config)
         self._record(trial, candidate)
         self.workers.release()
         return candidate
+
+    def _judge(self, trial: Trial, config: SparsityConfig) -> Candidate:
+        """Tried again once if it raises, then failed: no later worker should stumble on it."""
+        errors: List[Exception] = []
+        while len(errors) < ATTEMPTS:
+            try:
+                with deadline(self.timeout, lambda: self._give_up(trial, config), str(config)):
+                    return self.problem.judge(trial.number, config, lambda looked: (
+                        self.first_look.promising(looked, self.candidates)))
+            except OutOfStep:
+                if errors:  # they left because of that
+                    self._record(trial, _failed(trial, config, errors[0]))
+                    raise errors[0]
+                raise
+            except Exception as error:
+                print_log(f'trial {trial.number}, {config}: the evaluation raised\n'
+                          + ''.join(traceback.format_exception(error)), 'current', logging.WARNING)
+                errors.append(error)
+        return _failed(trial, config, errors[-1])
+
+    def _give_up(self, trial: Trial, config: SparsityConfig) -> None:
+        self._record(trial, _failed(trial, config, TimeoutError(
+            f'took longer than {self.timeout:g} s')))
+        self.joined.leave()
 
     def _ask(self) -> Trial:
         while True:
@@ -254,3 +309,8 @@ class SparsitySearch:
             *[s for s in seen if s[0] > limits.max_latency][:1])]
         return (f'{message}; latencies seen: {seen[0][0]:.1f} to {seen[-1][0]:.1f} ms, nearest to '
                 f'the band:\n  ' + '\n  '.join(near))
+
+
+def _failed(trial: Trial, config: SparsityConfig, error: Exception) -> Candidate:
+    text = ' '.join(f'{type(error).__name__}: {error}'.split())
+    return Candidate(trial.number, config, FAILED, error=text[:500])

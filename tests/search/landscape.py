@@ -50,12 +50,13 @@ class Landscape:
         return latency_of(config)
 
     def search(self, storage=MEMORY, limits=FREE, problem=None, seed=0, resume=False,
-               population_size=8, study=None, sampler='nsga2', **identity) -> SparsitySearch:
+               population_size=8, study=None, sampler='nsga2', timeout=None,
+               **identity) -> SparsitySearch:
         """`problem`: other settings of the Problem."""
         problem = Problem(self.space, self.evaluate, self.latency, macs_of, 'score', limits,
                           **problem or {})
         joined = JoinedStudy(storage, dict(data='toy', **identity), study, resume, problem.pareto)
-        return SparsitySearch(problem, joined, seed, sampler, population_size)
+        return SparsitySearch(problem, joined, seed, sampler, population_size, timeout)
 
     def all_configs(self):
         genes = np.ndindex(*[len(self.space.choices)] * self.space.num_genes)

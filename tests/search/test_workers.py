@@ -448,14 +448,16 @@ def test_who_dies_computing_is_replaced(run, tmp_path):
     process = run(work)
     with Workers(join(url)) as worker:
         wait_for_grant(worker)
-        owners = []
+        waited = []
 
-        def waiting(owner):
-            owners.append(owner)
+        def waiting(owner, key, seconds):
+            waited.append((owner, key))
+            assert 0 <= seconds < 60
             process.kill()
 
-        assert worker.once('key', lambda: 'mine', waiting) == 'mine'
-        assert owners == list(worker._read()) and len(owners) == 1
+        worker.on_wait = waiting
+        assert worker.once('key', lambda: 'mine') == 'mine'
+        assert {*waited} == {(owner, 'key') for owner in worker._read()} and len({*waited}) == 1
 
 
 def test_an_error_in_computing_is_raised_and_leaves_it_to_the_next():

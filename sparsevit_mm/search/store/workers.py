@@ -40,6 +40,8 @@ class Workers:
 
     Attributes:
         id: Unique: host name, process id and something random.
+        on_wait: Called while this worker waits for another, with that one's id, the key that it
+            has claimed, and the seconds waited so far. Does nothing unless set.
 
     Raises:
         ValueError: `interval` or `patience` is too low.
@@ -50,6 +52,7 @@ class Workers:
             raise ValueError(f'interval {interval} must be above 0, patience {patience} at least 3')
         self.study, self.interval, self.patience = study, interval, patience
         self.id = f'{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(3)}'
+        self.on_wait: Callable[[str, str, float], None] = lambda worker, key, seconds: None
         self._said = dict(beat=0, claim=None, held=False, gone=False, **_identity())
         self._lock = threading.Lock()  # two threads speak
         self._clock = _Clock(1.5 * interval)
@@ -150,8 +153,7 @@ class Workers:
         return {worker: said['claim'] for worker, said in self._living().items()
                 if said['claim'] is not None}
 
-    def once(self, key: str, compute: Callable[[], Any],
-             waiting: Callable[[str], None] = lambda worker: None) -> Any:
+    def once(self, key: str, compute: Callable[[], Any]) -> Any:
         """The attribute `key` of the study; if there is none, one live worker computes it, and the
         others wait.
 
@@ -159,7 +161,6 @@ class Workers:
             key: Of the attribute.
             compute: Gives the value, which JSON can hold. If it raises, or its worker dies,
                 another worker computes.
-            waiting: Called with the id of the worker that computes.
 
         Returns:
             The value as read from the study, so the same for all.
@@ -168,7 +169,7 @@ class Workers:
             ValueError: This worker has a claim already.
             Exception: What `compute` raised.
         """
-        poll, known = FIRST_POLL, None
+        poll, known, since = FIRST_POLL, None, time.monotonic()
         while True:
             attrs = self.study.user_attrs
             if key in attrs:
@@ -184,9 +185,10 @@ class Workers:
                 finally:
                     self.release()
                 continue
-            if owner not in (None, known):
-                waiting(owner)
-                known = owner
+            if owner is not None:
+                if owner != known:
+                    known, since = owner, time.monotonic()
+                self.on_wait(owner, key, time.monotonic() - since)
             time.sleep(poll)
             poll = min(1.5 * poll, LAST_POLL)
 
