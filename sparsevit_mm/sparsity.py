@@ -47,6 +47,7 @@ class SparsityConfig:
         TypeError: Something that holds no ratios.
     """
     ratios: Ratios
+    knobs = ()  # of an OperatingPoint
 
     def __init__(self, sparsity, depths: Sequence[int], group: int = 2):
         depths = tuple(depths)
@@ -197,6 +198,7 @@ class SparsitySpace:
     group: int = 2
     nested: bool = True
     dense: int = 0
+    knobs = ()  # of a PointSpace
 
     def __post_init__(self):
         choices = tuple(sorted({round(float(c), _DECIMALS) for c in self.choices}))
@@ -227,6 +229,11 @@ class SparsitySpace:
     @property
     def num_genes(self) -> int:
         return sum(self.stage_genes)
+
+    @property
+    def gene_sizes(self) -> Tuple[int, ...]:
+        """Choices of each gene."""
+        return (len(self.choices), ) * sum(self.stage_genes)
 
     def of(self, choices: Sequence[float]) -> 'SparsitySpace':
         """The same with other choices."""
@@ -286,8 +293,9 @@ class SparsitySpace:
         Raises:
             ValueError: Wrong number of genes.
         """
-        if len(genes) != self.num_genes:
-            raise ValueError(f'{len(genes)} genes, depths {self.depths} take {self.num_genes}')
+        if len(genes) != sum(self.stage_genes):
+            raise ValueError(f'{len(genes)} genes, depths {self.depths} take '
+                             f'{sum(self.stage_genes)}')
         stages = []
         for skip, blocks, stage in zip(self._skipped, self.prunable, self.by_stage(genes)):
             stage = sorted(stage) if self.nested else stage

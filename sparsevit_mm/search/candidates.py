@@ -9,6 +9,7 @@ from typing import Dict, Iterable, List, Optional, Sequence
 from ..evaluation.intervals import difference
 from ..evaluation.metrics import Metrics
 from ..files import replacing
+from ..operating_point import point_from_json, point_to_json
 from ..sparsity import Depths, SparsityConfig
 
 EVALUATED, OUTSIDE, FAILED, DUPLICATE = 'evaluated', 'outside', 'failed', 'duplicate'
@@ -22,7 +23,7 @@ class Candidate:
 
     Attributes:
         trial: Number of the Optuna trial.
-        config: The configuration.
+        config: The configuration, an OperatingPoint where the search sets knobs.
         state: 'evaluated'; 'outside' the limits, so never evaluated; 'failed', its metric is NaN or
             its evaluation raised;
             'duplicate' of an earlier trial; 'rejected', it was evaluated, but proved outside the
@@ -57,16 +58,16 @@ class Candidate:
 
     def to_json(self) -> Dict:
         """All but the trial, as JSON holds it: it knows no NaN."""
-        record = {**asdict(self), 'config': self.config.to_list()}
+        record = {**asdict(self), **point_to_json(self.config)}
         record['metrics'] = self.metrics and finite(self.metrics)
-        del record['trial']
+        del record['trial'], record['config']
         return record
 
     @classmethod
     def from_json(cls, trial: int, record: Dict, depths: Depths) -> 'Candidate':
         """The inverse of :meth:`to_json`. Fields that a later version added are left out."""
         known = {f.name: record[f.name] for f in fields(cls) if f.name in record}
-        return cls(trial, **{**known, 'config': SparsityConfig(record['config'], depths)})
+        return cls(trial, **{**known, 'config': point_from_json(record, depths)})
 
 
 def finite(metrics: Metrics) -> Metrics:
@@ -79,13 +80,16 @@ def write_csv(path: Path, candidates: Iterable[Candidate]) -> None:
     """One line per candidate, in the order of trials; empty cells where nothing was measured."""
     candidates = sorted(candidates, key=lambda c: c.trial)
     keys = sorted({key for c in candidates for key in c.metrics or {}})
+    knobs = sorted({name for c in candidates for name, _ in c.config.knobs})
     with replacing(path) as partial, partial.open('w', newline='') as file:
         writer = csv.writer(file)
-        writer.writerow(['trial', 'state', 'sparsity', 'mean_sparsity', 'macs', 'latency_ms',
-                         'metric', 'first_look', 'seconds', *keys])
+        writer.writerow(['trial', 'state', 'sparsity', 'mean_sparsity', *knobs, 'macs',
+                         'latency_ms', 'metric', 'first_look', 'seconds', *keys])
         for c in candidates:
             metrics = c.metrics or {}
-            writer.writerow([c.trial, c.state, c.config, f'{c.config.mean:.4f}', c.macs,
+            set_to = dict(c.config.knobs)
+            writer.writerow([c.trial, c.state, SparsityConfig(c.config, c.config.depths),
+                             f'{c.config.mean:.4f}', *(set_to.get(name) for name in knobs), c.macs,
                              _digits(c.latency, 3), c.metric, c.first_look,
                              _digits(c.seconds, 2), *(metrics.get(key) for key in keys)])
 

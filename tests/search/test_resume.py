@@ -32,7 +32,7 @@ def recorded(url):
     """Configuration -> metric of all that the storage holds."""
     study = optuna.load_study(study_name=STUDY_NAME, storage=url)
     found = [t.user_attrs['candidate'] for t in study.get_trials() if 'candidate' in t.user_attrs]
-    return {json.dumps(c['config']): c['metric'] for c in found if c['state'] == EVALUATED}
+    return {json.dumps(c['sparsity']): c['metric'] for c in found if c['state'] == EVALUATED}
 
 
 class Worker:
@@ -146,7 +146,7 @@ def test_uniform_configurations_are_met_and_told_however_early_the_kill(url, tmp
     space = Landscape((4, 2), choices=(0., .3, .6)).space
     study = optuna.load_study(study_name=STUDY_NAME, storage=url)
     known = [t for t in study.trials if 'candidate' in t.user_attrs]
-    met = [t.user_attrs['candidate']['config'] for t in known]
+    met = [t.user_attrs['candidate']['sparsity'] for t in known]
     assert all(config.to_list() in met for config in space.uniform())
     told = {EVALUATED: TrialState.COMPLETE, OUTSIDE: TrialState.PRUNED,
             DUPLICATE: TrialState.PRUNED}

@@ -31,7 +31,8 @@ class Genes:
                  rng: np.random.Generator, max_cost: float = np.inf):
         self.space, self.cost, self.rng = space, cost, rng
         uniform = space.uniform()
-        self.low, self.high = cost(uniform[-1]), min(max_cost, cost(uniform[0]))
+        costs = [cost(config) for config in uniform]
+        self.low, self.high = min(costs), min(max_cost, max(costs))
         self._place = rng.random()
         self._encode = lru_cache(1 << 12)(space.encode)  # parents have many children
 
@@ -55,6 +56,7 @@ class Genes:
             reach = self.rng.random() / 2
             bounds = np.clip([centre - reach, centre + reach], 0, 1)
             genes += np.minimum(n * self.rng.uniform(*bounds, size), n - 1).astype(int).tolist()
+        genes += [self._knob(i) for i in range(len(self.space.knobs))]
         return self.space.decode(genes)
 
     def cross(self, a: SparsityConfig, b: SparsityConfig) -> SparsityConfig:
@@ -65,6 +67,8 @@ class Genes:
             size = len(stage[0])
             parents = self.rng.integers(2, size=size if self.rng.random() < .5 else 1)
             genes += [stage[parent][i] for i, parent in enumerate(np.resize(parents, size))]
+        for pair in zip(self._knobs(a), self._knobs(b)):
+            genes.append(pair[self.rng.integers(2)])
         return self.space.decode(genes)
 
     def mutate(self, config: SparsityConfig) -> SparsityConfig:
@@ -79,7 +83,17 @@ class Genes:
                     stage[:i] = np.minimum(stage[:i], stage[i])
                     stage[i:] = np.maximum(stage[i:], stage[i])
             genes += stage.tolist()
+        genes += [self._knob(i) if self.rng.random() < MUTATION else gene
+                  for i, gene in enumerate(self._knobs(config))]
         return self.space.decode(genes)
 
     def _stages(self, config: SparsityConfig) -> List[Sequence[int]]:
         return list(self.space.by_stage(self._encode(config)))
+
+    def _knobs(self, config: SparsityConfig) -> Sequence[int]:
+        """Genes beside the ratios."""
+        genes = self._encode(config)
+        return genes[len(genes) - len(self.space.knobs):]
+
+    def _knob(self, i: int) -> int:
+        return int(self.rng.integers(len(self.space.knobs[i].values)))

@@ -125,7 +125,8 @@ class NestedSampler(ConfigSampler, NSGAIISampler):
 
     def _features(self, genes: Iterable[Sequence[int]]) -> np.ndarray:
         """From 0 to 1, (N, genes)."""
-        return np.array(list(genes)) / max(1, len(self.space.choices) - 1)
+        highest = np.array(self.space.gene_sizes) - 1
+        return np.array(list(genes)).reshape(-1, len(highest)) / np.maximum(1, highest)
 
     # Elite selection is from the population of the last generation and its parents:
     def get_population(self, study, generation) -> List[FrozenTrial]:
@@ -197,7 +198,7 @@ class PublishedSampler(ConfigSampler, RandomSampler):
                              f'{len(study.directions)}: take nsga2, tpe or random')
 
     def propose(self, study, trial) -> SparsityConfig:
-        rng, choices = self.genes.rng, len(self.space.choices)
+        rng = self.genes.rng
         trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, ))
         # Of whole generations; more than one worker may finish trials out of order.
         parents = sorted(trials[:len(trials) // POPULATION * POPULATION],
@@ -208,14 +209,13 @@ class PublishedSampler(ConfigSampler, RandomSampler):
         if rng.random() < .5:
             child = np.where(rng.random(len(a)) < .5, a, b)
         else:
-            child = np.where(rng.random(len(a)) < MUTATION, rng.integers(choices, size=len(a)), a)
+            child = np.where(rng.random(len(a)) < MUTATION, rng.integers(self.space.gene_sizes), a)
         return self.space.decode(child.tolist())
 
 
 def search_space(space: SparsitySpace) -> Dict[str, IntDistribution]:
     """One Optuna parameter per gene."""
-    gene = IntDistribution(0, len(space.choices) - 1)
-    return {f'gene{i}': gene for i in range(space.num_genes)}
+    return {f'gene{i}': IntDistribution(0, size - 1) for i, size in enumerate(space.gene_sizes)}
 
 
 def to_params(space: SparsitySpace, config: SparsityConfig) -> Dict[str, int]:

@@ -1,0 +1,163 @@
+"""What a search chooses: ratios, and named values of the model beside them. No torch here."""
+import ast
+import math
+from dataclasses import dataclass
+from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple, Union
+
+import numpy as np
+
+from .sparsity import Depths, Genes, SparsityConfig, SparsitySpace
+
+Value = Union[int, float, str, bool]
+PREFIX = 'model.test_cfg.'
+
+
+@dataclass(frozen=True)
+class Knob:
+    """A value of the model's test config that a search may set.
+
+    Attributes:
+        name: Its place in the config: ``model.test_cfg.rpn.max_per_img``.
+        values: To choose from; a search starts from the first.
+
+    Raises:
+        ValueError: Not below ``model.test_cfg``; no values, or two alike.
+    """
+    name: str
+    values: Tuple[Value, ...]
+
+    def __post_init__(self):
+        if not self.name.startswith(PREFIX) or self.name.endswith('.'):
+            raise ValueError(f'knob {self.name!r} is no value below {PREFIX[:-1]}: only what a '
+                             f'built model reads at test time can be set')
+        if len({repr(v) for v in self.values}) < max(len(self.values), 1):
+            raise ValueError(f'knob {self.name}: values {list(self.values)} are none, or two of '
+                             f'them are the same')
+
+    @classmethod
+    def parse(cls, text: str) -> 'Knob':
+        """From ``NAME=VALUE,VALUE,...``; what is no number, True or False is a text."""
+        name, equals, values = text.partition('=')
+        if not equals or not values:
+            raise ValueError(f'--knob {text!r} is not NAME=VALUE,VALUE,...')
+        return cls(name.strip(), tuple(_value(v) for v in values.split(',')))
+
+
+def _value(text: str) -> Value:
+    try:
+        value = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError):
+        return text.strip()
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f'{text.strip()!r} is no value of a knob')
+    return value
+
+
+@dataclass(frozen=True, init=False, repr=False)
+class OperatingPoint(SparsityConfig):
+    """A SparsityConfig with knobs set beside it: frozen and hashable as that is.
+
+    Args:
+        sparsity: The configuration.
+        knobs: Name -> value.
+    """
+    knobs: Tuple[Tuple[str, Value], ...] = ()
+
+    def __init__(self, sparsity: SparsityConfig, knobs: Mapping[str, Value]):
+        super().__init__(sparsity, sparsity.depths)
+        object.__setattr__(self, 'knobs', tuple(sorted(knobs.items())))
+
+    @property
+    def label(self) -> str:
+        return ', '.join([super().label, *(f'{name.rpartition(".")[2]} {value}'
+                                           for name, value in self.knobs)])
+
+    def __str__(self) -> str:
+        return ' '.join([super().__str__(), *(f'{name}={value}' for name, value in self.knobs)])
+
+
+def operating_point(sparsity: SparsityConfig,
+                    knobs: Union[Mapping[str, Value], Iterable[Tuple[str, Value]]] = ()
+                    ) -> SparsityConfig:
+    """The point of ratios and knobs; without knobs it is the SparsityConfig itself."""
+    knobs = dict(knobs)
+    sparsity = SparsityConfig(sparsity, sparsity.depths)
+    return OperatingPoint(sparsity, knobs) if knobs else sparsity
+
+
+@dataclass(frozen=True)
+class PointSpace(SparsitySpace):
+    """A SparsitySpace whose configurations have knobs beside them: one gene each, after those of
+    the ratios.
+
+    Args:
+        knobs: What may be set.
+    """
+    knobs: Tuple[Knob, ...] = ()
+
+    @classmethod
+    def beside(cls, space: SparsitySpace, knobs: Sequence[Knob]) -> SparsitySpace:
+        """The space with knobs; without any, the space itself."""
+        if not knobs:
+            return space
+        return cls(space.depths, space.choices, space.group, space.nested, space.dense,
+                   tuple(knobs))
+
+    @property
+    def num_genes(self) -> int:
+        return super().num_genes + len(self.knobs)
+
+    @property
+    def gene_sizes(self) -> Tuple[int, ...]:
+        return super().gene_sizes + tuple(len(knob.values) for knob in self.knobs)
+
+    def config(self, sparsity: Any) -> SparsityConfig:
+        """See SparsitySpace; knobs that are not given stand at their first value."""
+        given = dict(getattr(sparsity, 'knobs', ()))
+        return operating_point(super().config(sparsity),
+                               {**{knob.name: knob.values[0] for knob in self.knobs}, **given})
+
+    def uniform(self) -> List[SparsityConfig]:
+        """One ratio everywhere with each knob at its first value, then dense with each knob at each
+        other value alone."""
+        points = super().uniform()
+        for knob in self.knobs:
+            points += [self._with(points[0], knob.name, value) for value in knob.values[1:]]
+        return points
+
+    def _with(self, point: SparsityConfig, name: str, value: Value) -> SparsityConfig:
+        return operating_point(point, {**dict(point.knobs), name: value})
+
+    def count(self) -> int:
+        return super().count() * math.prod(len(knob.values) for knob in self.knobs)
+
+    def decode(self, genes: Sequence[int]) -> SparsityConfig:
+        count = len(self.knobs)
+        return operating_point(
+            super().decode(genes[:len(genes) - count]),
+            {knob.name: knob.values[gene]
+             for knob, gene in zip(self.knobs, genes[len(genes) - count:])})
+
+    def encode(self, config: SparsityConfig) -> Genes:
+        knobs = dict(config.knobs)
+        try:
+            own = tuple(knob.values.index(knobs[knob.name]) for knob in self.knobs)
+        except (KeyError, ValueError):
+            raise ValueError(f'{config} sets no knobs of {self.knobs}') from None
+        return super().encode(config) + own
+
+    def sample(self, rng: np.random.Generator) -> SparsityConfig:
+        return self.decode([int(rng.integers(size)) for size in self.gene_sizes])
+
+
+def point_to_json(point: SparsityConfig) -> Dict:
+    """``sparsity``, one ratio per block, grouped by stage; ``knobs`` if there are any."""
+    record: Dict = dict(sparsity=point.to_list())
+    if point.knobs:
+        record['knobs'] = dict(point.knobs)
+    return record
+
+
+def point_from_json(record: Mapping, depths: Depths) -> SparsityConfig:
+    """The inverse of :func:`point_to_json`."""
+    return operating_point(SparsityConfig(record['sparsity'], depths), record.get('knobs') or {})
