@@ -10,6 +10,7 @@ from .cost.table import LatencyTable, backbone_identity
 from .front import Front
 from .models import SparseBackbone, get_sparse_backbone
 from .models.checkpoints import fingerprint, same_weights
+from .models.knobs import KnobSetter
 from .sparsity import SparsityConfig
 
 
@@ -19,7 +20,8 @@ def set_latency_budget(model: nn.Module,
                        table: Optional[LatencyTable] = None) -> SparsityConfig:
     """Makes a loaded model as good as it can be within a latency.
 
-    The backbone gets the front's configuration with the best metric among those that fit. Weights
+    The backbone gets the front's configuration with the best metric among those that fit, and the
+    model its knobs, where the search set some. Weights
     stay as they are, and so do graphs that compiled or captured execution has made: results are
     those of a fresh model of that sparsity. To be called between forward passes.
 
@@ -28,14 +30,15 @@ def set_latency_budget(model: nn.Module,
 
     Args:
         model: A detector or segmentor with a sparse backbone, wrapped or not.
-        ms: Milliseconds that the backbone may take.
+        ms: Milliseconds that the front's ``setting['of']`` may take: the whole model, or its
+            backbone.
         front: What a search of this checkpoint found, or its file; a Front where the budget changes
             often, for the file is read at each call.
         table: Latency on the device and in the setting that the model runs in, for a front that was
             found in another. By default the front's own latencies count.
 
     Returns:
-        The configuration set.
+        The configuration set, an OperatingPoint where there are knobs.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -58,8 +61,12 @@ def set_latency_budget(model: nn.Module,
                        for key, value in here.items() if table.backbone.get(key) != value]
         if differences:
             raise ValueError('the latency table is of another backbone: ' + '; '.join(differences))
-    backbone.sparsity = front.within(ms, latency).config
-    return backbone.sparsity
+    point = front.within(ms, latency).config
+    names = {name for p in front.points for name, _ in p.config.knobs}
+    set_knobs = KnobSetter(model, sorted(names))
+    backbone.sparsity = point
+    set_knobs(point)
+    return point
 
 
 def _compare(front: Front, backbone: SparseBackbone, latencies_count: bool) -> None:

@@ -35,7 +35,7 @@ def latency_setting(args: argparse.Namespace, cfg: Config) -> LatencySetting:
     """Raises ValueError where the pipeline gives no size and no ``--shape`` stands in."""
     shape = args.shape or input_shape(cfg)
     return LatencySetting(shape, args.batch_size, args.dtype, args.device or default_device(),
-                          args.threads, args.execution)
+                          args.threads, args.execution, args.latency_of or 'backbone')
 
 
 def default_device() -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence, Union
 
 from .files import replacing
+from .operating_point import point_from_json, point_to_json
 from .sparsity import Depths, SparsityConfig
 
 
@@ -15,8 +16,9 @@ class FrontPoint:
     """One configuration and what it gives. Raises ValueError on a figure that is none.
 
     Attributes:
-        config: The configuration.
-        latency: Of the backbone, in milliseconds.
+        config: The configuration, an OperatingPoint where the search set knobs.
+        latency: In milliseconds, of what the front's setting names under `of`: the backbone, or the
+            whole model.
         metric: The more, the better.
     """
     config: SparsityConfig
@@ -95,10 +97,11 @@ class Front:
 
     def save(self, path: Union[str, Path]) -> None:
         """Writes the front as JSON: its attributes, with ``points`` as a list of ``sparsity`` (one
-        ratio per block, grouped by stage), ``latency`` and ``metric``. The file appears whole."""
+        ratio per block, grouped by stage), ``knobs`` (where there are some), ``latency`` and
+        ``metric``. The file appears whole."""
         record = dict(metric=self.metric, setting=self.setting, checkpoint=self.checkpoint,
                       weights=self.weights and list(self.weights),
-                      points=[dict(sparsity=p.config.to_list(), latency=float(p.latency),
+                      points=[dict(point_to_json(p.config), latency=float(p.latency),
                                    metric=float(p.metric)) for p in self.points])
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +134,9 @@ def _point(record: Dict) -> FrontPoint:
     stages = _get(record, 'sparsity', list)
     if not stages or not all(isinstance(stage, list) and stage for stage in stages):
         raise ValueError(f'sparsity {stages} is no list of stages with a ratio for every block')
-    return FrontPoint(SparsityConfig(stages, [len(stage) for stage in stages]),
+    if record.get('knobs') is not None:
+        _get(record, 'knobs', dict)
+    return FrontPoint(point_from_json(record, [len(stage) for stage in stages]),
                       _get(record, 'latency', float), _get(record, 'metric', float))
 
 

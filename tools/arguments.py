@@ -3,6 +3,7 @@ that --help answers at once; tests/tools/test_help.py holds the choices against 
 import argparse
 
 DTYPES = 'fp32', 'fp16', 'bf16'
+LATENCY_OF = 'backbone', 'model'
 EXECUTIONS = 'eager', 'compiled', 'captured'
 SCOPES = 'image', 'group'
 SAMPLERS = 'nsga2', 'tpe', 'random', 'published'
@@ -51,9 +52,12 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--device', help='of torch (default: cuda where there is one, else cpu)')
 
 
-def add_latency_arguments(parser: argparse.ArgumentParser) -> None:
-    """The setting in which latency is measured."""
-    group = parser.add_argument_group('latency setting (backbone only)')
+def add_latency_arguments(parser: argparse.ArgumentParser,
+                          of: str = 'backbone') -> None:
+    """The setting in which latency is measured; `of` says what is by default."""
+    group = parser.add_argument_group('latency setting')
+    group.add_argument('--latency-of', choices=LATENCY_OF, help='the whole model runs on images '
+                       f'of val, without loading them (default: {of})')
     group.add_argument('--shape', type=int, nargs=2, metavar=('H', 'W'),
                        help='input in pixels (default: the size of the test pipeline)')
     group.add_argument('--batch-size', type=int, default=1, metavar='B')

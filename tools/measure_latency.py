@@ -1,6 +1,8 @@
-"""Measures the backbone of a config: MACs, latency, and the ratio to dense. With --table, measures
-a table instead that predicts every configuration in this setting."""
+"""Measures the backbone of a config, or the whole model: MACs of the backbone, latency, and the
+ratio to dense. With --table, measures a table instead that predicts every configuration in this
+setting."""
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -13,6 +15,8 @@ from arguments import add_config_options, add_latency_arguments, make_parser
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument('config', help='config file')
+    parser.add_argument('--checkpoint', metavar='FILE',
+                        help='checkpoint of the whole model (default: random weights)')
     parser.add_argument('--sparsity', nargs='+', metavar='S',
                         help='configurations to set beside dense, each as in test.py '
                         '(default: the config\'s own, and 0.3, 0.6, 0.8)')
@@ -45,31 +49,62 @@ def main() -> None:
 def compare(args: argparse.Namespace, cfg) -> None:
     """A few configurations beside dense."""
     from sparsevit_mm.cli import latency_setting
-    from sparsevit_mm.config.building import build_backbone
     from sparsevit_mm.cost.latency import LatencyMeter
     from sparsevit_mm.cost.macs import backbone_macs
-    backbone = build_backbone(cfg)
+    setting = latency_setting(args, cfg)
+    meter, backbone = make_meter(args, cfg, setting)
     own = [] if backbone.sparsity.is_dense else [backbone.sparsity]
     configs = [backbone.space.config(s) for s in args.sparsity or own + [.3, .6, .8]]
-    setting = latency_setting(args, cfg)
-    meter = LatencyMeter(backbone, setting, args.rounds)
     configs.insert(0, backbone.space.config(0.))
-    table = Table(title=f'Backbone latency: {setting}', title_justify='left')
-    for column in ('sparsity', 'MACs', 'median', 'quartiles', 'of dense'):
-        table.add_column(column, justify='left' if column == 'sparsity' else 'right')
-    for config, latency in zip(configs, meter.measure(configs)):
+    latencies = meter.measure(configs)
+    columns = ['sparsity', 'MACs', 'median', 'quartiles', 'of dense']
+    rows = []
+    for config, latency in zip(configs, latencies):
         macs = backbone_macs(backbone, setting.shape, setting.batch_size, config,
                              args.count_padding)
-        table.add_row(config.label, f'{macs / 1e9:.2f} G',
-                      f'{latency.median:.1f} ms', f'{latency.low:.1f} to {latency.high:.1f}',
-                      f'{latency.ratio:.3f}')
-    Console().print(table)
+        rows.append([config.label, f'{macs / 1e9:.2f} G', f'{latency.median:.1f} ms',
+                     f'{latency.low:.1f} to {latency.high:.1f}', f'{latency.ratio:.3f}'])
+    if setting.of == 'model':
+        alone = LatencyMeter(backbone, replace(setting, of='backbone'), args.rounds)
+        columns += ['backbone', 'its share']
+        for row, latency, own in zip(rows, latencies, alone.measure(configs)):
+            row += [f'{own.median:.1f} ms', f'{own.median / latency.median:.0%}']
+    table = Table(title=f'Latency: {setting}', title_justify='left')
+    for column in columns:
+        table.add_column(column, justify='left' if column == 'sparsity' else 'right')
+    for row in rows:
+        table.add_row(*row)
+    Console(width=140 if setting.of == 'model' else None).print(table)
+    if setting.of == 'model' and args.checkpoint is None:
+        print('random weights: what heads and post-processing cost depends on what they find; '
+              '--checkpoint FILE measures the model as it is')
+
+
+def make_meter(args: argparse.Namespace, cfg, setting):
+    """The meter, and the backbone it is of."""
+    from sparsevit_mm.config.building import build_backbone
+    from sparsevit_mm.cost.latency import LatencyMeter
+    if setting.of == 'backbone':
+        backbone = build_backbone(cfg, args.checkpoint)
+        return LatencyMeter(backbone, setting, args.rounds), backbone
+    from mmengine.registry import DATASETS, FUNCTIONS
+
+    from sparsevit_mm.config.data import check_data
+    from sparsevit_mm.cost.whole_model import ModelMeter, spread_batches
+    from sparsevit_mm.evaluation.loading import load_model, prepare
+    from sparsevit_mm.models import get_sparse_backbone
+    prepare(cfg, setting.device)
+    check_data(cfg, 'val')
+    model, _ = load_model(cfg, args.checkpoint, setting.device)
+    loader = cfg.val_dataloader
+    collate = FUNCTIONS.get(loader.get('collate_fn', dict(type='pseudo_collate'))['type'])
+    batches = spread_batches(DATASETS.build(loader.dataset), collate, setting.batch_size)
+    return ModelMeter(model, batches, setting, args.rounds), get_sparse_backbone(model)
 
 
 def measure_table(args: argparse.Namespace, cfg) -> None:
     """Every configuration, predicted."""
     from sparsevit_mm.cli import latency_setting
-    from sparsevit_mm.config.building import build_backbone
     from sparsevit_mm.cost.table import LatencyTable
     if args.table.is_dir():
         raise ValueError(f'--table {args.table} is a folder')
@@ -87,7 +122,8 @@ def measure_table(args: argparse.Namespace, cfg) -> None:
         def report(spent: float, measured: int) -> None:
             progress.update(task, completed=spent, description=f'{measured} configurations')
 
-        table = LatencyTable.measure(build_backbone(cfg), setting, args.budget, args.seed, report)
+        meter, backbone = make_meter(args, cfg, setting)
+        table = LatencyTable.measure(backbone, setting, args.budget, args.seed, report, meter)
     table.save(args.table)
     print_table(table, str(setting))
     print(f'table {args.table}')
@@ -96,7 +132,7 @@ def measure_table(args: argparse.Namespace, cfg) -> None:
 def print_table(table, setting: str) -> None:
     """What a stage costs with all its blocks at one ratio, and what to trust of it."""
     depths = table.space.depths
-    grid = Table(title=f'Backbone latency with one stage pruned, in ms: {setting}',
+    grid = Table(title=f'Latency with one stage pruned, in ms: {setting}',
                  title_justify='left')
     for column in ('ratio', *(f'stage {s}' for s in range(len(depths)))):
         grid.add_column(column, justify='right')

@@ -38,6 +38,9 @@ def parse_args() -> argparse.Namespace:
                       '--num-samples, or on 100 (default: the config\'s)')
     goal.add_argument('--metric', metavar='KEY', help='what to maximise (default: coco/bbox_mAP, '
                       'mIoU or NDS, by evaluator)')
+    goal.add_argument('--knob', action='append', default=[], dest='knobs',
+                      metavar='NAME=VALUE,VALUE', help='choose a value of the test config beside '
+                      'the ratios: model.test_cfg.rpn.max_per_img=1000,500,300; may be repeated')
     effort = parser.add_argument_group('effort')
     effort.add_argument('--trials', type=int, metavar='N', dest='num_trials',
                         help='candidates to evaluate in all (default: 200)')
@@ -75,7 +78,8 @@ def parse_args() -> argparse.Namespace:
                        help='the winning config (default: winner.py in the work directory)')
     place.add_argument('--overwrite', action='store_true', help='replace --out if it exists')
     add_runner_arguments(parser)
-    add_latency_arguments(parser)
+    add_latency_arguments(parser, 'model where a latency is in ms, backbone where all are shares '
+                          'of dense')
     args = parser.parse_args()
     args.pareto |= args.calibrate
     if args.max_latency is None and not args.pareto:
@@ -85,10 +89,10 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-PASSED_ON = ('min_latency', 'pareto', 'calibrate', 'work_dir', 'importance', 'metric',
-             'num_trials', 'num_samples', 'first_look', 'finalists', 'evaluation_timeout',
-             'scopes', 'references', 'sampler', 'table', 'seed', 'storage', 'study', 'resume',
-             'out', 'overwrite', 'launcher', 'rounds')
+PASSED_ON = ('min_latency', 'knobs', 'latency_of', 'pareto', 'calibrate', 'work_dir',
+             'importance', 'metric', 'num_trials', 'num_samples', 'first_look', 'finalists',
+             'evaluation_timeout', 'scopes', 'references', 'sampler', 'table', 'seed', 'storage',
+             'study', 'resume', 'out', 'overwrite', 'launcher', 'rounds')
 
 
 def main() -> None:

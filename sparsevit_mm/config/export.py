@@ -36,7 +36,7 @@ def export_config(cfg: Config, config: str, options: Optional[Dict], sparsity: S
         cfg: The config that was searched, resolved.
         config: Its path, or ``toolkit::path``.
         options: The ``--cfg-options`` of the search: part of what was searched.
-        sparsity: The winner.
+        sparsity: The winner; its knobs are written too.
         checkpoint: What was searched, the start of fine-tuning.
         out: The file to write.
         comments: Lines of provenance.
@@ -44,6 +44,8 @@ def export_config(cfg: Config, config: str, options: Optional[Dict], sparsity: S
     """
     body = body_of(cfg, (dotted.split('.') for dotted in options or {}))
     merge(body, nested((*find_backbone(cfg), 'sparsity'), sparsity.to_list()))
+    for name, value in sparsity.knobs:
+        merge(body, nested(name.split('.'), value))
     for key, value in (('scope', scope), ('importance', importance)):
         if value is not None:
             merge(body, nested((*find_backbone(cfg), key), value))

@@ -1,5 +1,5 @@
-"""Latency of the backbone, measured: candidates in turn with the dense model, so that a machine
-that slows down or speeds up meanwhile does so for both."""
+"""Latency, measured: candidates in turn with the dense model, so that a machine that slows down or
+speeds up meanwhile does so for both. Of the backbone here; :mod:`.whole_model` has the rest."""
 import platform
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -11,8 +11,11 @@ import torch
 from ..compat import timer, torch_threads
 from ..models import SparseBackbone
 from ..models.execution import EXECUTIONS
+from ..models.selection.ranking import Selection
+from ..operating_point import operating_point
 from ..sparsity import Sparsity, SparsityConfig
 
+OF = 'backbone', 'model'
 DTYPES = {'fp32': torch.float32, 'fp16': torch.float16, 'bf16': torch.bfloat16}
 
 
@@ -45,6 +48,8 @@ class LatencySetting:
         device: Name of a torch device.
         num_threads: CPU threads; torch's own number if 0.
         execution: 'eager', 'compiled' or 'captured', see :mod:`sparsevit_mm.models.execution`.
+        of: What is measured: the 'backbone', or the whole 'model' on images of val, whose size
+            `shape` then only states.
     """
     shape: Sequence[int]
     batch_size: int = 1
@@ -52,6 +57,7 @@ class LatencySetting:
     device: str = 'cpu'
     num_threads: int = 0
     execution: str = 'eager'
+    of: str = 'backbone'
 
     def __post_init__(self):
         if len(self.shape) != 2 or min(self.shape) < 1:
@@ -68,6 +74,8 @@ class LatencySetting:
             raise ValueError(f'device {self.device!r} is none that torch knows') from None
         if device.type == 'cuda' and not torch.cuda.is_available():
             raise ValueError(f'device {self.device}: torch {torch.__version__} sees no CUDA')
+        if self.of not in OF:
+            raise ValueError(f'latency of {self.of!r} is none of {", ".join(OF)}')
         if self.execution not in EXECUTIONS:
             raise ValueError(f'execution {self.execution!r} is none of {", ".join(EXECUTIONS)}')
         if self.execution == 'captured' and device.type != 'cuda':
@@ -83,7 +91,7 @@ class LatencySetting:
 
     def __str__(self) -> str:
         height, width = self.shape
-        return (f'batch {self.batch_size} of {height}x{width}, {self.dtype}, '
+        return (f'{self.of}, batch {self.batch_size} of {height}x{width}, {self.dtype}, '
                 f'{device_name(self.device)}, {self.num_threads} threads, '
                 f'{self.execution}, torch {torch.__version__}')
 
@@ -107,38 +115,25 @@ def device_name(device: str) -> str:
         return platform.processor() or platform.machine()
 
 
-class LatencyMeter:
-    """Measures configurations of one backbone in one setting.
-
-    The backbone is copied, so that the model it belongs to keeps its device, dtype and sparsity.
+class Meter:
+    """Measures configurations in one setting.
 
     Args:
-        backbone: The backbone.
         setting: See :class:`LatencySetting`.
         rounds: How often each configuration is run.
 
-    Raises:
-        ValueError: No rounds, or a batch that is no multiple of the group size.
-    """
+    Attributes:
+        backbone: The sparse backbone that runs; a copy.
 
-    def __init__(self,
-                 backbone: SparseBackbone,
-                 setting: LatencySetting,
-                 rounds: int = 15):
+    Raises:
+        ValueError: No rounds.
+    """
+    backbone: SparseBackbone
+
+    def __init__(self, setting: LatencySetting, rounds: int = 15):
         if rounds < 1:
             raise ValueError(f'{rounds} rounds: at least one is needed')
-        self.setting = setting
-        self.rounds = rounds
-        dtype = DTYPES[setting.dtype]
-        self.backbone = deepcopy(backbone).to(setting.device, dtype).eval()
-        self.backbone.execution = setting.execution
-        self.backbone.selection = backbone.selection.alone()
-        self.backbone.selection.group_of(setting.batch_size)  # raises
-        self.image = torch.randn(
-            setting.batch_size,
-            backbone.in_channels,
-            *setting.shape,
-            generator=torch.Generator().manual_seed(0)).to(setting.device, dtype)
+        self.setting, self.rounds = setting, rounds
 
     def measure(self, configs: Sequence[Sparsity]) -> List[Latency]:
         """Runs the configurations in turn, `rounds` times, after one round of warm-up.
@@ -146,10 +141,14 @@ class LatencyMeter:
         Returns:
             One Latency for each configuration; ratios are to the first.
         """
-        configs = [self.backbone.space.config(c) for c in configs]
+        configs = [operating_point(self.backbone.space.config(c), getattr(c, 'knobs', ()))
+                   for c in configs]
+        times = []
         with torch_threads(self.setting.num_threads):
-            times = np.array([[self._run(c) for c in configs] for _ in range(self.rounds + 1)])[1:]
-        return summarise(times)
+            for _ in range(self.rounds + 1):
+                times.append([self._run(c) for c in configs])
+                self.next_round()
+        return summarise(np.array(times[1:]))
 
     @property
     def first_is_slow(self) -> bool:
@@ -162,9 +161,51 @@ class LatencyMeter:
         with torch_threads(self.setting.num_threads):
             return self._run(config)
 
-    @torch.inference_mode()
+    def select(self, selection: Selection) -> None:
+        """Sets which windows run."""
+        raise NotImplementedError
+
+    def next_round(self) -> None:
+        """Called after each round."""
+
     def _run(self, config: SparsityConfig) -> float:
         """Milliseconds of one forward pass."""
+        raise NotImplementedError
+
+
+class LatencyMeter(Meter):
+    """Measures configurations of one backbone in one setting, on noise.
+
+    The backbone is copied, so that the model it belongs to keeps its device, dtype and sparsity.
+
+    Args:
+        backbone: The backbone.
+        setting: See :class:`LatencySetting`.
+        rounds: How often each configuration is run.
+
+    Raises:
+        ValueError: No rounds, or a batch that is no multiple of the group size.
+    """
+
+    def __init__(self, backbone: SparseBackbone, setting: LatencySetting, rounds: int = 15):
+        super().__init__(setting, rounds)
+        dtype = DTYPES[setting.dtype]
+        self.backbone = deepcopy(backbone).to(setting.device, dtype).eval()
+        self.backbone.execution = setting.execution
+        self.select(backbone.selection)
+        self.image = torch.randn(
+            setting.batch_size,
+            backbone.in_channels,
+            *setting.shape,
+            generator=torch.Generator().manual_seed(0)).to(setting.device, dtype)
+
+    def select(self, selection: Selection) -> None:
+        """Raises ValueError where the batch is no multiple of the group size."""
+        self.backbone.selection = selection.alone()  # noise has no metadata
+        self.backbone.selection.group_of(self.setting.batch_size)  # raises
+
+    @torch.inference_mode()
+    def _run(self, config: SparsityConfig) -> float:
         self.backbone.sparsity = config
         start = timer()  # waits for the device
         self.backbone(self.image)

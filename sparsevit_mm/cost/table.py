@@ -12,7 +12,7 @@ from ..models import SparseBackbone
 from ..sparsity import Sparsity, SparsityConfig, SparsitySpace
 from .additive import AdditiveModel, Stage
 from .check import Check, check
-from .latency import LatencyMeter, LatencySetting
+from .latency import LatencyMeter, LatencySetting, Meter
 from .macs import backbone_macs
 from .runs import Draws, Progress, collect, windows_kept
 
@@ -50,7 +50,8 @@ class LatencyTable:
 
     @classmethod
     def measure(cls, backbone: SparseBackbone, setting: LatencySetting, budget: float,
-                seed: int = 0, progress: Optional[Progress] = None) -> 'LatencyTable':
+                seed: int = 0, progress: Optional[Progress] = None,
+                meter: Optional[Meter] = None) -> 'LatencyTable':
         """Measures, fits and checks.
 
         Args:
@@ -59,13 +60,14 @@ class LatencyTable:
             budget: Seconds.
             seed: Of the configurations measured.
             progress: Gets the seconds spent and the configurations measured, after each run.
+            meter: What measures in the setting; the backbone alone by default.
 
         Raises:
             ValueError: The budget is no time or too small, or too few configurations differ.
         """
         space, totals = backbone.space, backbone.totals(setting.shape)
         draws = Draws(space, totals, np.random.default_rng(seed))
-        runs = collect(LatencyMeter(backbone, setting), draws, budget, progress)
+        runs = collect(meter or LatencyMeter(backbone, setting), draws, budget, progress)
         macs = _saved_macs(backbone, setting, space, totals)
         model = AdditiveModel([sorted(saved) for saved in macs], totals, macs)
         dense, stages, state = model.fit(runs)
@@ -134,7 +136,7 @@ class LatencyTable:
         """Raises ValueError, which lists the differences, if the table was measured for another
         backbone or in another setting."""
         here = {**setting.identity(), **backbone_identity(backbone)}
-        table = {**self.setting, **self.backbone}
+        table = {'of': 'backbone', **self.setting, **self.backbone}  # 0.1 measured nothing else
         differences = [f'{key}: {table.get(key)} in the table, {here.get(key)} here'
                        for key in {**table, **here} if table.get(key) != here.get(key)]
         if differences:

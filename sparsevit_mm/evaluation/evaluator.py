@@ -4,7 +4,7 @@ import io
 from contextlib import redirect_stdout
 from functools import cached_property
 from logging import FileHandler
-from typing import Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import torch
 from mmengine.config import Config
@@ -17,9 +17,12 @@ from mmengine.runner import BaseLoop, Runner
 from ..compat import val_loop_is
 from ..config.building import build_runner
 from ..config.reading import is_type
+from ..cost.whole_model import spread_batches
 from ..models import get_sparse_backbone
 from ..models.checkpoints import check_fits
+from ..models.knobs import KnobSetter
 from ..models.selection.ranking import Selection
+from ..operating_point import operating_point
 from ..sparsity import Sparsity, SparsityConfig
 from .in_step import InStep
 from .nuscenes_eval import accept_any_predictions
@@ -40,9 +43,12 @@ class Evaluator:
             of validation by itself.
         checkpoint: Checkpoint file of the whole model.
         build_runner: Config -> mmengine Runner.
+        knobs: Names of the knobs that configurations may set.
 
     Attributes:
         runner: Between evaluations its val loop is that of `cfg`, whatever was evaluated last.
+        model: The runner's, without a wrapper.
+        set_knobs: Sets the knobs of a point.
         backbone: The sparse backbone.
         selection: The one in force: by the config, until another is set.
         main: The evaluation on the val data of `cfg`.
@@ -53,7 +59,8 @@ class Evaluator:
     """
 
     def __init__(self, cfg: Config, checkpoint: str,
-                 build_runner: Callable[[Config], Runner] = build_runner):
+                 build_runner: Callable[[Config], Runner] = build_runner,
+                 knobs: Sequence[str] = ()):
         cfg = copy.deepcopy(cfg)
         cfg.load_from, cfg.resume = checkpoint, False
         _leave_training(cfg)
@@ -62,7 +69,8 @@ class Evaluator:
         model = self.runner.model
         model = model.module if is_model_wrapper(model) else model
         check_fits(model, checkpoint)
-        self.backbone = get_sparse_backbone(model)
+        self.model, self.backbone = model, get_sparse_backbone(model)
+        self.set_knobs = KnobSetter(model, knobs)
         self.selection = self.backbone.selection
         self._loaded = False
         self._in_step = InStep(self._run)
@@ -91,17 +99,33 @@ class Evaluator:
         Raises:
             ValueError: What the backbone says of a batch that it can't group.
         """
-        model, loader = self.runner.model, self.runner.val_dataloader
-        if isinstance(loader, dict):
-            loader = self.runner.build_dataloader(dict(loader, persistent_workers=False))
-        model = model.module if is_model_wrapper(model) else model
         self.backbone.selection = selection
         try:
-            with torch.no_grad():
-                model.eval()
-                model.val_step(next(iter(loader)))
+            self._run_batch()
         finally:
             self.backbone.selection = self.selection
+
+    def check_knobs(self) -> None:
+        """Runs the first batch of val, on this rank alone, to see whether the model reads its
+        knobs.
+
+        Raises:
+            ValueError: Names those that it does not read.
+        """
+        with self.set_knobs.watching() as read:
+            self._run_batch()
+        idle = [name for name in self.set_knobs.names if name not in read]
+        if idle:
+            raise ValueError(f'{type(self.model).__name__} does not read {", ".join(idle)} when it '
+                             f'predicts: nothing would change with it')
+
+    def _run_batch(self) -> None:
+        loader = self.runner.val_dataloader
+        if isinstance(loader, dict):
+            loader = self.runner.build_dataloader(dict(loader, persistent_workers=False))
+        with torch.no_grad():
+            self.model.eval()
+            self.model.val_step(next(iter(loader)))
 
     def on(self, cfg: Config) -> 'Evaluation':
         """The same as :meth:`evaluate` on other data: of fewer images, or at another size.
@@ -140,7 +164,8 @@ class Evaluator:
         self._data.append(Evaluation(
             evaluator.metrics[0], build_loop,
             lambda sparsity, selection: self._in_step(
-                index, self.backbone.space.config(sparsity),
+                index, operating_point(self.backbone.space.config(sparsity),
+                                       getattr(sparsity, 'knobs', ())),
                 selection or self.selection)))
         return self._data[index]
 
@@ -149,6 +174,7 @@ class Evaluator:
         with _quiet():
             loop = self._data[index].loop
         self.backbone.sparsity, self.backbone.selection = config, selection
+        self.set_knobs(config)
         with val_loop_is(runner, loop), _quiet():
             # The first time as a validation by itself, which loads the checkpoint.
             metrics = loop.run() if self._loaded else runner.val()
@@ -174,6 +200,11 @@ class Evaluation:
     def loop(self) -> BaseLoop:
         """mmengine's val loop, built when it is first asked for."""
         return self._build_loop()
+
+    def batches(self, batch_size: int) -> List[Any]:
+        """Some of the data, for :class:`~..cost.whole_model.ModelMeter`."""
+        loader = self.loop.dataloader
+        return spread_batches(loader.dataset, loader.collate_fn, batch_size)
 
 
 def _quiet() -> redirect_stdout:

@@ -1,5 +1,5 @@
 """A model of any toolkit with its weights on a device, without a Runner."""
-from typing import Dict, Tuple
+from typing import Dict, Optional, Tuple
 
 import torch
 from mmengine.config import Config
@@ -22,15 +22,18 @@ def prepare(cfg: Config, device: str) -> None:
     init_default_scope(cfg.get('default_scope', 'mmengine'))
 
 
-def load_model(cfg: Config, checkpoint: str, device: str) -> Tuple[BaseModel, Dict]:
-    """The model in eval mode on the device, with the checkpoint's weights, and its ``meta``.
+def load_model(cfg: Config, checkpoint: Optional[str], device: str) -> Tuple[BaseModel, Dict]:
+    """The model in eval mode on the device, with the checkpoint's weights, and its ``meta``; with
+    random weights without a checkpoint.
 
     Raises:
         FileNotFoundError, ValueError: As check_fits.
     """
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
-    check_fits(model, checkpoint)
-    meta = load_checkpoint(model, checkpoint, map_location='cpu').get('meta', {})
+    meta: Dict = {}
+    if checkpoint is not None:
+        check_fits(model, checkpoint)
+        meta = load_checkpoint(model, checkpoint, map_location='cpu').get('meta', {})
     return model.to(device).eval(), meta
 
 

@@ -10,7 +10,7 @@ from ..evaluation.scores.tables import comparison_table
 from ..search import SearchResult, Watch
 from ..search.pipeline import SearchPipeline
 from ..search.study import SparsitySearch
-from .statistics import less_dense
+from .statistics import backbone_alone, less_dense
 
 SAID_EVERY = 60.  # seconds of waiting
 DRIFT = .05  # of the dense latency during a search, from which on it is said
@@ -64,19 +64,22 @@ def show_search(result: SearchResult) -> None:
     """Prints what was found."""
     summary, dense = result.summary, result.summary.dense
     on_some = summary.dense_full is not None
-    table = Table(title=f'{summary.metric}, backbone at {result.setting}', title_justify='left')
+    of_model = any(f.backbone for f in summary.finalists)
+    table = Table(title=f'{summary.metric}; latency of {result.setting}', title_justify='left')
     for column in ('', summary.metric.rsplit('/', 1)[-1], 'less dense (95%)',
-                   *['in the search'] * on_some, 'latency', 'of dense', 'sparsity'):
+                   *['in the search'] * on_some, 'latency', 'of dense', *['backbone'] * of_model,
+                   'sparsity'):
         table.add_column(column)
     table.add_row('dense', f'{summary.dense_metric:.4f}', '', *[f'{dense.metric:.4f}'] * on_some,
-                  f'{summary.dense_latency:.1f} ms', '1.00', '0')
+                  f'{summary.dense_latency:.1f} ms', '1.00', *[''] * of_model, '0')
     for finalist in summary.finalists:
         table.add_row(finalist.name, f'{summary.metric_of(finalist):.4f}',
                       less_dense(summary, finalist),
                       *[f'{finalist.candidate.metric:.4f}'] * on_some,
                       f'{finalist.measured:.1f} ms',
-                      f'{finalist.measured / summary.dense_latency:.2f}', finalist.label)
-    Console(width=140).print(table)
+                      f'{finalist.measured / summary.dense_latency:.2f}',
+                      *backbone_alone(finalist), finalist.label)
+    Console(width=150).print(table)
     if abs(summary.drift) > DRIFT:
         print(f'the dense model took {dense.latency:.1f} ms at the start and '
               f'{summary.dense_latency:.1f} ms at the end ({summary.drift:+.0%}): other work on '

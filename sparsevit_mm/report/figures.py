@@ -18,7 +18,7 @@ from .svg import AMBER, BLUE, GREEN, INK, MUTED, PAPER, PINK, RED, SKY, WIDTH
 
 SERIES = [(BLUE, 'o'), (RED, 's'), (GREEN, '^'), (PINK, 'D'), (AMBER, 'v'), (SKY, 'P')]
 MOST_WORKERS = len(SERIES)
-LATENCY = 'backbone latency (ms)'
+LATENCY = 'latency (ms)'
 
 
 def draw_tradeoff(record: SearchRecord, alike: Sequence[Candidate]) -> Figure:

@@ -14,7 +14,7 @@ from .html import Section, details, figure, page, paragraph, table, tiles
 from .sections import (check_section, first_look_section, importance_section, progress_section,
                        sensitivity_section, windows_section)
 from .source import SearchRecord
-from .statistics import less_dense
+from .statistics import backbone_alone, less_dense
 
 REPORT, FIGURES = 'report.html', 'report'  # in the work directory
 NO_REFERENCES = 'Not recorded: run the search with --references.'
@@ -57,7 +57,7 @@ def write_report(record: SearchRecord, images: int = 2, device: str = 'cpu') -> 
 
 def _head(record: SearchRecord, alike: Sequence[Candidate]) -> List[dict]:
     summary, dense, best = record.summary, record.summary.dense, record.best
-    where = f'{_images(record)}; latency of the backbone at {_setting(record)}.'
+    where = f'{_images(record)}; latency of: {_setting(record)}.'
     if best is None:
         return [paragraph('Nothing was evaluated yet.', 'lead'), paragraph(where, 'how')]
     winner = summary.finalists[0] if summary.finalists and not record.pareto else None
@@ -122,9 +122,10 @@ def _finalists(record: SearchRecord, alike: Sequence[Candidate], folder: Path) -
     noisy = {c.trial for c in alike}
 
     on_some = summary.dense_full is not None
+    of_model = any(f.backbone for f in summary.finalists)
     heads = ['at most' if record.pareto else 'place', 'trial', short(summary.metric),
              'less dense (95%)', *['in the search'] * on_some, 'searched (ms)', 'again (ms)',
-             'of dense', 'within noise', 'sparsity']
+             'of dense', *['backbone alone'] * of_model, 'within noise', 'sparsity']
     rows = []
     for place, finalist in enumerate(summary.finalists, 1):
         c = finalist.candidate
@@ -132,11 +133,11 @@ def _finalists(record: SearchRecord, alike: Sequence[Candidate], folder: Path) -
             f'{finalist.point:.2f} ms' if record.pareto else place, c.trial,
             f'{summary.metric_of(finalist):.4f}', less_dense(summary, finalist),
             *[f'{c.metric:.4f}'] * on_some, f'{c.latency:.2f}', f'{finalist.measured:.2f}',
-            f'{finalist.measured / summary.dense_latency:.1%}',
+            f'{finalist.measured / summary.dense_latency:.1%}', *backbone_alone(finalist),
             ('yes' if c.trial in noisy else 'no') if alike else None, finalist.label])
     rows.append(['dense', None, f'{summary.dense_metric:.4f}', None,
                  *[f'{dense.metric:.4f}'] * on_some, f'{dense.latency:.2f}',
-                 f'{summary.dense_latency:.2f}', '100.0%', None, None])
+                 f'{summary.dense_latency:.2f}', '100.0%', *[None] * of_model, None, None])
     labels = [f'\N{LESS-THAN OR EQUAL TO} {f.point:.1f} ms' if record.pareto
               else f'{place}. trial {f.candidate.trial}'
               for place, f in enumerate(summary.finalists, 1)]

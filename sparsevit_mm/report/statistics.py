@@ -86,3 +86,12 @@ def less_dense(summary: Summary, finalist: Finalist) -> str:
         return change
     _, low, high = difference(one, other)
     return f'{change} ({low:+.4f} to {high:+.4f})'
+
+
+def backbone_alone(finalist: Finalist) -> List[str]:
+    """Latency of the backbone without the rest of the model, where both were measured: one cell of
+    a table, or none."""
+    if finalist.backbone is None:
+        return []
+    sparse, dense = finalist.backbone
+    return [f'{sparse:.1f} of {dense:.1f} ms']

@@ -46,7 +46,7 @@ def draw_tradeoff(path: Path,
     if rejected:
         axes.plot(rejected, [0.01] * len(rejected), '|', color='0.75', zorder=1,
                   transform=axes.get_xaxis_transform(), label='outside the limits')
-    axes.set_xlabel(f'backbone latency (ms)\n{setting}', fontsize=9)
+    axes.set_xlabel(f'latency (ms)\n{setting}', fontsize=9)
     axes.set_ylabel(metric)
     axes.grid(alpha=.3)
     axes.legend(frameon=False)

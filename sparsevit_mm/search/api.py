@@ -1,5 +1,6 @@
 """A search from Python: what tools/search_sparsity.py does, and prints."""
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, Optional, Sequence, Union
 
@@ -10,7 +11,9 @@ from ..config.data import input_shape
 from ..config.reading import load_config, open_config
 from ..config.swap import ensure_sparse
 from ..cost.latency import LatencySetting
-from .limits import Limits
+from ..cost.table import LatencyTable
+from ..operating_point import Knob
+from .limits import Latency, Limits, parse_latency
 from .pipeline import SearchPipeline
 from .request import POINTS, SearchRequest
 from .results import SearchResult
@@ -45,7 +48,8 @@ def search(config: Union[str, Path, Config], checkpoint: str,
            min_latency: Union[str, float] = 0, max_macs: float = math.inf,
            pareto: bool = False, points: Sequence[str] = POINTS, calibrate: bool = False,
            options: Optional[Dict] = None, work_dir: Optional[Union[str, Path]] = None,
-           setting: Optional[LatencySetting] = None, launcher: Optional[str] = None,
+           setting: Optional[LatencySetting] = None, latency_of: Optional[str] = None,
+           knobs: Sequence[Union[str, Knob]] = (), launcher: Optional[str] = None,
            watch: Watch = Watch(), **request: Any) -> Optional[SearchResult]:
     """Finds the sparsity with the best metric under a latency, and writes its config.
 
@@ -62,6 +66,11 @@ def search(config: Union[str, Path, Config], checkpoint: str,
         work_dir: Where all files go; as the config says by default.
         setting: How latency is measured; by default one image of the test pipeline's size on the
             CPU, eager, in fp32.
+        latency_of: 'backbone' or 'model', the whole of it on images of val. By default the model if
+            a latency is in milliseconds or there are knobs, the backbone if all are shares; with a
+            latency table what that was measured of.
+        knobs: Values of the test config to choose beside the ratios:
+            ``'model.test_cfg.rpn.max_per_img=1000,500,300'``.
         launcher: Of a distributed run. All ranks call this; all but the first get None.
         watch: Gets the progress.
         **request: Further fields of :class:`~.request.SearchRequest`: `num_trials`, `num_samples`,
@@ -89,11 +98,24 @@ def search(config: Union[str, Path, Config], checkpoint: str,
     work_dir.mkdir(parents=True, exist_ok=True)
     defaults = dict(out=work_dir / 'winner.py',
                     storage=f'sqlite:///{work_dir.resolve()}/search.db')
+    knobs = [knob if isinstance(knob, Knob) else Knob.parse(knob) for knob in knobs]
+    setting = setting or LatencySetting(input_shape(cfg))
+    latencies = list(points) if pareto else [max_latency]
+    of = latency_of or _latency_of(setting, latencies, knobs, request.get('table'))
     asked = SearchRequest(
         config=path, checkpoint=str(checkpoint), options=options, limits=limits,
-        setting=setting or LatencySetting(input_shape(cfg)), pareto=pareto, points=list(points),
+        setting=replace(setting, of=of), pareto=pareto, points=list(points), knobs=knobs,
         **{**defaults, **request})
     return _run(cfg, asked, watch)
+
+
+def _latency_of(setting: LatencySetting, latencies: Sequence[Latency], knobs: Sequence[Knob],
+                table: Optional[str]) -> str:
+    """What a latency is of, where nobody says: a budget in milliseconds is for what runs."""
+    if table is not None:
+        return LatencyTable.load(table).setting.get('of', 'backbone')
+    in_ms = any(not parse_latency(value, 'latency')[1] for value in latencies)
+    return 'model' if in_ms or knobs else setting.of
 
 
 def _run(cfg: Config, request: SearchRequest, watch: Watch) -> Optional[SearchResult]:

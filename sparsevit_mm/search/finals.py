@@ -1,7 +1,7 @@
 """The end of a search: the best are measured again and evaluated on all of val. Of many noisy
 figures the luckiest would win."""
 import math
-from typing import Callable, List, Mapping, Optional, Sequence
+from typing import Callable, List, Mapping, Optional, Sequence, Tuple
 
 from ..sparsity import SparsityConfig
 from .candidates import REJECTED, Candidate
@@ -11,6 +11,7 @@ from .study import SparsitySearch
 from .summary import WINNER, Finalist
 
 Judge = Callable[[SparsityConfig, Optional[str]], float]
+Pair = Tuple[float, float]
 
 
 class Finals:
@@ -28,14 +29,18 @@ class Finals:
         full: Configuration and scope -> metrics on all of val.
         had_all: Whether the search itself evaluated on all of val.
         scopes: Judged beside the one that was searched; a finalist stands there in its best.
+        backbone: Configuration and scope -> milliseconds of the backbone alone, and of the dense
+            one beside it, for the finalists; where the whole model is measured.
     """
 
     def __init__(self, search: SparsitySearch, end: str, measure: Judge, searched: float,
                  dense: float, limits: Limits,
                  full: Optional[Callable[[SparsityConfig, Optional[str]], Full]] = None,
-                 had_all: bool = True, scopes: Sequence[str] = ()):
+                 had_all: bool = True, scopes: Sequence[str] = (),
+                 backbone: Optional[Callable[[SparsityConfig, Optional[str]], Pair]] = None):
         self.search, self.end, self.record = search, end, search.record
         self.measure, self.full, self.had_all, self.scopes = measure, full, had_all, scopes
+        self.backbone = backbone
         self.dense, self.limits, self._drift = dense, limits, dense / searched
 
     def best(self, count: int) -> List[Finalist]:
@@ -136,6 +141,10 @@ class Finals:
 
     def _keep(self, finalists: List[Finalist]) -> None:
         if not self.had_all:
-            dense = self.search.problem.space.config(0.)
+            dense = SparsityConfig(0., self.search.problem.space.depths)
             self.record.dense_full(lambda: self.full(dense, None))
+        for finalist in finalists if self.backbone else ():
+            finalist.backbone = tuple(self.record.again(
+                finalist.candidate.trial, 'backbone', finalist.scope,
+                lambda f=finalist: self.backbone(f.candidate.config, f.scope)))
         self.record.keep_finalists(self.end, finalists)

@@ -1,20 +1,23 @@
 """From evaluations and a limit to the winning config: the steps of a search in order."""
 import time
 from dataclasses import replace
+from itertools import islice, product
 from pathlib import Path
-from typing import Callable, List, Optional, Tuple
+from typing import Callable, List, Optional, Sequence, Tuple
 
 import numpy as np
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from ..cost.latency import Latency, LatencyMeter
+from ..cost.latency import Latency, LatencyMeter, Meter
 from ..cost.macs import backbone_macs
 from ..cost.table import LatencyTable
+from ..cost.whole_model import ModelMeter
 from ..evaluation.bootstrap import make_resampler
 from ..evaluation.metrics import Metrics, check_metric, default_metric
 from ..models.checkpoints import fingerprint
 from ..models.selection.ranking import Selection
+from ..operating_point import PointSpace
 from ..sparsity import SparsityConfig
 from .baselines import References
 from .candidates import Candidate, write_csv
@@ -34,6 +37,7 @@ from .study import SparsitySearch
 Waiting = Callable[[str, str, float], None]
 
 RESAMPLES = 100  # of the bootstrap, for every candidate
+REACH = 32  # combinations of knobs that are tried for the fastest
 CAREFUL = 3  # times the rounds, where the best are measured again
 
 
@@ -58,9 +62,9 @@ class SearchPipeline:
         self.evaluating = 0.
         self._dense_beside: Optional[float] = None
         self.backbone = evaluations.evaluator.backbone
-        self.space = self.backbone.space
-        self.densest = self.space.config(0.)
-        self.meter = LatencyMeter(self.backbone, request.setting, request.rounds)
+        self.space = PointSpace.beside(self.backbone.space, request.knobs)
+        self.densest = self.backbone.space.config(0.)  # with the knobs as the config has them
+        self.meter = self._meter(request.rounds)
         self.table = LatencyTable.load(request.table) if request.table is not None else None
         self.joined: Optional[JoinedStudy] = None
 
@@ -110,9 +114,10 @@ class SearchPipeline:
         request, evaluator = self.request, self.evaluations.evaluator
         self.score = SearchedScore(self.cfg, request, self.evaluations, self.joined.record)
         self.score_check = self.score.settle(self.metric, report)
-        self.meter.backbone.selection = evaluator.selection.alone()
+        self.meter.select(evaluator.selection)
         if self.table is not None:
             self.table.require(self.backbone, request.setting)
+        evaluator.check_knobs()
         for scope in request.scopes:
             selection = self._selection(scope)
             selection.alone().group_of(request.setting.batch_size)  # raises
@@ -120,13 +125,17 @@ class SearchPipeline:
 
     def _resolve_limits(self) -> Limits:
         """In milliseconds, by the dense latency, which is measured once per study."""
-        request, config = self.request, self.space.uniform()[-1]
-        self.dense_latency, sparsest = self.joined.record.reach(lambda: self._reach(config))
+        request = self.request
+        # Ratios at their highest, knobs at each of their values.
+        sparsest = self.space.of(self.space.choices[-1:])
+        genes = islice(product(*map(range, sparsest.gene_sizes)), REACH)
+        points = list(map(sparsest.decode, genes))
+        self.dense_latency, fastest = self.joined.record.reach(lambda: self._reach(points))
         limits = request.limits.resolve(self.dense_latency)
-        limits.check_reachable(sparsest, self.dense_latency, self.macs(config))
+        limits.check_reachable(fastest, self.dense_latency, self.macs(points[0]))
         for point in request.points if request.pareto else ():
             Limits(max_latency=point_latency(point, self.dense_latency)).check_reachable(
-                sparsest, self.dense_latency, 0, f'--points {point}')
+                fastest, self.dense_latency, 0, f'--points {point}')
         return limits
 
     def _problem(self, limits: Limits) -> Problem:
@@ -155,7 +164,7 @@ class SearchPipeline:
 
     def _beside_dense(self, config: SparsityConfig,
                       scope: Optional[str] = None) -> List[Latency]:
-        self.meter.backbone.selection = self._selection(scope).alone()
+        self.meter.select(self._selection(scope))
         return self.meter.measure([self.densest, config])
 
     def _selection(self, scope: Optional[str]) -> Selection:
@@ -169,12 +178,23 @@ class SearchPipeline:
         self.evaluating += time.monotonic() - start
         return metrics
 
-    def _reach(self, sparsest: SparsityConfig) -> Tuple[float, float]:
-        """Milliseconds of the dense and of the sparsest configuration."""
+    def _meter(self, rounds: int, shape: Optional[Tuple[int, int]] = None) -> Meter:
+        """In the setting of the request, or there with images of another size."""
+        evaluator, setting = self.evaluations.evaluator, self.request.setting
+        if shape is not None:
+            setting = replace(setting, shape=shape)
+        if setting.of == 'backbone':
+            return LatencyMeter(self.backbone, setting, rounds)
+        evaluation = evaluator.main if shape is None else self.evaluations.smaller[shape]
+        return ModelMeter(evaluator.model, evaluation.batches(setting.batch_size), setting, rounds,
+                          evaluator.set_knobs.names)
+
+    def _reach(self, sparsest: Sequence[SparsityConfig]) -> Tuple[float, float]:
+        """Milliseconds of the dense configuration, and of the fastest of those given."""
         if self.table:
-            return self.table.dense, self.table.predict(sparsest)
-        dense, fastest = self.meter.measure([self.densest, sparsest])
-        return dense.median, fastest.ratio * dense.median
+            return self.table.dense, min(map(self.table.predict, sparsest))
+        dense, *others = self.meter.measure([self.densest, *sparsest])
+        return dense.median, min(other.ratio for other in others) * dense.median
 
     def _evaluate_dense(self, problem: Problem) -> Candidate:
         everything = replace(problem, limits=Limits(), latency=lambda _: self.dense_latency,
@@ -192,6 +212,8 @@ class SearchPipeline:
             'depths': list(self.space.depths),
             'choices': list(self.space.choices),
             'metric': metric,
+            'knobs': [f'{knob.name}={",".join(map(str, knob.values))}'
+                      for knob in request.knobs],
             'objectives': [metric, 'latency'] if request.pareto else [metric],
             'num_samples': request.num_samples,
             'first_look': request.first_look,
@@ -246,14 +268,15 @@ class SearchPipeline:
 
     def _end(self, end: str) -> None:
         request, problem = self.request, self.search.problem
-        self.meter = LatencyMeter(self.backbone, request.setting, CAREFUL * request.rounds)
+        self.meter = self._meter(CAREFUL * request.rounds)
         now = self.search.record.dense_again(
             end, lambda: self.meter.measure([self.densest])[0].median)
         finals = Finals(
             self.search, end, lambda config, scope: self._beside_dense(config, scope)[1].ratio,
             self.dense_latency, now, request.limits.resolve(now), self._full,
             self.evaluations.full is None,
-            [s for s in request.scopes if s != self._selection(None).scope])
+            [s for s in request.scopes if s != self._selection(None).scope],
+            None if request.setting.of == 'backbone' else self._of_backbone)
         if request.pareto:
             finals.points({p: point_latency(p, now) for p in request.points}, request.finalists)
         else:
@@ -270,12 +293,20 @@ class SearchPipeline:
         resampled = resampler and resampler(RESAMPLES, self.request.seed)
         return Full(metrics, None if resampled is None else np.round(resampled, 6).tolist())
 
+    def _of_backbone(self, config: SparsityConfig, scope: Optional[str]) -> Tuple[float, float]:
+        """Milliseconds of a backbone alone, and of the dense one."""
+        request = self.request
+        alone = LatencyMeter(self.backbone, replace(request.setting, of='backbone'),
+                             request.rounds)
+        alone.select(self._selection(scope))
+        dense, sparse = alone.measure([self.densest, config])
+        return sparse.median, dense.median
+
     def _smaller(self, size: Tuple[int, int]) -> Tuple[float, float]:
         """Milliseconds and objective of the dense model on smaller images."""
-        request = self.request
-        smaller = LatencyMeter(self.backbone, replace(request.setting, shape=size), request.rounds)
-        ratio = (smaller.measure([self.densest])[0].median
-                 / self.meter.measure([self.densest])[0].median)
+        smaller, own = (meter.measure([self.densest])[0].median for meter in (
+            self._meter(self.request.rounds, size), self._meter(self.request.rounds)))
+        ratio = smaller / own
         metrics = self.evaluations.smaller[size](self.densest)
         return ratio * self.dense_latency, self.search.problem.objective(metrics)
 

@@ -96,7 +96,8 @@ class StudyRecord:
 
     def again(self, trial: int, figure: str, scope: Optional[str], compute: Compute) -> Any:
         """A candidate's figure in a scope, computed unless it is there: 'ratio', of its latency to
-        the dense model's; or 'full', :class:`Full`."""
+        the dense model's; 'full', :class:`Full`; or 'backbone', milliseconds of the backbone
+        alone, and of the dense one."""
         kept, key = self.study.user_attrs.get(_AGAIN, {}), _key(figure, scope)
         figures = kept.setdefault(str(trial), {})  # JSON keys are text
         if key not in figures:
@@ -197,8 +198,10 @@ class _Again:
                  scope: Optional[str] = None) -> Finalist:
         figures = self.figures[str(trial)]
         full = Full(**figures.get(_key('full', scope), {}))
+        backbone = figures.get(_key('backbone', scope))
         return Finalist(self.candidates[trial], figures[_key('ratio', scope)] * self.dense,
-                        full.metrics, full.resampled, point, scope, name)
+                        full.metrics, full.resampled, point, scope, name,
+                        backbone and tuple(backbone))
 
     def all(self) -> List[Finalist]:
         """In the scope that was searched."""

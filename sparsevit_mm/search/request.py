@@ -5,6 +5,7 @@ from typing import Dict, List, Optional
 
 from ..cost.latency import LatencySetting
 from ..models.selection.importance import SCORES
+from ..operating_point import Knob
 from .limits import Limits, parse_latency
 from .summary import WINNER
 
@@ -41,6 +42,7 @@ class SearchRequest:
         finalists: How many are judged again, for the winner or for each point.
         references: Whether to evaluate points to compare with.
         scopes: Of Selection, in which the finalists are judged beside the config's own.
+        knobs: Values of the test config that are chosen beside the ratios.
         importance: Score that windows are chosen by, or :data:`AUTO` to find the one that is best
             before the search; the study's, else the config's, if None.
     """
@@ -68,6 +70,7 @@ class SearchRequest:
     finalists: int = 3
     references: bool = False
     scopes: List[str] = field(default_factory=list)
+    knobs: List[Knob] = field(default_factory=list)
     importance: Optional[str] = None
 
     def __post_init__(self):
@@ -77,6 +80,13 @@ class SearchRequest:
         if self.evaluation_timeout is not None and not self.evaluation_timeout > 0:
             raise ValueError(f'--evaluation-timeout {self.evaluation_timeout:g}: a number of '
                              f'seconds is needed')
+        names = [knob.name for knob in self.knobs]
+        if len({*names}) < len(names):
+            raise ValueError(f'--knob: {", ".join(names)} are not all different')
+        if names and self.setting.of != 'model':
+            raise ValueError('--knob changes nothing of the backbone: --latency-of model')
+        if names and self.table is not None:
+            raise ValueError('--knob: a latency table knows of ratios alone; search without it')
         if self.importance not in (None, AUTO, *SCORES):
             raise ValueError(f'--importance {self.importance!r} is none of {AUTO}, '
                              f'{", ".join(SCORES)}')

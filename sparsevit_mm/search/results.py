@@ -110,7 +110,7 @@ def provenance(request: SearchRequest, search: SparsitySearch, summary: Summary,
     lines = [
         'Found by tools/search_sparsity.py; train.py fine-tunes it, test.py tests it.',
         f'{metric} {candidate.metric:.4g} on {samples}, dense {dense.metric:.4g}',
-        f'backbone latency {finalist.measured:.2f} ms, dense {now:.2f} ms; '
+        f'{request.setting.of} latency {finalist.measured:.2f} ms, dense {now:.2f} ms; '
         f'{"predicted by a table" if request.table else "in the search"}: '
         f'{candidate.latency:.2f} ms',
         f'measured at {request.setting}',

@@ -49,7 +49,8 @@ class Evaluations:
         self._cfg = deepcopy(cfg)
         self._cfg.custom_hooks = without_adaptation(cfg.get('custom_hooks'))
         main = self._images(request.num_samples, request.seed)
-        self.evaluator = Evaluator(main, request.checkpoint)
+        self.evaluator = Evaluator(main, request.checkpoint,
+                                   knobs=[knob.name for knob in request.knobs])
         own = self.evaluator.selection.importance
         check_importance(own if request.importance in (None, AUTO) else request.importance,
                          main, request.checkpoint, self.evaluator.backbone)

@@ -1,6 +1,6 @@
 """What a study holds, for whoever reads it: reports, fronts, tables."""
 from dataclasses import dataclass, field
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Tuple
 
 from ..evaluation.metrics import Metrics, objective
 from .candidates import EVALUATED, REJECTED, Candidate, pareto_front
@@ -40,6 +40,8 @@ class Finalist:
         point: The latency in ms that a Pareto search chose it for; None of other searches.
         scope: In which its figures were taken; None is the one that was searched.
         name: What the request calls it: the point of a Pareto search; :data:`WINNER`, or nothing.
+        backbone: Milliseconds of its backbone alone, and of the dense one beside it; None where
+            nothing else was measured.
     """
     candidate: Candidate
     measured: float
@@ -48,6 +50,7 @@ class Finalist:
     point: Optional[float] = None
     scope: Optional[str] = None
     name: str = ''
+    backbone: Optional[Tuple[float, float]] = None
 
     @property
     def label(self) -> str:

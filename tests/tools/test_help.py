@@ -6,7 +6,7 @@ import arguments
 import pytest
 from helpers import ROOT
 
-from sparsevit_mm.cost.latency import DTYPES
+from sparsevit_mm.cost.latency import DTYPES, OF
 from sparsevit_mm.evaluation.scores import compare, fit
 from sparsevit_mm.models.execution import EXECUTIONS
 from sparsevit_mm.models.selection.ranking import SCOPES
@@ -36,6 +36,7 @@ def test_help_imports_nothing_heavy(tool):
 
 def test_choices_are_those_of_the_package():
     assert arguments.DTYPES == tuple(DTYPES) and arguments.EXECUTIONS == tuple(EXECUTIONS)
+    assert arguments.LATENCY_OF == OF
     assert arguments.SCOPES == tuple(SCOPES) and arguments.SAMPLERS == tuple(SAMPLERS)
     assert arguments.POINTS == tuple(request.POINTS) and arguments.TARGETS == tuple(fit.TARGETS)
     assert (arguments.SAMPLES, arguments.SPARSITIES) == (compare.SAMPLES, compare.SPARSITIES)

@@ -143,7 +143,7 @@ def test_finalists_are_judged_in_other_scopes_too(tiny, tmp_path):
     assert again['coco/bbox_mAP'] == best.full['coco/bbox_mAP']
     study = optuna_study(tmp_path)
     for figures in study.user_attrs['judged again'].values():
-        assert {'full', 'full, scope group', 'measured', 'measured, scope group'} <= set(figures)
+        assert {'full', 'full, scope group', 'ratio', 'ratio, scope group'} <= set(figures)
 
 
 def test_a_scope_that_the_model_can_not_select_by_is_refused_at_once(tiny, tmp_path):

@@ -1,0 +1,78 @@
+"""Latency of the whole model: backbone, neck, heads and post-processing, on real images."""
+from copy import deepcopy
+from typing import Any, Callable, List, Sequence
+
+import torch
+from mmengine.model import BaseModel, is_model_wrapper
+
+from ..compat import timer
+from ..models import get_sparse_backbone
+from ..models.knobs import KnobSetter
+from ..models.selection.ranking import Selection
+from ..sparsity import SparsityConfig
+from .latency import DTYPES, LatencySetting, Meter
+
+IMAGES = 8  # batches that the rounds go through: what heads cost depends on the image
+
+
+class ModelMeter(Meter):
+    """Measures configurations of a whole model in one setting: from the preprocessed batch to its
+    data samples, so without loading and normalising images, and with post-processing.
+
+    The model is copied, so that the one it belongs to keeps its device, sparsity and knobs. Half
+    precision is autocast, as the toolkits run it: post-processing stays in fp32.
+
+    Args:
+        model: A model of a toolkit, with a sparse backbone.
+        batches: As the toolkit's data loader gives them, see :func:`spread_batches`. Each round
+            runs all configurations on one of them, the next round on the next.
+        setting: See :class:`~.latency.LatencySetting`; its `of` is 'model'.
+        rounds: How often each configuration is run.
+        knobs: Names of the knobs that configurations may set.
+
+    Raises:
+        ValueError: No rounds; no batches; as :class:`~sparsevit_mm.models.knobs.KnobSetter`.
+    """
+
+    def __init__(self, model: BaseModel, batches: Sequence[Any], setting: LatencySetting,
+                 rounds: int = 15, knobs: Sequence[str] = ()):
+        super().__init__(setting, rounds)
+        if not batches:
+            raise ValueError('no images to measure the whole model on')
+        model = model.module if is_model_wrapper(model) else model
+        self.model = deepcopy(model).to(setting.device).eval()
+        self.backbone = get_sparse_backbone(self.model)
+        self.backbone.execution = setting.execution
+        self.set_knobs = KnobSetter(self.model, knobs)
+        with torch.inference_mode():
+            self._batches = [self.model.data_preprocessor(deepcopy(batch), False)
+                             for batch in batches]
+
+    def select(self, selection: Selection) -> None:
+        self.backbone.selection = selection
+
+    def next_round(self) -> None:
+        self._batches.append(self._batches.pop(0))
+
+    @torch.inference_mode()
+    def _run(self, config: SparsityConfig) -> float:
+        self.backbone.sparsity = config
+        self.set_knobs(config)
+        batch, dtype = self._batches[0], DTYPES[self.setting.dtype]
+        device = torch.device(self.setting.device).type
+        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+            start = timer()  # waits for the device
+            if isinstance(batch, dict):
+                self.model(**batch, mode='predict')
+            else:
+                self.model(*batch, mode='predict')
+            return (timer() - start) * 1e3
+
+
+def spread_batches(dataset: Sequence[Any], collate: Callable[[List], Any], batch_size: int,
+                   number: int = IMAGES) -> List[Any]:
+    """Batches of a data set, spread evenly over it: as many as it has images for, one at least."""
+    count = max(1, min(number, len(dataset) // batch_size))
+    places = [int((i + .5) * len(dataset) / (count * batch_size))
+              for i in range(count * batch_size)]
+    return [collate([dataset[place] for place in places[i::count]]) for i in range(count)]

@@ -1,0 +1,116 @@
+"""Values of the test config of a built model: finds where its parts read them, and sets them."""
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, List, Sequence, Set, Tuple
+
+from mmengine.config import ConfigDict
+from mmengine.model import is_model_wrapper
+from torch import nn
+
+from ..operating_point import PREFIX, Value
+from ..sparsity import SparsityConfig
+
+
+class KnobSetter:
+    """Sets knobs of one model.
+
+    The toolkits hand parts of ``model.test_cfg`` to the heads that read them: each dict of the
+    model that holds what the named part held when the model was built gets the value.
+
+    Args:
+        model: A model with a ``test_cfg``, wrapped or not.
+        names: Of the knobs, as :class:`~sparsevit_mm.operating_point.Knob` has them.
+
+    Raises:
+        ValueError: The model has no such value; lists those that are there.
+    """
+
+    def __init__(self, model: nn.Module, names: Sequence[str]):
+        model = model.module if is_model_wrapper(model) else model
+        self.model = model
+        self._places: Dict[str, Tuple[List[Dict], str]] = {}
+        self._own: Dict[str, Value] = {}
+        for name in names:
+            part, key = self._find(name)
+            self._places[name] = _alike(model, part), key
+            self._own[name] = part[key]
+
+    @property
+    def names(self) -> List[str]:
+        return list(self._places)
+
+    def __call__(self, point: SparsityConfig) -> None:
+        """Sets the knobs of a point; those that it does not name get the model's own values."""
+        for name, value in {**self._own, **dict(point.knobs)}.items():
+            if name not in self._places:
+                raise ValueError(f'{name} is no knob that was asked for')
+            parts, key = self._places[name]
+            for part in parts:
+                part[key] = value
+
+    def _find(self, name: str) -> Tuple[Dict, str]:
+        part = getattr(self.model, 'test_cfg', None)
+        *path, key = name[len(PREFIX):].split('.')
+        for i, step in enumerate([*path, key]):
+            if not isinstance(part, dict) or step not in part:
+                there = sorted(part) if isinstance(part, dict) else 'none'
+                where = PREFIX[:-1] + ''.join(f'.{s}' for s in path[:i])
+                raise ValueError(f'knob {name}: {where} of {type(self.model).__name__} has no '
+                                 f'{step!r}; there are {there}')
+            part, holder = part[step], part
+        return holder, key
+
+    @contextmanager
+    def watching(self) -> Iterator[Set[str]]:
+        """Within the context collects the names of the knobs that the model reads."""
+        read: Set[str] = set()
+        watched = {name: (dict(parts[0]), key) for name, (parts, key) in self._places.items()}
+
+        class Watched(ConfigDict):
+            """Says what is read of it. Copies, which heads make, do so too."""
+
+            def __getitem__(self, key):
+                self._note(key)
+                return super().__getitem__(key)
+
+            def get(self, key, default=None):
+                self._note(key)
+                return super().get(key, default)
+
+            def _note(self, key):
+                for name, (part, own) in watched.items():
+                    if key == own and set(part) == set(self):
+                        read.add(name)
+
+        holders = list(_holders(self.model))
+        try:
+            for module, own in holders:
+                module.test_cfg = Watched(own)
+            yield read
+        finally:
+            for module, own in holders:
+                module.test_cfg = own
+
+
+def _holders(model: nn.Module) -> Iterator[Tuple[nn.Module, Dict]]:
+    """Modules with a test config."""
+    for module in model.modules():
+        own = getattr(module, 'test_cfg', None)
+        if isinstance(own, dict):
+            yield module, own
+
+
+def _alike(model: nn.Module, part: Dict) -> List[Dict]:
+    """The dicts of the model's test configs that hold the same as `part`."""
+    found: Dict[int, Dict] = {id(part): part}
+    for _, own in _holders(model):
+        for one in _dicts(own):
+            if one == part:
+                found[id(one)] = one
+    return list(found.values())
+
+
+def _dicts(value: Any) -> Iterator[Dict]:
+    if isinstance(value, dict):
+        yield value
+        for inner in value.values():
+            yield from _dicts(inner)
