@@ -85,14 +85,20 @@ class LatencySetting:
 
     def identity(self) -> Dict:
         """All that two measurements must share to be comparable, as JSON holds it; the device by
-        the name of the processor or GPU."""
+        the name of the processor or GPU. CPU threads do not matter on a GPU."""
         return {**asdict(self), 'shape': list(self.shape), 'device': device_name(self.device),
+                'num_threads': self.num_threads if self._on_cpu else None,
                 'torch': torch.__version__}
+
+    @property
+    def _on_cpu(self) -> bool:
+        return torch.device(self.device).type == 'cpu'
 
     def __str__(self) -> str:
         height, width = self.shape
         return (f'{self.of}, batch {self.batch_size} of {height}x{width}, {self.dtype}, '
-                f'{device_name(self.device)}, {self.num_threads} threads, '
+                f'{device_name(self.device)}, '
+                + f'{self.num_threads} threads, ' * self._on_cpu +
                 f'{self.execution}, torch {torch.__version__}')
 
 

@@ -178,10 +178,14 @@ def _provenance(record: SearchRecord) -> Section:
              if limits != Limits() else 'none'],
             *([f'{key} file', record.manifest.get(key)]
               for key in ('config', 'checkpoint', 'table')),
-            *identity.items(),
+            *((key, value) for key, value in identity.items() if '\n' not in str(value)),
             ['report by', f'sparsevit_mm {__version__}, Optuna {optuna.__version__}']]
-    return Section('provenance', 'What the figures depend on', [
-        table(['what', 'value'], rows, left=['what', 'value'], wrap=['what', 'value'])])
+    texts = [[key, value] for key, value in identity.items() if '\n' in str(value)]
+    parts = [table(['what', 'value'], rows, left=['what', 'value'], wrap=['what', 'value'])]
+    if texts:
+        parts.append(details('The config, as far as it decides the figures', table(
+            ['part', 'text'], texts, left=['part', 'text'], wrap=['text'])))
+    return Section('provenance', 'What the figures depend on', parts)
 
 
 def _images(record: SearchRecord) -> str:

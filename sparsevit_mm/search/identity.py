@@ -1,22 +1,31 @@
 """What the figures of a search depend on: a study goes on only under the same."""
+import difflib
 import hashlib
-from typing import Dict
+import json
+import os
+from pathlib import Path
+from typing import Any, Dict, List
 
 from mmengine.config import Config
 
-# Of the config's top, what evaluation depends on stands by itself in the list of differences.
-_NAMED = ('model', 'val_dataloader', 'val_evaluator')
-_IRRELEVANT = ('work_dir', 'launcher', 'load_from', 'resume', 'filename', 'train_dataloader',
-               'train_cfg', 'optim_wrapper', 'param_scheduler', 'test_dataloader',
-               'test_evaluator', 'test_cfg')
+PARTS = 'model', 'val_dataloader', 'val_evaluator'
+REST = 'val_cfg', 'custom_hooks', 'default_scope', 'randomness'
+# Where weights come from, how a training goes, and how fast data are read decide no figure.
+_IRRELEVANT = {'init_cfg', 'pretrained', 'train_cfg', 'num_workers', 'persistent_workers',
+               'pin_memory', 'prefetch_factor', 'data_root', 'backend_args', 'outfile_prefix'}
+_FILES = {'ann_file', 'seg_map_path'}
 
 
 def config_identity(cfg: Config) -> Dict[str, str]:
-    """Digests of a config's model, val data, val evaluator, and of all else that a search heeds."""
+    """A config's model, val data, val evaluator, and all else that decides the figures, each as
+    text. Places of the same data do not matter: of an annotation file its content counts."""
     cfg = cfg.to_dict()
-    parts = {name: {name: cfg.pop(name, None)} for name in _NAMED}
-    parts['other settings'] = {key: value for key, value in cfg.items() if key not in _IRRELEVANT}
-    return {f'config, {name}': _digest(Config(part).pretty_text)
+    parts: Dict[str, Any] = {name: cfg.get(name) for name in PARTS}
+    parts['other settings'] = {name: cfg.get(name) for name in REST}
+    dataset = (cfg.get('val_dataloader') or {}).get('dataset') or {}
+    root = _root(dataset)
+    return {f'config, {name}': json.dumps(_decisive(part, root), indent=1, sort_keys=True,
+                                          default=_name)
             for name, part in parts.items()}
 
 
@@ -31,5 +40,46 @@ def file_identity(path: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def differences(stored: Dict, now: Dict) -> List[str]:
+    """Lines that say what differs between two identities; of a text only its lines that differ."""
+    lines: List[str] = []
+    for key in {**stored, **now}:
+        one, other = stored.get(key), now.get(key)
+        if one == other:
+            continue
+        if isinstance(one, str) and isinstance(other, str) and '\n' in one + other:
+            changed = [line for line in difflib.ndiff(one.splitlines(), other.splitlines())
+                       if line[0] in '+-']
+            lines.append(f'{key} (- in the study, + now):')
+            lines += [f'  {line[0]} {line[1:].strip()}' for line in changed]
+        else:
+            lines.append(f'{key}: {one} in the study, {other} now')
+    return lines
+
+
+def _root(dataset: Dict) -> str:
+    """``data_root`` of a data set, within its wrappers."""
+    while not dataset.get('data_root') and isinstance(dataset.get('dataset'), dict):
+        dataset = dataset['dataset']
+    return dataset.get('data_root') or ''
+
+
+def _decisive(value: Any, root: str, key: str = '') -> Any:
+    if isinstance(value, dict):
+        return {k: _decisive(v, root, k) for k, v in value.items() if k not in _IRRELEVANT}
+    if isinstance(value, (list, tuple)):
+        return [_decisive(v, root, key) for v in value]
+    if not isinstance(value, str):
+        return value
+    if root and value.startswith(root):
+        value = value[len(root):].lstrip('/')
+    if key in _FILES:
+        file = Path(value) if os.path.isabs(value) else Path(root) / value
+        if file.is_file():
+            return f'{file.name}, {file_identity(str(file))}'
+    return os.path.basename(value) if os.path.isabs(value) else value
+
+
+def _name(value: Any) -> str:
+    """A class by its name, wherever it stands in memory."""
+    return getattr(value, '__qualname__', None) or str(value)

@@ -3,6 +3,7 @@ from typing import Dict, Optional
 
 import optuna
 
+from ..identity import differences
 from ..record import StudyRecord
 from .storage import open_storage, shown
 from .workers import Workers
@@ -78,7 +79,6 @@ def _unnamed(names, storage: str, resume: bool) -> str:
 
 
 def _check_identity(stored: Dict, identity: Dict) -> None:
-    differences = [f'{key}: {stored.get(key)} in the study, {identity.get(key)} now'
-                   for key in {**stored, **identity} if stored.get(key) != identity.get(key)]
-    if differences:
-        raise ValueError('the study was made for another search:\n  ' + '\n  '.join(differences))
+    lines = differences(stored, identity)
+    if lines:
+        raise ValueError('the study was made for another search:\n  ' + '\n  '.join(lines))
