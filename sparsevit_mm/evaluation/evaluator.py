@@ -8,6 +8,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 
 import torch
 from mmengine.config import Config
+from mmengine.dist import get_world_size
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
 from mmengine.model import is_model_wrapper
@@ -25,6 +26,7 @@ from ..models.selection.ranking import Selection
 from ..operating_point import operating_point
 from ..sparsity import Sparsity, SparsityConfig
 from .in_step import InStep
+from .metric_keys import check_key
 from .nuscenes_eval import accept_any_predictions
 
 _OF_TRAINING = ('CheckpointHook', 'EarlyStoppingHook')
@@ -104,6 +106,31 @@ class Evaluator:
             self._run_batch()
         finally:
             self.backbone.selection = self.selection
+
+    def check_metric(self, key: str) -> None:
+        """Makes sure, before anything is evaluated, that the evaluator gives a metric.
+
+        Raises:
+            ValueError: It does not; lists what it gives.
+        """
+        loop = self.main.loop  # tells the metrics of the data set
+        check_key(loop.evaluator.metrics, key, lambda: self._first_batch(loop))
+
+    def _first_batch(self, loop: BaseLoop) -> Dict[str, float]:
+        """What the evaluator says of one batch; nothing if it can't, or needs all ranks."""
+        if get_world_size() > 1:
+            return {}
+        batch = next(iter(loop.dataloader))
+        with torch.no_grad(), _quiet():
+            self.model.eval()
+            samples = self.model.val_step(batch)
+            loop.evaluator.process(data_samples=samples, data_batch=batch)
+            try:
+                return loop.evaluator.evaluate(len(samples))
+            except Exception:  # of a metric that wants all of the data
+                for metric in loop.evaluator.metrics:
+                    metric.results.clear()
+                return {}
 
     def check_knobs(self) -> None:
         """Runs the first batch of val, on this rank alone, to see whether the model reads its

@@ -88,6 +88,7 @@ class SearchPipeline:
         if waiting is not None:
             self.joined.workers.on_wait = waiting
         try:
+            self.evaluations.evaluator.check_metric(self.metric)
             self._check_selection(report)
             limits = self._resolve_limits()
             problem = self._problem(limits)
