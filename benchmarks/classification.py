@@ -1,0 +1,309 @@
+"""What token evolution and sparse training are worth on small images: narrow DeiTs, trained alike.
+
+Made for CIFAR-10 as files: DATA/{train,test}/CLASS/*.jpg of 32x32. Of each class the first 2,000
+images by file name are trained on, all of test are tested. Every variant is the same DeiT (patch 4,
+width 64, depth 9, 4 heads) under the same schedule; tokens or weights are what differs. Jobs that
+are done are not run again.
+"""
+import argparse
+import json
+import math
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from jobs import Job, run_jobs
+from sparsevit_mm import EvoVisionTransformer
+from sparsevit_mm.compat import timer
+from sparsevit_mm.cost.macs import backbone_macs
+from sparsevit_mm.files import replacing
+from sparsevit_mm.weights import WeightMasks, drop_fraction, maskable_weights
+from sparsevit_mm.weights.masking import draw_masks
+
+SIZE, CLASSES, PER_CLASS, DENSE_LAYERS = 32, 10, 2000, 3
+EPOCHS, BATCH, LR, DECAY, WARM_UP = 8, 128, 1e-3, .05, 60  # iterations
+MEAN, STD = torch.tensor([123.7, 116.3, 103.5]), torch.tensor([58.4, 57.1, 57.4])
+DENSITY, UPDATES, UPDATES_END, PRUNED_AT = .5, 80, .8, .75
+RESAMPLES = 2000
+
+
+class Variant(NamedTuple):
+    """Attributes:
+        keep: Share of the tokens that run in all layers but the first three.
+        settings: Of the backbone.
+        drop: Whether tokens that do not run are left out for good, of the head too.
+        weights: None, 'svite', 'static' or 'magnitude'.
+    """
+    keep: float = 1.
+    settings: Dict = {}
+    drop: bool = False
+    weights: Optional[str] = None
+
+
+def token_variants(keep: float) -> Dict[str, Variant]:
+    name = f' {keep:g}'
+    once = dict(fast='copy', reselect='stage', stages=(DENSE_LAYERS, ))
+    return {
+        'representative' + name: Variant(keep),
+        'copy' + name: Variant(keep, dict(fast='copy')),
+        'random' + name: Variant(keep, dict(fast='copy', importance='random')),
+        'dropped' + name: Variant(keep, once, drop=True)}
+
+
+VARIANTS = {
+    'dense': Variant(), **token_variants(.5), 'svite': Variant(weights='svite'),
+    'magnitude': Variant(weights='magnitude'), 'static': Variant(weights='static'),
+    **token_variants(.7)}
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('data', type=Path, metavar='DATA')
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/classification'))
+    parser.add_argument('--variants', nargs='+', choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
+    parser.add_argument('--epochs', type=int, default=EPOCHS)
+    parser.add_argument('--workers', type=int, default=1, help='trainings at once, a thread each')
+    parser.add_argument('--throughput', action='store_true', help='measure images per second')
+    return parser.parse_args()
+
+
+class Classifier(nn.Module):
+    """The backbone, and one linear layer on the normalised mean of its patches; in training on its
+    class token too (Evo-ViT, section 4.1)."""
+
+    def __init__(self, variant: Variant):
+        super().__init__()
+        depth = 9
+        self.backbone = EvoVisionTransformer(
+            img_size=SIZE, patch_size=4, embed_dims=64, num_layers=depth, num_heads=4,
+            patch_bias=True, output_cls_token=True, dense_layers=DENSE_LAYERS,
+            norm_cfg=dict(type='LN', eps=1e-6), **variant.settings)
+        pruned = 1 - variant.keep
+        self.backbone.sparsity = [0, pruned] if 'stages' in variant.settings else (
+            [0] * DENSE_LAYERS + [pruned] * (depth - DENSE_LAYERS))
+        self.norm, self.head = nn.LayerNorm(64), nn.Linear(64, CLASSES)
+        self.drop = variant.drop
+
+    def forward(self, images: Tensor) -> Tuple[Tensor, Tensor]:
+        """(B, 3, H, W) -> logits of the patches' mean and of the class token, (B, 10) each."""
+        recording = self.backbone.recording() if self.drop else nullcontext([[None]])
+        with recording as maps:
+            patches, token = self.backbone(images)[-1]
+        patches = patches.flatten(2).transpose(1, 2)
+        if self.drop:
+            ran = maps[-1][-1].flatten(1).unsqueeze(-1).to(patches)
+            mean = (patches * ran).sum(1) / ran.sum(1)
+        else:
+            mean = patches.mean(1)
+        return self.head(self.norm(mean)), self.head(self.norm(token))
+
+
+def read_images(folder: Path, cache: Path, per_class: Optional[int]) -> Tuple[Tensor, Tensor]:
+    """(N, 3, H, W) uint8 RGB and (N, ) int64. Raises FileNotFoundError without images."""
+    if not cache.exists():
+        classes = sorted(path for path in folder.glob('*') if path.is_dir())
+        if not classes:
+            raise FileNotFoundError(f'{folder} holds no folders of classes')
+        files = [(path, label) for label, of_class in enumerate(classes)
+                 for path in sorted(of_class.iterdir())[:per_class]]
+        images = np.stack([cv2.imread(str(path))[..., ::-1] for path, _ in files])
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(cache) as partial_file:
+            np.savez(partial_file, images=images, labels=[label for _, label in files])
+    with np.load(cache) as pack:
+        images, labels = torch.from_numpy(pack['images']), torch.from_numpy(pack['labels'])
+    return images.permute(0, 3, 1, 2).contiguous(), labels
+
+
+def normalised(images: Tensor) -> Tensor:
+    return (images.float() - MEAN.view(3, 1, 1)) / STD.view(3, 1, 1)
+
+
+def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Flipped, and cropped after padding by 4 pixels."""
+    padded = F.pad(images, (4, ) * 4)
+    flips = torch.rand(len(images), generator=generator) < .5
+    offsets = torch.randint(9, (len(images), 2), generator=generator).tolist()
+    crops = torch.stack([image[:, y:y + SIZE, x:x + SIZE]
+                         for image, (y, x) in zip(padded, offsets)])
+    crops[flips] = crops[flips].flip(-1)
+    return crops
+
+
+class SparseWeights:
+    """Keeps a model's weights sparse through a training of so many iterations."""
+
+    def __init__(self, model: nn.Module, kind: Optional[str], iters: int, seed: int):
+        self.kind, self.iters = kind, iters
+        self.weights = maskable_weights(model)
+        self.masks: Optional[WeightMasks] = None
+        self.interval = max(1, round(UPDATES_END * iters / UPDATES))
+        if kind in ('svite', 'static'):
+            self.masks = WeightMasks(self.weights, draw_masks(self.weights, DENSITY, seed=seed))
+            self.masks.apply_to_weights()
+
+    def step(self, i: int, optimizer: torch.optim.Optimizer) -> None:
+        """After the optimizer's step number `i`, from 1."""
+        if self.kind == 'magnitude' and i == round(PRUNED_AT * self.iters):
+            drawn = draw_masks(self.weights, DENSITY)  # the same number in each layer
+            self.masks = WeightMasks(self.weights, {
+                name: largest(self.weights[name].parameter, int(mask.sum()))
+                for name, mask in drawn.items()})
+        if self.masks is None:
+            return
+        if self.kind == 'svite' and i % self.interval == 0 and i < UPDATES_END * self.iters:
+            self.masks.apply_to_weights()  # what grows starts at 0
+            gradients = {name: p.grad for name, p in self.masks.parameters().items()}
+            self.masks.drop_and_grow(gradients, drop_fraction(i, self.iters))
+        self.masks.apply_to_weights()
+        self.masks.apply_to_moments(optimizer)
+
+
+def largest(weight: Tensor, count: int) -> Tensor:
+    mask = torch.zeros(weight.numel(), dtype=torch.bool)
+    mask[weight.detach().abs().flatten().topk(count).indices] = True
+    return mask.view_as(weight)
+
+
+def train(variant: Variant, seed: int, epochs: int, images: Tensor, labels: Tensor) -> Classifier:
+    torch.manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    model = Classifier(variant).train()
+    per_epoch = len(images) // BATCH
+    iters, i = epochs * per_epoch, 0
+    optimizer = torch.optim.AdamW(model.parameters(), LR, weight_decay=DECAY)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(
+        1, (i + 1) / WARM_UP) * (1 + math.cos(math.pi * i / iters)) / 2)
+    sparse = SparseWeights(model, variant.weights, iters, seed)
+    for epoch in range(epochs):
+        order = torch.randperm(len(images), generator=generator)
+        for batch in order[:per_epoch * BATCH].split(BATCH):
+            inputs = normalised(augmented(images[batch], generator))
+            loss = sum(F.cross_entropy(logits, labels[batch]) for logits in model(inputs)) / 2
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            i += 1
+            sparse.step(i, optimizer)
+        print(f'epoch {epoch + 1}: loss {loss.item():.3f}', flush=True)
+    return model
+
+
+@torch.no_grad()
+def correct(model: Classifier, images: Tensor, labels: Tensor) -> np.ndarray:
+    """(N, ) bool, of the patches' logits, as published."""
+    model.eval()
+    return np.concatenate([
+        (model(normalised(batch))[0].argmax(1) == truth).numpy()
+        for batch, truth in zip(images.split(250), labels.split(250))])
+
+
+def run(args: argparse.Namespace, name: str, seed: int, result: Path) -> None:
+    torch.set_num_threads(1)
+    train_set, test_set = (read_images(args.data / part, args.out / f'{part}.npz', number)
+                           for part, number in (('train', PER_CLASS), ('test', None)))
+    model = train(VARIANTS[name], seed, args.epochs, *train_set)
+    hits = correct(model, *test_set)
+    weights = [w.parameter for w in maskable_weights(model).values()]
+    density = sum(int((w != 0).sum()) for w in weights) / sum(w.numel() for w in weights)
+    with replacing(result) as partial_file:
+        partial_file.write_text(json.dumps(dict(
+            accuracy=100 * float(hits.mean()), density=density,
+            macs=backbone_macs(model.backbone, (SIZE, SIZE)),
+            correct=np.packbits(hits).tobytes().hex(), images=len(hits))))
+
+
+def hits_of(result: Path) -> np.ndarray:
+    record = json.loads(result.read_text())
+    bits = np.frombuffer(bytes.fromhex(record['correct']), np.uint8)
+    return np.unpackbits(bits, count=record['images'])
+
+
+def interval(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> Tuple[float, ...]:
+    """Accuracy of one variant less another's in points, and its 95% interval over images and
+    seeds, which are both resampled."""
+    rng = np.random.default_rng(0)
+    gain = 100 * (np.stack(one).astype(float) - np.stack(other))
+    draws = [gain[rng.integers(len(gain), size=len(gain))].mean(0)[
+        rng.integers(gain.shape[1], size=gain.shape[1])].mean() for _ in range(RESAMPLES)]
+    return (gain.mean(), *np.percentile(draws, (2.5, 97.5)))
+
+
+def throughput(names: Sequence[str], rounds: int = 9) -> Dict[str, List[float]]:
+    """Seconds of a batch, of each variant in turn, after a round of warm-up; one thread."""
+    torch.set_num_threads(1)
+    models = {name: Classifier(VARIANTS[name]).eval() for name in names}
+    images = torch.randn(BATCH, 3, SIZE, SIZE)
+    times: Dict[str, List[float]] = {name: [] for name in names}
+    with torch.inference_mode():
+        for _ in range(rounds + 1):
+            for name, model in models.items():
+                start = timer()
+                model(images)
+                times[name].append(timer() - start)
+    return {name: row[1:] for name, row in times.items()}
+
+
+def print_results(out: Path, names: Sequence[str], seeds: Sequence[int]) -> None:
+    table = Table(title='CIFAR-10, 10,000 test images')
+    for column in ('variant', 'accuracy of each seed', 'mean', 'less dense (95%)', 'MACs',
+                   'weights'):
+        table.add_column(column)
+    done = {name: [p for p in (result_of(out, name, s) for s in seeds) if p.exists()]
+            for name in names}
+    for name in names:
+        records = [json.loads(p.read_text()) for p in done[name]]
+        if not records:
+            continue
+        paired = [p for p in done[name] if result_of(out, 'dense', seed_of(p)).exists()]
+        gain = interval([hits_of(p) for p in paired],
+                        [hits_of(result_of(out, 'dense', seed_of(p))) for p in paired]
+                        ) if paired and name != 'dense' else None
+        table.add_row(name, ' '.join(f'{r["accuracy"]:.2f}' for r in records),
+                      f'{np.mean([r["accuracy"] for r in records]):.2f}',
+                      gain and '{:+.2f} ({:+.2f} to {:+.2f})'.format(*gain),
+                      f'{records[0]["macs"] / 1e6:.1f} M', f'{records[0]["density"]:.2f}')
+    Console(width=110).print(table)
+
+
+def result_of(out: Path, name: str, seed: int) -> Path:
+    return out / f'{name.replace(" ", "_")}_seed{seed}.json'
+
+
+def seed_of(result: Path) -> int:
+    return int(result.stem.rpartition('seed')[2])
+
+
+def main() -> None:
+    args = parse_args()
+    if args.throughput:
+        times = throughput(args.variants)
+        dense = np.array(times[args.variants[0]])
+        for name, row in times.items():
+            low, median, high = np.percentile(dense / np.array(row), (25, 50, 75))
+            print(f'{name}: {BATCH / np.median(row):.0f} images/s, {median:.2f} x '
+                  f'{args.variants[0]} (quartiles {low:.2f} to {high:.2f})')
+        return
+    jobs = [Job(result_of(args.out, name, seed),
+                partial(run, args, name, seed, result_of(args.out, name, seed)))
+            for seed in args.seeds for name in args.variants]
+    failed = run_jobs(jobs, args.workers)
+    print_results(args.out, args.variants, args.seeds)
+    if failed:
+        raise SystemExit(f'{len(failed)} of {len(jobs)} failed')
+
+
+if __name__ == '__main__':
+    main()
