@@ -27,7 +27,7 @@ from sparsevit_mm.search.store.joining import JoinedStudy
 from sparsevit_mm.search.limits import Limits
 from sparsevit_mm.search.problem import Problem
 from sparsevit_mm.search.record import StudyRecord, candidate_of
-from sparsevit_mm.search.store.storage import open_storage
+from sparsevit_mm.search.store.storage import open_storage, sqlite_url
 from sparsevit_mm.search.study import SparsitySearch
 from sparsevit_mm.sparsity import SparsityConfig, SparsitySpace
 
@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument('--seed', type=int, default=0)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        storage = args.storage or f'sqlite:///{folder}/search.db'
+        storage = args.storage or sqlite_url(Path(folder) / 'search.db')
         print(storm(storage, Path(folder), args.workers, 60 * args.minutes, args.evaluation,
                     args.between, args.seed))
 

@@ -7,7 +7,7 @@ from typing import Callable, Dict, Iterable, Optional, Sequence, Tuple
 
 from mmengine.config import Config
 
-from ..files import replacing
+from ..files import replacing, way_to
 from .reading import load_config, nested
 
 Keys = Tuple[str, ...]
@@ -53,7 +53,7 @@ def child_text(config: str, body: Dict, out: Path) -> str:
         body: What the child changes, as nested dicts.
         out: Where the child will be: paths of bases are relative to its folder.
     """
-    base = config if '::' in config else os.path.relpath(config, out.parent)
+    base = config if '::' in config else way_to(config, out.parent)
     return f'_base_ = [{base!r}]\n' + Config(body).pretty_text
 
 
@@ -84,11 +84,11 @@ def _importable(parts) -> bool:
     return bool(parts) and all(p.isidentifier() and not keyword.iskeyword(p) for p in parts)
 
 
-def write_config(text: str, out: Path, check: Optional[Callable[[Config], None]] = None) -> None:
-    """Writes a config file. `check` gets it as it is read back, and may raise: then, as with any
-    error, what was at `out` stays."""
+def write_config(text: str, out: Path,
+                 check: Callable[[Config], None] = lambda config: None) -> None:
+    """Writes a config file, and reads it back. `check` gets what was read, and may raise: then, as
+    with any error, what was at `out` stays."""
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as partial:
         partial.write_text(text, encoding='utf-8')
-        if check is not None:
-            check(load_config(str(partial)))
+        check(load_config(str(partial)))

@@ -54,7 +54,17 @@ def export_config(cfg: Config, config: str, options: Optional[Dict], sparsity: S
         body['custom_hooks'] = without_adaptation(cfg.custom_hooks)
     merge(body, finetune_schedule(cfg))
     header = ''.join(f'# {line}\n' for line in comments)
-    write_config(header + child_text(config, body, out), out)
+    keys = find_backbone(cfg)
+
+    def check(child: Config) -> None:
+        node = child
+        for key in keys:
+            node = node[int(key)] if isinstance(node, (list, tuple)) else node[key]
+        if node['sparsity'] != sparsity.to_list():
+            raise ValueError(f'{out} can\'t be a child of {config}: its sparsity came out as '
+                             f'{node["sparsity"]}')
+
+    write_config(header + child_text(config, body, out), out, check)
 
 
 def finetune_schedule(cfg: Config) -> Dict:

@@ -18,6 +18,7 @@ from .pipeline import SearchPipeline
 from .request import POINTS, SearchRequest
 from .results import SearchResult
 from .splits import Evaluations
+from .store.storage import sqlite_url
 from .study import SparsitySearch
 
 CALIBRATION = dict(num_trials=40, num_samples=200)
@@ -97,7 +98,7 @@ def search(config: Union[str, Path, Config], checkpoint: str,
     work_dir = Path(cfg.work_dir)
     work_dir.mkdir(parents=True, exist_ok=True)
     defaults = dict(out=work_dir / 'winner.py',
-                    storage=f'sqlite:///{work_dir.resolve()}/search.db')
+                    storage=sqlite_url(work_dir / 'search.db'))
     knobs = [knob if isinstance(knob, Knob) else Knob.parse(knob) for knob in knobs]
     setting = setting or LatencySetting(input_shape(cfg))
     latencies = list(points) if pareto else [max_latency]

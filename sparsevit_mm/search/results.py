@@ -15,7 +15,7 @@ from mmengine.config import Config
 from ..config.export import export_config
 from ..cost.latency import LatencySetting
 from ..evaluation.scores.compare import ScoreComparison
-from ..files import replacing
+from ..files import replacing, way_to
 from ..front import Front, FrontPoint
 from ..version import __version__
 from .limits import Limits
@@ -67,7 +67,7 @@ def write_manifest(work_dir: Path, request: SearchRequest, study: str, end: str)
         request.config,
         'checkpoint': request.checkpoint if '://' in request.checkpoint else
         os.path.abspath(request.checkpoint),
-        'winners': {name: os.path.relpath(path, work_dir)
+        'winners': {name: way_to(path, work_dir)
                     for name, path in request.winners().items()},
         'table': request.table and os.path.abspath(request.table),
     }, indent=2)

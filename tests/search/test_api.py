@@ -1,11 +1,17 @@
 """The search as a Python function."""
+import json
+import os
+
 import pytest
 from helpers import toy_config
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from mmengine.runner import save_checkpoint
 
+from sparsevit_mm.config.reading import load_config
 from sparsevit_mm.cost.latency import LatencySetting
+from sparsevit_mm.evaluation.evaluator import Evaluation
+from sparsevit_mm.report.source import read_search
 from sparsevit_mm.search import SearchResult, Watch, api, search
 
 SETTING = LatencySetting((16, 16), num_threads=1)
@@ -81,3 +87,33 @@ def test_latencies_are_text_or_numbers(toy, monkeypatch, latency):
     monkeypatch.setattr(api, '_run', lambda cfg, request, watch: asked.append(request))
     search(*toy, latency, setting=SETTING)
     assert asked[0].limits.max_latency == 30
+
+
+def test_a_work_directory_behind_a_link(toy, tmp_path, monkeypatch):
+    (tmp_path / 'proj').mkdir()
+    (tmp_path / 'disk/deep/er').mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / 'proj')
+    (tmp_path / 'proj/work_dirs').symlink_to('../disk/deep/er')
+    os.rename(toy[0], tmp_path / 'proj/toy.py')
+    result = search('toy.py', toy[1], '500%', work_dir='work_dirs/s1', **FEW)
+    winner = load_config(str(result.configs['winner']))
+    assert winner.model.backbone.sparsity == result.winner.candidate.config.to_list()
+    winners = json.loads((tmp_path / 'proj/work_dirs/s1/search.json').read_text())['winners']
+    assert os.path.isfile(os.path.join('work_dirs/s1', winners['winner']))
+
+
+@pytest.mark.parametrize('name', ['a?b', 'a%20b', 'a b', 'a#b', '{a}'])
+def test_a_work_directory_of_any_name_has_its_own_study(toy, tmp_path, name):
+    for folder in ('a b', 'a'):  # what a pasted URL would lead to
+        (tmp_path / folder).mkdir(exist_ok=True)
+    result = search(*toy, '500%', work_dir=tmp_path / name, **FEW)
+    assert {p.name for p in tmp_path.rglob('*.db')} == {'search.db'}
+    assert [p.parent.name for p in tmp_path.rglob('search.db')] == [name]
+    assert read_search(tmp_path / name).summary.study == result.summary.study
+
+
+def test_a_misspelt_metric_is_told_before_anything_is_evaluated(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(Evaluation, '__call__', lambda *_: pytest.fail('evaluated'))
+    with pytest.raises(ValueError, match="no 'toy/outptu'; it gives toy/sparsity"):
+        search(*toy, '500%', work_dir=tmp_path / 's', **{**FEW, 'metric': 'toy/outptu'})
+    assert not list(tmp_path.rglob('search.json'))

@@ -44,6 +44,11 @@ def open_storage(url: str, patience: float = 600., full_patience: float = 60.) -
                            full_patience)
 
 
+def sqlite_url(path: Path) -> str:
+    """URL of an SQLite database in a file, whatever is in its name."""
+    return URL.create('sqlite', database=str(path.resolve())).render_as_string()
+
+
 def shown(url: str) -> str:
     """The URL for logs and messages, with stars for its password and any secret of its query.
 
