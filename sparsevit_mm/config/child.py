@@ -3,7 +3,7 @@ import keyword
 import os
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Callable, Dict, Iterable, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterable, Sequence, Tuple
 
 from mmengine.config import Config
 
