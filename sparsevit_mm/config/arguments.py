@@ -3,6 +3,8 @@ import inspect
 from typing import Callable, Dict
 
 from ..models import EvoVisionTransformer, SparseSwinTransformer
+from ..models.checkpoints import check_init_cfg
+from ..models.swin.sparse_swin import image_size
 from ..models.vit.plan import make_space
 from ..sparsity import SparsitySpace
 
@@ -21,6 +23,7 @@ def _values_of(cls: Callable, arguments: Dict) -> Dict:
 def check_vit(arguments: Dict) -> SparsitySpace:
     """As :func:`check_swin`, of EvoVisionTransformer."""
     values = _values_of(EvoVisionTransformer, arguments)
+    _check_weights(values, others=True)
     if values['embed_dims'] % values['num_heads']:
         raise ValueError(f'{values["embed_dims"]} channels can\'t be split into num_heads '
                          f'{values["num_heads"]}')
@@ -38,6 +41,8 @@ def check_swin(arguments: Dict) -> SparsitySpace:
         ValueError, TypeError: Names the argument at fault.
     """
     values = _values_of(SparseSwinTransformer, arguments)
+    _check_weights(values)
+    image_size(values['pretrain_img_size'])
     depths, heads, width = (values[k] for k in ('depths', 'num_heads', 'embed_dims'))
     for name in ('num_heads', 'strides'):
         if len(values[name]) < len(depths):
@@ -56,6 +61,13 @@ def check_swin(arguments: Dict) -> SparsitySpace:
     space = SparsitySpace(depths)
     space.config(values['sparsity'])
     return space
+
+
+def _check_weights(values: Dict, others: bool = False) -> None:
+    pretrained = values['pretrained']
+    if pretrained is not None and not isinstance(pretrained, str):
+        raise ValueError(f'pretrained {pretrained!r} is no file or URL')
+    check_init_cfg(values['init_cfg'], others)
 
 
 _ARCHS = {

@@ -1,4 +1,5 @@
-"""Labels of segmentation data: whether they are there, and fit their images and the model.
+"""Labels: whether they are there, and fit their images and the model. Those of segmentation here,
+those of detection in :mod:`.boxes`.
 
 mm tells of a bad label when it comes to it, often without the file's name, and of some not at all.
 """
@@ -11,6 +12,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS, TRANSFORMS, init_default_scope
 from PIL import Image
 
+from .boxes import check_boxes
 from .data import is_annotation_loader, leaves, step_name
 from .reading import walk
 
@@ -29,18 +31,20 @@ class Classes(NamedTuple):
 
 
 def check_labels(cfg: Config, *splits: str) -> None:
-    """Makes sure that the segmentation data of `splits` ('train', 'val', 'test') can be trained
-    and scored on, before anything is built or written. Others, and remote ones, are passed over.
+    """Makes sure that the segmentation data of `splits` ('train', 'val', 'test'), and detection
+    data in COCO's form (:func:`~.boxes.check_boxes`), can be trained and scored on, before anything
+    is built or written. Others, and remote ones, are passed over.
 
-    Every file must be there, and the classes be as many as the model's. Where mm's own transforms
-    load and change the labels, these must have the size of their images (judged by the headers of
-    up to 3000 images spread over the split) and name classes only (in 8 labels).
+    Of segmentation every file must be there, and the classes be as many as the model's. Where mm's
+    own transforms load and change the labels, these must have the size of their images (judged by
+    the headers of up to 3000 images spread over the split) and name classes only (in 8 labels).
 
     Raises:
         FileNotFoundError: Names the first images or labels that are missing.
         ValueError: Names the file, or the head of the model, with both figures.
     """
     for split in splits:
+        check_boxes(cfg, split)
         for leaf in leaves(cfg[f'{split}_dataloader']['dataset']):
             if not _is_labelled(leaf):
                 continue

@@ -4,13 +4,14 @@ import json
 import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Dict, List
+from typing import Dict, List, Optional, Sequence
 
 import numpy as np
 from mmengine.config import Config
 from mmengine.fileio import get_local_path, load
 from mmengine.registry import DATASETS, init_default_scope
 
+from ..config.boxes import read_annotations
 from ..config.data import nuscenes_version
 from ..config.reading import is_type
 from .nuscenes_subset import INFOS, write_frames
@@ -49,10 +50,15 @@ def restrict_to_subset(cfg: Config, split: str, num_samples: int, seed: int,
         transform(dataset, evaluator, num_samples, seed, work_dir)
 
 
-def choose(total: int, num_samples: int, seed: int) -> List[int]:
-    """Indices of the subset, ascending."""
-    order = np.random.default_rng(seed).permutation(total)
-    return sorted(order[:num_samples].tolist())
+def choose(total: int, num_samples: int, seed: int,
+           labelled: Optional[Sequence[bool]] = None) -> List[int]:
+    """Indices of the subset, ascending. Where some images are `labelled` but none of those drawn,
+    one of them takes the place of the last drawn: no metric is defined without objects."""
+    order = np.random.default_rng(seed).permutation(total).tolist()
+    chosen = order[:num_samples]
+    if labelled is not None and not any(labelled[i] for i in chosen):
+        chosen[-1:] = [i for i in order if labelled[i]][:1] or chosen[-1:]
+    return sorted(chosen)
 
 
 def _coco(dataset: Dict, evaluator: Dict, num_samples: int, seed: int, work_dir: str) -> None:
@@ -60,9 +66,12 @@ def _coco(dataset: Dict, evaluator: Dict, num_samples: int, seed: int, work_dir:
     if not evaluator.get('ann_file'):
         return _as_shown(dataset, evaluator, num_samples, seed, work_dir)
     with get_local_path(evaluator['ann_file'], backend_args=evaluator.get('backend_args')) as path:
-        annotations = json.loads(Path(path).read_text())
+        annotations = read_annotations(Path(path))
     images = sorted(annotations['images'], key=lambda image: image['id'])
-    images = [images[i] for i in choose(len(images), num_samples, seed)]
+    labelled = {a['image_id'] for a in annotations['annotations']}
+    chosen = choose(len(images), num_samples, seed,
+                    [image['id'] in labelled for image in images])
+    images = [images[i] for i in chosen]
     ids = {image['id'] for image in images}
     annotations['images'] = images
     annotations['annotations'] = [a for a in annotations['annotations'] if a['image_id'] in ids]
@@ -76,6 +85,7 @@ def _coco(dataset: Dict, evaluator: Dict, num_samples: int, seed: int, work_dir:
         whole.write_text(json.dumps(annotations))
         whole.replace(target)
     dataset['ann_file'] = evaluator['ann_file'] = str(target)
+    evaluator['backend_args'] = None  # the new file is local
 
 
 def _as_shown(dataset: Dict, evaluator: Dict, num_samples: int, seed: int, work_dir: str) -> None:

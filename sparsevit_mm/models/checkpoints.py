@@ -3,7 +3,7 @@ import importlib
 import pickle
 import re
 from pathlib import Path
-from typing import Dict, List, Sequence
+from typing import Dict, List, Optional, Sequence
 
 import numpy as np
 import torch
@@ -70,13 +70,37 @@ def read_checkpoint(path: str) -> dict:
     return checkpoint
 
 
-def read_pretrained(source: str) -> Dict[str, torch.Tensor]:
+def check_init_cfg(init_cfg: Optional[dict], others: bool = False) -> None:
+    """Makes sure that an ``init_cfg`` of a backbone can be followed: None, or
+    ``dict(type='Pretrained', checkpoint=FILE_OR_URL)``, perhaps with a `prefix`; with `others` what
+    mmengine follows by itself, too.
+
+    Raises:
+        ValueError: It can't.
+    """
+    if init_cfg is None:
+        return
+    kind = init_cfg.get('type') if isinstance(init_cfg, dict) else None
+    if kind not in ('Pretrained', 'Pretrained_Part'):
+        if others:
+            return
+        raise ValueError(f'init_cfg {init_cfg} can\'t be followed: None, or '
+                         f'dict(type="Pretrained", checkpoint=FILE)')
+    if not isinstance(init_cfg.get('checkpoint'), str):
+        raise ValueError(f'init_cfg {init_cfg} names no checkpoint, a file or URL')
+    unknown = sorted(set(init_cfg) - {'type', 'checkpoint', 'prefix', 'map_location', '_scope_'})
+    if unknown:
+        raise ValueError(f'init_cfg {init_cfg}: {", ".join(unknown)} can\'t be followed')
+
+
+def read_pretrained(source: str, prefix: Optional[str] = None) -> Dict[str, torch.Tensor]:
     """Weights to begin a training from: those that a file or URL holds, itself or under
-    `state_dict` or `model`; of a whole model those under ``backbone.`` or ``img_backbone.``.
+    `state_dict` or `model`; of a whole model those under `prefix`, without one under ``backbone.``
+    or ``img_backbone.``.
 
     Raises:
         FileNotFoundError: It can't be read; says how to give a local file.
-        ValueError: It is no checkpoint.
+        ValueError: It is no checkpoint, or holds nothing under the prefix.
     """
     try:
         checkpoint = read_checkpoint(source)
@@ -87,6 +111,13 @@ def read_pretrained(source: str) -> Dict[str, torch.Tensor]:
             f'line --cfg-options model.backbone.init_cfg.checkpoint=/path/to/file') from error
     state = checkpoint.get('state_dict', checkpoint.get('model', checkpoint))
     state = {re.sub(r'^module\.', '', k): v for k, v in state.items()}
+    if prefix:
+        start = prefix.rstrip('.') + '.'
+        own = {k[len(start):]: v for k, v in state.items() if k.startswith(start)}
+        if not own:
+            raise ValueError(f'{source} holds nothing under the prefix {prefix!r}; it begins with '
+                             f'{", ".join(list(state)[:3])}')
+        return own
     own = {_BACKBONE.sub('', k): v for k, v in state.items() if _BACKBONE.match(k)}
     return own or state
 

@@ -7,6 +7,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..sparsity import Sparsity, SparsityConfig, SparsitySpace
+from .checkpoints import check_init_cfg
 from .execution import EXECUTIONS
 from .selection.adapted_to import AdaptedTo
 from .selection.importance import TOKEN_SCORES
@@ -28,7 +29,7 @@ class SparseBackbone(BaseModule):
         out_indices: Of the feature maps, which name them in an exported file.
         sparsity: See `sparsity`.
         execution: See `execution`.
-        init_cfg: Of mmengine.
+        init_cfg: See :func:`~.checkpoints.check_init_cfg`.
 
     Attributes:
         scores: Names of importance that it can choose by.
@@ -38,10 +39,12 @@ class SparseBackbone(BaseModule):
     """
 
     scores: Tuple[str, ...] = tuple(TOKEN_SCORES)
+    other_inits = False  # whether an init_cfg that is no checkpoint is mmengine's to follow
 
     def __init__(self, space: SparsitySpace, in_channels: int, patch_size: int,
                  out_indices: Sequence[int], sparsity: Sparsity = None,
                  execution: str = 'eager', init_cfg: Optional[dict] = None):
+        check_init_cfg(init_cfg, self.other_inits)
         super().__init__(init_cfg=init_cfg)
         listen_to_models()
         self.told: Optional[ToldBatch] = None

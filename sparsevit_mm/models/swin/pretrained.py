@@ -1,14 +1,15 @@
 """Where weights come from: a pretrained Swin with names of any origin, tables and embeddings of any
 size, or chance."""
+import math
 import re
-from typing import Dict
+from typing import Dict, Optional
 
-import torch.nn.functional as F
 from mmengine.logging import print_log
 from mmengine.model.weight_init import constant_init, trunc_normal_, trunc_normal_init
 from torch import Tensor, nn
 
 from ..checkpoints import OF_ADAPTATION, read_pretrained
+from ..grids import grid_of, resize_grid
 
 StateDict = Dict[str, Tensor]
 
@@ -25,7 +26,8 @@ _MAY_BE_MISSING = re.compile(r'^norm\d+\.|\.relative_position_index$|' + OF_ADAP
 _TABLE = 'relative_position_bias_table'
 
 
-def load_pretrained(backbone: nn.Module, source: str, convert_weights: bool = False) -> None:
+def load_pretrained(backbone: nn.Module, source: str, convert_weights: bool = False,
+                    prefix: Optional[str] = None) -> None:
     """Loads a checkpoint file or URL into a Swin backbone.
 
     Args:
@@ -34,13 +36,14 @@ def load_pretrained(backbone: nn.Module, source: str, convert_weights: bool = Fa
             `state_dict` or `model`; of a whole detector, its `backbone.` is taken.
         convert_weights: Whether names and the order of merged patches are those of the official
             Swin repository (equals `swin_converter` of mmdet).
+        prefix: Of the names that are taken.
 
     Raises:
         FileNotFoundError: `source` can't be read. Names it, and says how to give a local file.
         ValueError: It is no checkpoint, or does not fit the backbone. Lists missing, unexpected
             and misshapen keys.
     """
-    state = read_pretrained(source)
+    state = read_pretrained(source, prefix)
     if convert_weights:
         state = from_official(state)
     state = resize_to(state, backbone)
@@ -75,7 +78,7 @@ def from_official(state: StateDict) -> StateDict:
 
 def resize_to(state: StateDict, backbone: nn.Module) -> StateDict:
     """Interpolates position bias tables and the absolute position embedding to the backbone's
-    sizes (bicubic, as mmdet resizes the tables)."""
+    sizes (bicubic, as mmdet resizes the tables). ValueError where their shape is not certain."""
     resized = dict(state)
     current = backbone.state_dict()
     for name, value in state.items():
@@ -83,15 +86,12 @@ def resize_to(state: StateDict, backbone: nn.Module) -> StateDict:
             continue
         target = current[name]
         if name.endswith(_TABLE) and len(value) != len(target):
-            side, new_side = (round(len(t)**.5) for t in (value, target))
-            grid = value.t().reshape(1, -1, side, side)
-            grid = F.interpolate(grid, size=(new_side, new_side), mode='bicubic')
-            resized[name] = grid.flatten(2)[0].t().contiguous()
+            side = math.isqrt(len(target))  # of a square window
+            square = grid_of(len(value), (side, side), f'{name}: a table')
+            resized[name] = resize_grid(value[None], square, (side, side))[0]
         elif name == 'absolute_pos_embed' and value.shape[1] != target.shape[1]:
-            side = round(value.shape[1]**.5)
-            grid = value.transpose(1, 2).reshape(1, -1, side, side)
-            grid = F.interpolate(grid, size=backbone.pos_embed_shape, mode='bicubic')
-            resized[name] = grid.flatten(2).transpose(1, 2).contiguous()
+            grid = grid_of(value.shape[1], backbone.pos_embed_shape, f'{name}: an embedding')
+            resized[name] = resize_grid(value, grid, backbone.pos_embed_shape)
     return resized
 
 

@@ -11,7 +11,6 @@ from mmcv.cnn.bricks.transformer import PatchEmbed, PatchMerging
 from mmengine.logging import print_log
 from mmengine.model import ModuleList
 from mmengine.registry import MODELS
-from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 
 from ...sparsity import Sparsity, SparsityConfig, SparsitySpace
@@ -26,6 +25,14 @@ from .macs import stage_windows, swin_macs
 from .patches import embed_patches, merge_patches, to_features
 from .pretrained import init_from_scratch, load_pretrained
 from .stage import SwinStage
+
+
+def image_size(size: Union[int, Sequence[int]]) -> Tuple[int, int]:
+    """Height and width of one or two numbers. Raises ValueError on others."""
+    sides = [size] if isinstance(size, int) else list(size)
+    if len(sides) not in (1, 2) or not all(isinstance(s, int) and s > 0 for s in sides):
+        raise ValueError(f'pretrain_img_size {size} is not one or two numbers of pixels')
+    return sides[0], sides[-1]
 
 
 @MODELS.register_module()
@@ -61,7 +68,8 @@ class SparseSwinTransformer(SparseBackbone):
         pretrained: Deprecated form of ``init_cfg=dict(type='Pretrained', checkpoint=...)``.
         convert_weights: Whether that checkpoint comes from the official Swin repository.
         frozen_stages: Stages to freeze, the patch embedding being stage 0; -1 for none.
-        init_cfg: None, or ``dict(type='Pretrained', checkpoint=FILE_OR_URL)``.
+        init_cfg: None, or ``dict(type='Pretrained', checkpoint=FILE_OR_URL)``, with a `prefix`
+            where the weights lie under another name than ``backbone.``.
         sparsity: Anything that :class:`~sparsevit_mm.sparsity.SparsityConfig` takes. The
             attribute of this name may be set at any time, on a loaded model too.
         importance: How windows are ranked: 'magnitude' (as published), 'l2', 'variation',
@@ -140,10 +148,8 @@ class SparseSwinTransformer(SparseBackbone):
             stride=patch_size,
             norm_cfg=norm_cfg if patch_norm else None)
         if use_abs_pos_embed:
-            pretrain_img_size = to_2tuple(
-                pretrain_img_size[0] if not isinstance(pretrain_img_size, int)
-                and len(pretrain_img_size) == 1 else pretrain_img_size)
-            self.pos_embed_shape = tuple(side // patch_size for side in pretrain_img_size)
+            self.pos_embed_shape = tuple(side // patch_size
+                                         for side in image_size(pretrain_img_size))
             self.absolute_pos_embed = nn.Parameter(
                 torch.zeros(1, self.pos_embed_shape[0] * self.pos_embed_shape[1], embed_dims))
         self.drop_after_pos = nn.Dropout(drop_rate)
@@ -313,7 +319,8 @@ class SparseSwinTransformer(SparseBackbone):
     def init_weights(self) -> None:
         """From scratch as mmdet does it, or from the checkpoint that `init_cfg` names."""
         if self.init_cfg is not None:
-            load_pretrained(self, self.init_cfg['checkpoint'], self.convert_weights)
+            load_pretrained(self, self.init_cfg['checkpoint'], self.convert_weights,
+                            self.init_cfg.get('prefix'))
             return
         print_log(f'{type(self).__name__} starts from scratch: no init_cfg', 'current')
         init_from_scratch(self)

@@ -233,7 +233,7 @@ class EvoLeViT(EvolvingBackbone):
     def init_weights(self) -> None:
         """From the checkpoint that `init_cfg` names; from scratch as built."""
         if self.init_cfg is not None:
-            load_levit(self, self.init_cfg['checkpoint'])
+            load_levit(self, self.init_cfg['checkpoint'], self.init_cfg.get('prefix'))
             return
         for name, param in self.named_parameters():
             if name.endswith(('cls_token', 'poss')):

@@ -75,6 +75,8 @@ class EvoVisionTransformer(EvolvingBackbone):
         ValueError: A setting that does not fit the others; names it.
     """
 
+    other_inits = True
+
     def __init__(self,
                  img_size: Union[int, Sequence[int]] = 224,
                  patch_size: int = 16,
@@ -233,7 +235,7 @@ class EvoVisionTransformer(EvolvingBackbone):
         if isinstance(self.init_cfg, dict) and self.init_cfg.get('type') in (
                 'Pretrained', 'Pretrained_Part'):
             part = 'image_encoder' if self.init_cfg['type'] == 'Pretrained_Part' else None
-            load_pretrained(self, self.init_cfg['checkpoint'], part)
+            load_pretrained(self, self.init_cfg['checkpoint'], self.init_cfg.get('prefix', part))
         elif self.init_cfg is not None:
             super().init_weights()
         else:

@@ -1,6 +1,6 @@
 """Weights of LeViT under the names of the released Evo-ViT, of LeViT itself and of mmpretrain."""
 import re
-from typing import Dict, List
+from typing import Dict, List, Optional
 
 from mmengine.logging import print_log
 from torch import Tensor, nn
@@ -14,19 +14,20 @@ _INNER = ((r'^block\.', ''), (r'^m\.', ''), (r'^linear1\.', '0.'), (r'^linear2\.
 _OF_EVOLUTION = re.compile(r'learn_tradeoff$|^cls_token$')
 
 
-def load_levit(backbone: nn.Module, source: str) -> None:
+def load_levit(backbone: nn.Module, source: str, prefix: Optional[str] = None) -> None:
     """Loads a checkpoint into an EvoLeViT. Classifier heads are left out, with one line of log; a
     dense LeViT lacks the class token and the trade-offs, which stay as they are.
 
     Args:
         backbone: An EvoLeViT; a dense LeViT fits one with `attention_bias`.
         source: File or URL.
+        prefix: Of the names that are taken.
 
     Raises:
         FileNotFoundError: `source` can't be read.
         ValueError: It does not fit: lists missing, unexpected and misshapen keys.
     """
-    state = read_pretrained(source)
+    state = read_pretrained(source, prefix)
     left_out = [key for key in state if HEADS.match(key)]
     state = {key: value for key, value in state.items() if key not in left_out}
     if not any('.m1.' in key for key in state):

@@ -1,16 +1,15 @@
 """Weights of plain ViTs, whatever names they come under."""
-import math
 import re
 from typing import Dict, List, Optional, Tuple
 
 import torch
-import torch.nn.functional as F
 from mmengine.logging import print_log
 from mmengine.model.weight_init import constant_init, kaiming_init, trunc_normal_
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..checkpoints import OF_ADAPTATION, read_pretrained
+from ..grids import grid_of, resize_grid
 
 StateDict = Dict[str, Tensor]
 
@@ -34,7 +33,7 @@ _OF_LAYERS = (
 HEADS = re.compile(r'^(head|head_dist|fc|pre_logits)\.')
 
 
-def load_pretrained(backbone: nn.Module, source: str, part: Optional[str] = None) -> None:
+def load_pretrained(backbone: nn.Module, source: str, prefix: Optional[str] = None) -> None:
     """Loads a checkpoint of mmseg, mmpretrain, timm, DeiT or the released Evo-ViT into a ViT.
 
     Classifier heads, and a final norm that the backbone has no place for, are left out with one
@@ -45,17 +44,14 @@ def load_pretrained(backbone: nn.Module, source: str, part: Optional[str] = None
         backbone: An EvoVisionTransformer.
         source: File or URL. The weights may stand under `state_dict` or `model`, and under
             ``backbone.`` of a whole model.
-        part: Where the weights of the backbone are in it; by default as above.
+        prefix: Of their names, where they stand under another.
 
     Raises:
         FileNotFoundError: `source` can't be read.
         ValueError: It does not fit: lists missing, unexpected and misshapen keys; asks for
             ``patch_bias=True`` where that is what is missing.
     """
-    state = read_pretrained(source)
-    if part is not None:
-        state = {key[len(part) + 1:]: value for key, value in state.items()
-                 if key.startswith(f'{part}.')}
+    state = read_pretrained(source, prefix)
     state, left_out = translate(state)
     current = backbone.state_dict()
     if 'patch_embed.projection.bias' in set(state) - set(current):
@@ -129,20 +125,14 @@ def _fuse(state: StateDict) -> StateDict:
 
 
 def _resize(position: Tensor, backbone: nn.Module, source: str) -> Tensor:
-    """(1, 1 + N, C) to the backbone's grid. A square is taken only where the number is one."""
+    """(1, 1 + N, C) to the backbone's grid."""
     if position.shape == backbone.pos_embed.shape:
         return position
-    side = math.isqrt(position.shape[1] - 1)
-    if side**2 != position.shape[1] - 1:
-        raise ValueError(f'{source}: a position embedding of {position.shape[1] - 1} patches is no '
-                         f'square, the backbone has {backbone.grid[0]}x{backbone.grid[1]}: set '
-                         f'img_size to that of its training')
-    print_log(f'{source}: position embedding resized from {side}x{side} to '
+    grid = grid_of(position.shape[1] - 1, backbone.grid, f'{source}: a position embedding')
+    print_log(f'{source}: position embedding resized from {grid[0]}x{grid[1]} to '
               f'{backbone.grid[0]}x{backbone.grid[1]}', 'current')
-    grid = position[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
-    grid = F.interpolate(grid, size=backbone.grid, mode=backbone.interpolate_mode,
-                         align_corners=False)
-    return torch.cat([position[:, :1], grid.flatten(2).transpose(1, 2)], 1)
+    return torch.cat([position[:, :1], resize_grid(position[:, 1:], grid, backbone.grid,
+                                                   backbone.interpolate_mode)], 1)
 
 
 def init_from_scratch(backbone: nn.Module) -> None:

@@ -1,0 +1,40 @@
+"""The grid of a position embedding, of which a checkpoint holds the number of positions alone."""
+import math
+from typing import Sequence, Tuple
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def grid_of(count: int, like: Sequence[int], what: str) -> Tuple[int, int]:
+    """Height and width of so many positions, where that is certain: a square, as nearly all
+    pretrainings have it, or the shape of another grid at another size, but not either.
+
+    Args:
+        count: Positions.
+        like: Height and width of the grid that they are resized to.
+        what: They are, for messages.
+
+    Raises:
+        ValueError: They are neither, or both; names both shapes.
+    """
+    side, (height, width) = math.isqrt(count), like
+    square = {(side, side)} if side**2 == count else set()
+    divisor = math.gcd(height, width)
+    unit = (height // divisor, width // divisor)
+    times = math.isqrt(count // (unit[0] * unit[1]))
+    alike = {(times * unit[0], times * unit[1])} if times**2 * unit[0] * unit[1] == count else set()
+    shapes = sorted(square | alike)
+    if len(shapes) != 1:
+        guess = ' or '.join(f'{h}x{w}' for h, w in shapes) or f'no square, nor like {height}x{width}'
+        raise ValueError(f'{what} of {count} positions ({guess}) can\'t be resized to '
+                         f'{height}x{width}: set the image size to that of its training')
+    return shapes[0]
+
+
+def resize_grid(positions: Tensor, source: Sequence[int], target: Sequence[int],
+                mode: str = 'bicubic') -> Tensor:
+    """(1, h * w, C) -> (1, H * W, C)."""
+    grid = positions.transpose(1, 2).reshape(1, -1, *source)
+    grid = F.interpolate(grid, size=tuple(target), mode=mode, align_corners=False)
+    return grid.flatten(2).transpose(1, 2).contiguous()
