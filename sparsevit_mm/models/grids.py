@@ -26,7 +26,8 @@ def grid_of(count: int, like: Sequence[int], what: str) -> Tuple[int, int]:
     alike = {(times * unit[0], times * unit[1])} if times**2 * unit[0] * unit[1] == count else set()
     shapes = sorted(square | alike)
     if len(shapes) != 1:
-        guess = ' or '.join(f'{h}x{w}' for h, w in shapes) or f'no square, nor like {height}x{width}'
+        guess = ' or '.join(f'{h}x{w}' for h, w in shapes)
+        guess = guess or f'no square, nor like {height}x{width}'
         raise ValueError(f'{what} of {count} positions ({guess}) can\'t be resized to '
                          f'{height}x{width}: set the image size to that of its training')
     return shapes[0]

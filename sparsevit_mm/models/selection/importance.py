@@ -155,3 +155,4 @@ ATTENTION_SCORES = 'class_attention', 'received'
 """Scores that come from a ViT's attention, see :mod:`..vit.block`."""
 SCORES = (*TOKEN_SCORES, *ATTENTION_SCORES)
 LEARNED = 'learned'
+PADDING_AWARE = 'variation', 'distinct', LEARNED  # scores of a token's surroundings

@@ -5,6 +5,7 @@ Detectors and segmentors of all three toolkits give their backbone a tensor and 
 samples for themselves. They are mmengine models whose forward takes both, so a forward hook on the
 model reads the samples for its sparse backbone: no model's code changes.
 """
+import warnings
 from dataclasses import dataclass
 from inspect import signature
 from itertools import chain
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
 
 from ...compat import forward_pre_hooks
+from .importance import PADDING_AWARE
 from .ranking import Batch, Selection
 
 Size = Tuple[int, int]
@@ -46,13 +48,14 @@ class ToldBatch:
         images of another size, are not."""
         return (x.shape[0], *x.shape[2:]) == (self.num_images, *self.shape[-2:])
 
-    def sizes(self) -> Optional[List[Size]]:
+    def sizes(self, stale_is_meant: bool = False) -> Optional[List[Size]]:
         """Height and width in pixels of each image without padding; None if there is none, or
-        nothing is known.
+        nothing is known. Metadata that are larger than the tensor are of an earlier step of the
+        pipeline, as where a crop left them as they were: they tell nothing, and a warning says so
+        unless `stale_is_meant`.
 
         Raises:
-            ValueError: Metadata say an image is larger than the tensor, or are of another number
-                of views; names both.
+            ValueError: Metadata are no size, or of another number of views; names both.
         """
         sizes: List[Size] = []
         for index, sample in enumerate(self.samples):
@@ -62,9 +65,15 @@ class ToldBatch:
             sizes += self._of_sample(index, shape)
         full = tuple(self.shape[-2:])
         for image, (height, width) in enumerate(sizes):
-            if not (0 < height <= full[0] and 0 < width <= full[1]):
-                raise ValueError(f'img_shape of image {image} is {height}x{width} in the metadata, '
-                                 f'the batch holds images of {full[0]}x{full[1]}')
+            if min(height, width) < 1:
+                raise ValueError(f'img_shape of image {image} is {height}x{width} in the metadata')
+            if height > full[0] or width > full[1]:
+                if not stale_is_meant:  # without figures, so that Python shows it once
+                    warnings.warn('img_shape in the metadata is larger than the images of the '
+                                  'batch: padding can\'t be told from the image, and all windows '
+                                  'are ranked alike. Mend the pipeline, or set padding_last=False '
+                                  'in the backbone if this is meant')
+                return None
         return None if all(size == full for size in sizes) else sizes
 
     def _of_sample(self, index: int, shape: Sequence) -> List[Size]:
@@ -93,8 +102,9 @@ def read_batch(backbone: nn.Module, x: Tensor) -> Batch:
     told = backbone.told if backbone.told is not None and backbone.told.is_of(x) else None
     group = selection.group_of(x.shape[0], told and told.views)
     sizes = None
-    if told is not None and (backbone.watched or not backbone.sparsity.is_dense):
-        sizes = told.sizes()
+    looked_at = selection.padding_last or selection.importance in PADDING_AWARE
+    if told is not None and looked_at and (backbone.watched or not backbone.sparsity.is_dense):
+        sizes = told.sizes(stale_is_meant=not selection.padding_last)
     if sizes is not None:
         sizes = (-(-torch.tensor(sizes) // side)).to(x.device, non_blocking=True)
     return Batch(group, sizes)

@@ -1,5 +1,6 @@
 """What the backbone learns from the toolkits' data samples, and that padding runs last."""
 import pickle
+import warnings
 from copy import deepcopy
 from inspect import signature
 from types import SimpleNamespace
@@ -55,14 +56,29 @@ def test_views_have_one_size_or_each_its_own(shape, expected):
 
 
 @pytest.mark.parametrize('shape, samples, named', [
-    ((2, 3, 32, 48), [sample((32, 48)), sample((33, 48))],
-     'image 1 is 33x48 in the metadata, the batch holds images of 32x48'),
     ((1, 3, 32, 48), [sample((32, 0))], '32x0'),
     ((1, 6, 3, 32, 48), [sample([(32, 48)] * 5)],
      'of 5 images in the metadata, the batch holds 6')])
 def test_metadata_that_contradict_the_tensor_are_refused(shape, samples, named):
     with pytest.raises(ValueError, match=named):
         ToldBatch(shape, samples).sizes()
+
+
+def test_a_size_that_a_crop_left_stale_ranks_all_alike_with_a_warning(make_swin):
+    told = ToldBatch((2, 3, 32, 48), [sample((32, 48)), sample((33, 48))])
+    with pytest.warns(UserWarning, match='padding_last=False') as said:
+        assert told.sizes() is None
+    assert len(said) == 1
+    inputs = torch.randn(1, 3, 32, 32)
+    for settings in (dict(importance='magnitude'), dict(importance='variation')):
+        model = Model(make_swin(sparsity=.5, **settings)).eval()
+        with pytest.warns(UserWarning, match='larger than the images'):
+            pruned = model(inputs, [sample((64, 64))])
+        assert all(map(torch.equal, pruned, model(inputs, [sample((32, 32))])))
+        meant = Model(make_swin(sparsity=.5, padding_last=False, **settings)).eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            meant(inputs, [sample((64, 64))])
 
 
 @pytest.mark.parametrize('inputs, samples', [
