@@ -12,6 +12,8 @@ def parse_args() -> argparse.Namespace:
     add_runner_arguments(parser)
     parser.add_argument('--sparsity', help='0.6, or one ratio a stage, a pair or a block: '
                         '"[[.3,.3],[0,0],[.1,.1,.2,.2,.2,.2],[0,0]]" (default: the config\'s)')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation: tta_model and '
+                        'tta_pipeline of the config')
     parser.add_argument('--split', choices=('test', 'val'), default='test',
                         help='val: the images that a search scores')
     parser.add_argument('--num-samples', type=int, metavar='N',
@@ -22,13 +24,12 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    from mmengine.model import is_model_wrapper
-
     from sparsevit_mm.cli import clear_errors, config_from
     from sparsevit_mm.config.building import build_runner
     from sparsevit_mm.config.data import check_data
     from sparsevit_mm.config.labels import check_labels
     from sparsevit_mm.config.reading import set_sparsity
+    from sparsevit_mm.config.tta import use_tta
     from sparsevit_mm.evaluation.subset import restrict_to_subset
     from sparsevit_mm.models.checkpoints import check_fits
     with clear_errors():
@@ -38,6 +39,8 @@ def main() -> None:
             raise ValueError(f'{args.config} names no load_from: give a checkpoint')
         if args.split == 'val':
             cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
+        if args.tta:
+            use_tta(cfg)
         check_data(cfg, 'test')
         check_labels(cfg, 'test')
         if args.sparsity is not None:
@@ -45,8 +48,7 @@ def main() -> None:
         if args.num_samples is not None:
             restrict_to_subset(cfg, 'test', args.num_samples, args.seed, cfg.work_dir)
         runner = build_runner(cfg)
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        check_fits(model, cfg.load_from)
+        check_fits(runner.model, cfg.load_from)
     runner.test()
 
 

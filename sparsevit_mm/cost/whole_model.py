@@ -3,10 +3,11 @@ from copy import deepcopy
 from typing import Any, Callable, List, Sequence
 
 import torch
-from mmengine.model import BaseModel, is_model_wrapper
+from mmengine.model import BaseModel
 
 from ..compat import timer
 from ..models import get_sparse_backbone
+from ..models.checkpoints import unwrapped
 from ..models.knobs import KnobSetter
 from ..models.selection.ranking import Selection
 from ..sparsity import SparsityConfig
@@ -39,7 +40,7 @@ class ModelMeter(Meter):
         super().__init__(setting, rounds)
         if not batches:
             raise ValueError('no images to measure the whole model on')
-        model = model.module if is_model_wrapper(model) else model
+        model = unwrapped(model)
         self.model = deepcopy(model).to(setting.device).eval()
         self.backbone = get_sparse_backbone(self.model)
         self.backbone.execution = setting.execution

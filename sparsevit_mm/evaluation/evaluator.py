@@ -11,7 +11,6 @@ from mmengine.config import Config
 from mmengine.dist import get_world_size
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import MMLogger
-from mmengine.model import is_model_wrapper
 from mmengine.registry import LOOPS
 from mmengine.runner import BaseLoop, Runner
 
@@ -20,7 +19,7 @@ from ..config.building import build_runner
 from ..config.reading import is_type
 from ..cost.whole_model import spread_batches
 from ..models import get_sparse_backbone
-from ..models.checkpoints import check_fits
+from ..models.checkpoints import check_fits, unwrapped
 from ..models.knobs import KnobSetter
 from ..models.selection.ranking import Selection
 from ..operating_point import operating_point
@@ -69,7 +68,7 @@ class Evaluator:
         self.runner = build_runner(cfg)
         _leave_console()
         model = self.runner.model
-        model = model.module if is_model_wrapper(model) else model
+        model = unwrapped(model)
         check_fits(model, checkpoint)
         self.model, self.backbone = model, get_sparse_backbone(model)
         self.set_knobs = KnobSetter(model, knobs)

@@ -5,12 +5,12 @@ from typing import Dict, Optional, Sequence, Union
 from mmengine.dist import all_gather_object, get_world_size
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
 from mmengine.hooks.hook import DATA_BATCH
-from mmengine.model import is_model_wrapper
 from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
 from torch import Tensor
 
 from ..compat import is_resuming
+from ..models.checkpoints import unwrapped
 from ..weights import WeightMasks, drop_fraction, maskable_weights
 from ..weights.densities import check_density
 from ..weights.masking import DISTRIBUTIONS, draw_masks
@@ -160,7 +160,7 @@ class SparseTrainingHook(Hook):
                              f'move set end=0')
 
     def _trainable_weights(self, runner):
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         found = maskable_weights(model, self.layers)
         weights = {name: weight for name, weight in found.items()
                    if weight.parameter.requires_grad}

@@ -8,6 +8,7 @@ from typing import Dict, List, Optional, Sequence
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner.checkpoint import CheckpointLoader
 from mmengine.utils import digit_version
 from torch import nn
@@ -142,6 +143,14 @@ OF_ADAPTATION = re.compile(
     r'adapted_to\.importance)$')
 
 
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model within wrappers, such as DDP or test-time augmentation: what mmengine loads a
+    checkpoint into."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
+
+
 def check_fits(model: nn.Module, path: str) -> None:
     """Makes sure that a checkpoint file holds every parameter and buffer of a model and no other,
     before mmengine loads it without a word about what it left out. What adaptation adds may be
@@ -151,7 +160,7 @@ def check_fits(model: nn.Module, path: str) -> None:
         FileNotFoundError, ValueError: See :func:`read_checkpoint`; also a ValueError that lists
             missing, unexpected and misshapen keys if the file does not fit.
     """
-    checkpoint = read_checkpoint(path)
+    model, checkpoint = unwrapped(model), read_checkpoint(path)
     state: Dict[str, torch.Tensor] = checkpoint.get('state_dict', checkpoint)
     state = {re.sub(r'^module\.', '', k): v for k, v in state.items()}
     current = model.state_dict()

@@ -3,11 +3,11 @@ from contextlib import contextmanager
 from typing import Any, Dict, Iterator, List, Sequence, Set, Tuple
 
 from mmengine.config import ConfigDict
-from mmengine.model import is_model_wrapper
 from torch import nn
 
 from ..operating_point import PREFIX, Value
 from ..sparsity import SparsityConfig
+from .checkpoints import unwrapped
 
 
 class KnobSetter:
@@ -25,8 +25,7 @@ class KnobSetter:
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str]):
-        model = model.module if is_model_wrapper(model) else model
-        self.model = model
+        self.model = model = unwrapped(model)
         self._places: Dict[str, Tuple[List[Dict], str]] = {}
         self._own: Dict[str, Value] = {}
         for name in names:

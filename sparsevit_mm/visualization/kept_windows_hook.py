@@ -6,11 +6,11 @@ from typing import Optional, Sequence
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.hooks.hook import DATA_BATCH
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.structures import BaseDataElement
 
 from ..models import get_sparse_backbone
+from ..models.checkpoints import unwrapped
 from .ground_truth import ground_truths_in, loading_steps
 from .inference import read_image
 from .panel import PanelPainter
@@ -106,7 +106,7 @@ class KeptWindowsHook(Hook):
         steps = loading_steps(getattr(getattr(self.dataset, 'pipeline', None), 'transforms', ()))
         if not steps:
             return None
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrapped(runner.model)
         return ground_truths_in(self.dataset, [path], steps, model).get(path)
 
 

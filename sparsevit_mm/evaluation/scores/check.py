@@ -6,12 +6,12 @@ from itertools import islice
 from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from mmengine.config import Config, ConfigDict
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner, set_random_seed
 
 from ...config.data import check_data, is_annotation_loader, step_name
 from ...config.labels import check_labels
 from ...config.reading import find_backbone, without_adaptation
+from ...models.checkpoints import unwrapped
 from ...sparsity import Sparsity
 from ..evaluator import Evaluator
 from ..metrics import Metrics, default_metric
@@ -122,7 +122,7 @@ def _survey(cfg: Config, evaluator: Evaluator, scores: Sequence[str], number: in
             report: Callable[[str], None]) -> Tuple[List[StageRow], Optional[str]]:
     """The rows, and on which images the loss was taken, in words; None without any."""
     runner = evaluator.runner
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    model = unwrapped(runner.model)
     run = partial(survey, model, evaluator.backbone, scores)
     report('updates and gradients of the windows')
     own, others = _annotated(cfg.val_dataloader), cfg.get('train_dataloader')

@@ -7,7 +7,7 @@ from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optiona
 
 import torch
 from mmengine.config import Config
-from mmengine.model import BaseModel, is_model_wrapper
+from mmengine.model import BaseModel
 from mmengine.runner import Runner, set_random_seed
 from torch import nn
 from torch.utils.data import Dataset, Sampler
@@ -17,7 +17,7 @@ from ...config.data import check_data
 from ...config.labels import check_labels
 from ...files import replacing
 from ...models import get_sparse_backbone
-from ...models.checkpoints import read_checkpoint
+from ...models.checkpoints import read_checkpoint, unwrapped
 from ...models.selection.fit import ImportanceFitter
 from ...models.selection.head import ImportanceHead
 from ...models.selection.ranking import Selection
@@ -96,7 +96,7 @@ def fit_importance(model: nn.Module, batches: Iterable, targets: str = GRADIENT,
     """
     if targets not in TARGETS:
         raise ValueError(f'targets {targets!r} are none of {", ".join(TARGETS)}')
-    model = model.module if is_model_wrapper(model) else model
+    model = unwrapped(model)
     backbone = get_sparse_backbone(model)
     backbone.make_heads()
     run = _run_loss if targets == GRADIENT else _run_backbone
