@@ -13,7 +13,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--sparsity', help='0.6, or one ratio a stage, a pair or a block: '
                         '"[[.3,.3],[0,0],[.1,.1,.2,.2,.2,.2],[0,0]]" (default: dense)')
     parser.add_argument('--adapt', action='store_true',
-                        help='train with sparsity-aware adaptation: append its hook')
+                        help='train with sparsity-aware adaptation: append its hook, at a third of '
+                        'the schedule and a tenth of the learning rate')
     parser.add_argument('--overwrite', action='store_true', help='replace NEW.py')
     return parser.parse_args()
 
@@ -21,6 +22,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     from sparsevit_mm.cli import clear_errors
+    from sparsevit_mm.config.reading import load_config
     from sparsevit_mm.config.swap import swap_backbone
     name = Path(args.config.replace('::', '/')).stem
     out = args.out or Path(f'{name}_sparse.py')
@@ -32,6 +34,9 @@ def main() -> None:
         print(f'{len(swaps)} backbones: SparsityAdaptationHook, the search and '
               f'get_sparse_backbone handle models with exactly one')
     print(f'wrote {out}')
+    if args.adapt and load_config(str(out)).get('load_from') is None:
+        print('adaptation starts from the trained dense model: set load_from to its checkpoint, in '
+              f'{out} or by train.py --cfg-options load_from=CHECKPOINT')
 
 
 if __name__ == '__main__':

@@ -13,6 +13,7 @@ from mmengine.registry import DATASETS, init_default_scope
 from .data import is_annotation_loader, leaves
 from .reading import is_type, walk
 
+FILES = 3000  # images whose files are looked for
 LARGEST = 200 << 20  # bytes; a larger file takes longer to read than a slip costs
 
 
@@ -23,6 +24,7 @@ def check_boxes(cfg: Config, split: str) -> None:
 
     Raises:
         ValueError: Names file and annotation, class, or head.
+        FileNotFoundError: Names images.
     """
     evaluators = cfg.get(f'{split}_evaluator') or []
     evaluators = evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]
@@ -39,6 +41,7 @@ def check_boxes(cfg: Config, split: str) -> None:
         record = read_annotations(path)
         _check_classes(cfg, path, record, classes)
         _check_annotations(path, record, masks)
+        _check_images(path, record, leaf)
         if split != 'test' or kinds:
             _check_objects(path, record, classes)
 
@@ -125,6 +128,18 @@ def _problem(annotation: Dict, masks: bool) -> str:
     if masks and not annotation.get('segmentation'):
         return 'has no segmentation, and the config trains or scores masks'
     return ''
+
+
+def _check_images(path: Path, record: Dict, leaf: ConfigDict) -> None:
+    """A sample of the image files: a missing one would end a training in its midst."""
+    folder = Path(leaf.get('data_root') or '') / (leaf.get('data_prefix') or {}).get('img', '')
+    step = max(1, len(record['images']) // FILES)
+    missing = [image['file_name'] for image in record['images'][::step]
+               if not (folder / image.get('file_name', '')).is_file()]
+    if missing:
+        raise FileNotFoundError(f'{path}: {len(missing)} of {len(record["images"][::step])} images '
+                                f'are not in {folder}: {", ".join(missing[:3])}'
+                                + ', ...' * (len(missing) > 3))
 
 
 def _check_objects(path: Path, record: Dict, classes: Sequence[str]) -> None:

@@ -8,7 +8,8 @@ from mmengine.config import Config
 from ..compat import is_lazy_config
 from ..sparsity import SparsityConfig
 from .child import body_of, child_text, merge, write_config
-from .reading import find_backbone, is_type, nested, without_adaptation
+from .reading import find_backbone, nested, without_adaptation
+from .schedules import finetune_schedule
 
 
 def check_exportable(config: str, out: Path, overwrite: bool) -> None:
@@ -52,7 +53,10 @@ def export_config(cfg: Config, config: str, options: Optional[Dict], sparsity: S
     body['load_from'] = checkpoint if '://' in checkpoint else os.path.abspath(checkpoint)
     if cfg.get('custom_hooks'):
         body['custom_hooks'] = without_adaptation(cfg.custom_hooks)
-    merge(body, finetune_schedule(cfg))
+    schedule = finetune_schedule(cfg)
+    merge(body, schedule)
+    if not schedule:
+        comments = [*comments, 'no schedule: the config has no training part']
     header = ''.join(f'# {line}\n' for line in comments)
     keys = find_backbone(cfg)
 
@@ -65,27 +69,3 @@ def export_config(cfg: Config, config: str, options: Optional[Dict], sparsity: S
                              f'{node["sparsity"]}')
 
     write_config(header + child_text(config, body, out), out, check)
-
-
-def finetune_schedule(cfg: Config) -> Dict:
-    """The published schedule on COCO (36 epochs, steps at 27 and 33, learning rate 1e-5),
-    elsewhere, and where training is not counted in epochs, the config's own schedule at a tenth of
-    its learning rate."""
-    if not (_is_coco(cfg) and 'max_epochs' in cfg.train_cfg):
-        return dict(optim_wrapper=dict(optimizer=dict(lr=cfg.optim_wrapper.optimizer.lr / 10)))
-    return dict(
-        optim_wrapper=dict(optimizer=dict(lr=1e-5)),
-        train_cfg=dict(max_epochs=36),
-        param_scheduler=[
-            dict(type='LinearLR', start_factor=.001, by_epoch=False, begin=0, end=1000),
-            dict(type='MultiStepLR', begin=0, end=36, by_epoch=True, milestones=[27, 33],
-                 gamma=.1)
-        ])
-
-
-def _is_coco(cfg: Config) -> bool:
-    """Whether training is on COCO itself: its data set class, with its 80 classes."""
-    dataset = cfg.train_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset['dataset']
-    return is_type(dataset, 'CocoDataset') and 'classes' not in dataset.get('metainfo', {})

@@ -3,12 +3,14 @@ those of detection in :mod:`.boxes`.
 
 mm tells of a bad label when it comes to it, often without the file's name, and of some not at all.
 """
+import logging
 import os
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
 from mmengine.config import Config, ConfigDict
 from mmengine.dataset import BaseDataset
+from mmengine.logging import print_log
 from mmengine.registry import DATASETS, TRANSFORMS, init_default_scope
 from PIL import Image
 
@@ -101,8 +103,14 @@ def _check_dataset(dataset: BaseDataset, pipeline: Sequence[Dict], model: Dict) 
         ignored = {part.get('ignore_index', 255) for part in [vars(dataset), *heads]}
         loaders = [step for step in pipeline if step_name(step) in PLAIN_LOADERS]
         doubtful = [info for info in _spread(infos, HEADERS) if not _agree(info)]
+        classes, seen = Classes(number, ignored), set()
         for info in doubtful[:LOADED] + _spread(infos, LOADED):
-            _check_loaded(info, loaders, Classes(number, ignored))
+            seen |= _check_loaded(info, loaders, classes)
+        if number and number > 1 and len(seen - ignored) < 2:
+            print_log(f'in {min(LOADED, len(infos))} labels, as {infos[0]["seg_map_path"]}, of '
+                      f'{number} classes only {sorted(seen - ignored)} occur, and the values '
+                      f'{sorted(seen & ignored)} are ignored: is a mask of 0 and 255 meant to be '
+                      f'one of 0 and 1?', 'current', logging.WARNING)
 
 
 def _heads(model: Dict) -> Iterator[Tuple[str, Dict]]:
@@ -150,7 +158,8 @@ def _header(path: str) -> Tuple[int, int]:
         return image.size
 
 
-def _check_loaded(info: Dict, loaders: Sequence[Dict], classes: Classes) -> None:
+def _check_loaded(info: Dict, loaders: Sequence[Dict], classes: Classes) -> Set[int]:
+    """The values of the label."""
     results = dict(info)
     for step in loaders:
         path = info['seg_map_path' if is_annotation_loader(step) else 'img_path']
@@ -159,14 +168,16 @@ def _check_loaded(info: Dict, loaders: Sequence[Dict], classes: Classes) -> None
         except Exception as error:  # of many kinds, by backend
             raise ValueError(f'{path} can not be loaded: {" ".join(str(error).split())}') from None
         if results is None:  # by the loader's own ignore_empty
-            return
+            return set()
     path, label, shape = info['seg_map_path'], results['gt_seg_map'], results['ori_shape']
     if label.ndim != 2:
         raise ValueError(f'{path} has {label.shape[-1]} channels, a label has one')
     if label.shape != shape:
         raise ValueError(f'{path} has {label.shape[0]}x{label.shape[1]} pixels, its image '
                          f'{info["img_path"]} has {shape[0]}x{shape[1]}')
-    unknown = set(np.unique(label).tolist()) - classes.ignored
+    values = set(np.unique(label).tolist())
+    unknown = values - classes.ignored
     if classes.number and max(unknown, default=0) >= classes.number:
         raise ValueError(f'{path} has the value {max(unknown)}, the {classes.number} classes end '
                          f'at {classes.number - 1}')
+    return values

@@ -12,6 +12,7 @@ from ..sparsity import Sparsity, SparsitySpace
 from .arguments import check_swin, check_vit, from_mmpretrain
 from .child import Keys, body_of, child_text, module_of, writable, write_config
 from .reading import ADAPTATION_HOOK, find_type, is_type, list_backbones, load_config
+from .schedules import adaptation_schedule
 
 PACKAGE = 'sparsevit_mm'
 # Scopes whose backbones take other arguments than those of mmdet, mmseg and mmpose.
@@ -73,7 +74,10 @@ def swap_backbone(config: str, out: Path, sparsity: Sparsity = None, adapt: bool
         out: The file to write.
         sparsity: Of the backbones, anything that SparsityConfig takes; None leaves them dense.
         adapt: Whether to append the SparsityAdaptationHook to the custom hooks, with a dense
-            teacher, and give skipped windows an update that it trains.
+            teacher, give skipped windows an update that it trains, and train on for a third of the
+            config's schedule at a tenth of its rate, see
+            :func:`~.schedules.adaptation_schedule`. It starts from ``load_from``, the dense model's
+            checkpoint, not from ImageNet weights.
         overwrite: Whether `out` may be there already.
 
     Raises:
@@ -103,8 +107,12 @@ def swap_backbone(config: str, out: Path, sparsity: Sparsity = None, adapt: bool
     hooks = base.get('custom_hooks') or []
     adapt = adapt and not any(is_type(hook, ADAPTATION_HOOK) for hook in hooks)
     if adapt:
-        swaps = [swap._replace(arguments={**swap.arguments, **swap.kind.to_adapt})
+        swaps = [swap._replace(arguments={**swap.arguments, **swap.kind.to_adapt,
+                                          **_no_pretraining(base, swap.keys)})
                  for swap in swaps]
+    if adapt and ({'semi_train_cfg', 'semi_test_cfg'} & set(base.get('model') or {})):
+        raise ValueError(f'{ADAPTATION_HOOK} adapts exactly one backbone; the semi-supervised '
+                         f'model of {config} holds two, of student and teacher: adapt its detector')
     expected = _swapped(base, swaps, adapt, new_style)
     if new_style:
         text = _new_style_text(module_of(Path(cfg.filename), out), base, swaps, adapt)
@@ -206,6 +214,14 @@ def _child(node, key: str):
     return node[int(key)] if isinstance(node, (list, tuple)) else node[key]
 
 
+def _no_pretraining(base: Dict, keys: Keys) -> Dict:
+    """Arguments that keep a backbone from loading weights of a pretraining, where it does so."""
+    node = base
+    for key in keys:
+        node = _child(node, key)
+    return {name: None for name in ('init_cfg', 'pretrained') if node.get(name) is not None}
+
+
 def _swapped(base: Dict, swaps: List[Swap], adapt: bool, new_style: bool) -> Dict:
     """The whole config as it is to be."""
     prefix = f'{PACKAGE}.' if new_style else ''  # a class there, which to_dict names so
@@ -220,6 +236,8 @@ def _swapped(base: Dict, swaps: List[Swap], adapt: bool, new_style: bool) -> Dic
     if adapt:
         new['custom_hooks'] = [*(new.get('custom_hooks') or []),
                                dict(type=prefix + ADAPTATION_HOOK, **HOOK)]
+        new.update(adaptation_schedule(base))
+        new.setdefault('load_from', None)
     if not new_style:
         own = new.get('custom_imports') or {}
         modules = own.get('imports') or []
@@ -245,7 +263,25 @@ def _body(base: Dict, expected: Dict, swaps: List[Swap], adapt: bool) -> Dict:
                 node = node[key]
             node['_delete_'] = True
         paths.append(swap.keys)
-    return body_of(new, [*paths, *([('custom_hooks', )] if adapt else [])])
+    body = body_of(new, [*paths, *([('custom_hooks', )] if adapt else [])])
+    if adapt:
+        body.update(_schedule_body(base))
+    return body
+
+
+def _schedule_body(base: Dict) -> Dict:
+    """What a child states to get :func:`~.schedules.adaptation_schedule`."""
+    body = _changed(base, adaptation_schedule(base))
+    if base.get('load_from') is None:
+        body['load_from'] = None
+    return body
+
+
+def _changed(old: Dict, new: Dict) -> Dict:
+    """The part of nested dicts that differs."""
+    return {key: _changed(old[key], value) if isinstance(value, dict) and isinstance(
+                old.get(key), dict) else value
+            for key, value in new.items() if old.get(key) != value}
 
 
 def _without_scopes(value):
@@ -274,4 +310,15 @@ def _new_style_text(module: str, base: Dict, swaps: List[Swap], adapt: bool) -> 
         kept = '*custom_hooks, ' if base.get('custom_hooks') else ''
         settings = ''.join(f', {k}={v!r}' for k, v in HOOK.items())
         lines += [f'custom_hooks = [{kept}dict(type={ADAPTATION_HOOK}{settings})]']
+        for key, value in _schedule_body(base).items():
+            lines += _assignments(key, value)
     return '\n'.join(lines) + '\n'
+
+
+def _assignments(target: str, value) -> Iterator[str]:
+    """Lines that set values within nested dicts."""
+    if not isinstance(value, dict):
+        yield f'{target} = {value!r}'
+        return
+    for key, inner in value.items():
+        yield from _assignments(f'{target}[{key!r}]', inner)

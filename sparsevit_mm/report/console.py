@@ -9,7 +9,9 @@ from rich.table import Table
 from ..evaluation.scores.tables import comparison_table
 from ..search import SearchResult, Watch
 from ..search.pipeline import SearchPipeline
+from ..search.request import SearchRequest
 from ..search.study import SparsitySearch
+from ..search.summary import Summary
 from .statistics import backbone_alone, less_dense
 
 SAID_EVERY = 60.  # seconds of waiting
@@ -37,6 +39,8 @@ class SearchConsole(Watch):
             Console(width=140).print(
                 comparison_table(check, f'scores on {check.num_images} images of val'))
             print(check.sentence, flush=True)
+        print(estimate(pipeline.search.record.summary(), pipeline.request,
+                       pipeline.search.num_evaluated), flush=True)
         self.task = self.bar.add_task('', total=pipeline.request.num_trials,
                                       completed=pipeline.search.num_evaluated)
         self.bar.start()
@@ -58,6 +62,20 @@ class SearchConsole(Watch):
 
     def ended(self) -> None:
         self.bar.stop()
+
+
+def estimate(summary: Summary, request: SearchRequest, done: int) -> str:
+    """How long the search may take, by what its dense evaluation took."""
+    left = max(0, request.num_trials - done)
+    seconds = summary.dense.seconds or 0.
+    text = (f'{left} candidates of up to {seconds:.0f} s each, {left * seconds / 3600:.1f} h for '
+            f'one worker')
+    if request.first_look is not None:
+        text += ', fewer where the first look turns candidates away'
+    ends = request.finalists * (len(request.points) if request.pareto else 1)
+    if request.num_samples is not None:
+        text += f'; then up to {ends} evaluations on all of val'
+    return text
 
 
 def show_search(result: SearchResult) -> None:

@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import List
 
 import numpy as np
+from mmengine.config import Config
 
+from ..config.reading import find_backbone, load_config
 from ..cost.table import LatencyTable
 from ..search.candidates import DUPLICATE, EVALUATED, FAILED, OUTSIDE, REJECTED, SCREENED
 from ..search.propose.screening import PAIRS, agreement
@@ -154,24 +156,40 @@ def first_look_section(record: SearchRecord, folder: Path) -> Section:
                folder)])
 
 
+def winner_config(record: SearchRecord) -> Config:
+    """The config that was searched, at the winner's point: by the study's figures. Files that lie
+    in the work directory are not run.
+
+    Raises:
+        FileNotFoundError, ValueError: The search has not ended; its config is not there.
+    """
+    finalists = record.summary.finalists
+    if not finalists:
+        raise ValueError('the search has not ended')
+    winner = finalists[0]
+    cfg = load_config(str(record.manifest.get('config')), record.manifest.get('options'))
+    settings = dict(sparsity=winner.candidate.config.to_list())
+    for key, value in (('scope', winner.scope), ('importance', record.summary.importance)):
+        if value is not None:
+            settings[key] = value
+    cfg.merge_from_dict({'.'.join(find_backbone(cfg)): settings,
+                         **dict(winner.candidate.config.knobs)})
+    return cfg
+
+
 def windows_section(record: SearchRecord, images: int, folder: Path, device: str) -> Section:
     title = 'Kept windows of the winner'
     if images == 0:
         parts = [paragraph('Not drawn: --images 0.', 'note')]
         return Section('windows', title, parts)
-    winners = [record.work_dir / name
-               for name in (record.manifest.get('winners') or {}).values()]
     try:
-        config = next((path for path in winners if path.is_file()), None)
-        if config is None:
-            raise FileNotFoundError(f'no config of a winner in {record.work_dir}')
-        drawn = draw_kept_windows(str(config), str(record.manifest.get('checkpoint')), images,
-                                  folder, device)
+        drawn = draw_kept_windows(winner_config(record), str(record.manifest.get('checkpoint')),
+                                  images, folder, device)
     except Exception as error:  # whatever a model and its data may raise
         parts = [paragraph(f'Not drawn: {_first_line(error)}', 'note')]
         return Section('windows', title, parts)
     return Section('windows', title, [
-        paragraph(f'{config.name} before fine-tuning. The brighter, the more blocks ran.', 'how'),
+        paragraph('Before fine-tuning. The brighter, the more blocks ran.', 'how'),
         *map(picture, drawn)])
 
 

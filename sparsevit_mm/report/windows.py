@@ -6,7 +6,6 @@ import numpy as np
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
-from ..config.reading import load_config
 from ..visualization.camera_panel import draw_frame
 from ..visualization.frames import FrameInferencer, loads_cameras
 from ..visualization.ground_truth import check_split, find_ground_truths, split_leaves
@@ -15,13 +14,13 @@ from ..visualization.overlay import draw_stages, write_png
 from ..visualization.panel import PanelPainter
 
 
-def draw_kept_windows(config: str, checkpoint: str, number: int, folder: Path,
+def draw_kept_windows(cfg: Config, checkpoint: str, number: int, folder: Path,
                       device: str = 'cpu') -> List[Path]:
     """Draws what ``tools/visualize_windows.py`` draws, of images of val, or of test where val is
     not there.
 
     Args:
-        config: Config file of the winner.
+        cfg: Config of the winner.
         checkpoint: Checkpoint that fits it.
         number: Of images, spread over the data.
         folder: Gets the PNGs; made if it is not there.
@@ -34,7 +33,6 @@ def draw_kept_windows(config: str, checkpoint: str, number: int, folder: Path,
     Raises:
         FileNotFoundError, ValueError: As check_split, FileInferencer and FrameInferencer.
     """
-    cfg = load_config(config)
     prepare(cfg, device)
     split = _split(cfg)
     folder.mkdir(parents=True, exist_ok=True)

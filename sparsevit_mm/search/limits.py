@@ -86,6 +86,9 @@ class Limits:
         """
         fastest, slowest = sorted((sparsest, dense))
         reach = f'reachable here: {sparsest:.1f} ms (sparsest) to {dense:.1f} ms (dense)'
+        if sparsest > dense:
+            reach = (f'the dense model takes {dense:.1f} ms and the sparsest {sparsest:.1f} ms: '
+                     f'pruning saves nothing here')
         if self.max_latency < fastest:
             raise ValueError(f'{option} {self.max_latency:g} ms: nothing is so fast; {reach}. '
                              f'{math.ceil(fastest * 10.5) / 10:g} ms would fit; a smaller input or '

@@ -164,7 +164,7 @@ class StudyRecord:
             name, identity['metric'], identity, dense, candidates,
             [again.finalist(**held) for held in ends.get(end, [])],
             [Reference(**r) for r in attrs.get(_REFERENCES, {}).values()], full.metrics,
-            full.resampled, dense_again, again.all())
+            full.resampled, dense_again, again.all(), (self.importance() or {}).get('name'))
 
 
 @dataclass

@@ -69,8 +69,9 @@ def write_manifest(work_dir: Path, request: SearchRequest, study: str, end: str)
         os.path.abspath(request.checkpoint),
         'winners': {name: way_to(path, work_dir)
                     for name, path in request.winners().items()},
+        'options': request.options,
         'table': request.table and os.path.abspath(request.table),
-    }, indent=2)
+    }, indent=2, default=str)
     with replacing(work_dir / MANIFEST) as partial:
         partial.write_text(text + '\n', encoding='utf-8')
 

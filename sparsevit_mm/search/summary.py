@@ -74,6 +74,7 @@ class Summary:
         dense_full_resampled: Their objective on bootstrap resamples.
         dense_again: Milliseconds of the dense model, measured again beside the finalists; None
             before the end.
+        importance: Score that windows were chosen by; None if no search settled it.
         judged: All candidates that were judged again for any end, as finalists without a name.
     """
     study: str
@@ -87,6 +88,7 @@ class Summary:
     dense_full_resampled: Optional[List[float]] = None
     dense_again: Optional[float] = None
     judged: List[Finalist] = field(default_factory=list)
+    importance: Optional[str] = None
 
     # The best evidence there is: all of val where the search had only some of it.
 

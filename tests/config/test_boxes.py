@@ -22,6 +22,8 @@ def config(tmp_path):
 
     def make(record, metric=('bbox', 'segm'), number=2, classes=CLASSES):
         (tmp_path / 'val.json').write_text(json.dumps(record))
+        for i in range(6):
+            (tmp_path / f'{i}.jpg').touch()
         dataset = dict(type='CocoDataset', data_root=f'{tmp_path}/', ann_file='val.json',
                        metainfo=dict(classes=classes), pipeline=[])
         return Config(dict(
@@ -109,3 +111,10 @@ def test_a_file_without_annotations_has_no_subset(config):
     cfg = config(changed(lambda r: r.pop('annotations'), None))
     with pytest.raises(ValueError, match='val.json holds no list of annotations'):
         restrict_to_subset(cfg, 'val', 2, 0, cfg.work_dir)
+
+
+def test_a_missing_image_is_told_before_the_training(config, tmp_path):
+    cfg = config(GOOD)
+    (tmp_path / '3.jpg').unlink()
+    with pytest.raises(FileNotFoundError, match='val.json: 1 of 6 images are not in .*: 3.jpg'):
+        check_labels(cfg, 'val')

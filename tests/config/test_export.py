@@ -168,3 +168,12 @@ def test_failed_export_leaves_what_was_there(other, tmp_path, monkeypatch):
     with pytest.raises(OSError):
         exported(other, out, comments=['second'])
     assert out.read_text() == before
+
+
+def test_a_config_without_a_training_part_gets_no_schedule(tmp_path):
+    """As a deployment's: it is searched to the end, and the winner must be written."""
+    path = tmp_path / 'deploy.py'
+    path.write_text("model = dict(backbone=dict(type='SparseSwinTransformer'))")
+    child = exported(str(path), tmp_path / 'winner.py')
+    assert child.model.backbone.sparsity == RATIOS and 'optim_wrapper' not in child
+    assert '# no schedule: the config has no training part' in (tmp_path / 'winner.py').read_text()

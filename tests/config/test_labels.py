@@ -184,3 +184,18 @@ def test_auxiliary_heads_may_tell_boundaries():
     check_classes(dict(auxiliary_head=[dict(type='STDCHead', num_classes=2)]), 'abc')
     with pytest.raises(ValueError, match='decode_head.num_classes is 2'):
         check_classes(dict(decode_head=dict(num_classes=2)), 'abc')
+
+
+def test_masks_of_0_and_255_are_told_of(cfg, tmp_path, monkeypatch):
+    """They train one class, to an mIoU of 100."""
+    said = []
+    monkeypatch.setattr(labels, 'print_log', lambda text, *_: said.append(text))
+    check_labels(cfg, 'train')
+    assert not said
+    leaf(cfg).metainfo.classes = ('ground', 'thing')
+    cfg.model.decode_head.num_classes = 2
+    for i in range(IMAGES):
+        write(tmp_path / f'labels/{i:02d}.png', np.eye(6, 8) * 255)
+    check_labels(cfg, 'train')
+    assert len(said) == 1 and 'of 2 classes only [0] occur' in said[0]
+    assert '[255] are ignored' in said[0]

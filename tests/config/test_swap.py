@@ -126,6 +126,8 @@ def test_config_of_a_toolkit_is_named_as_given(swapped, tmp_path, monkeypatch):
     base = load_config(SHIPPED).to_dict()
     model = child.to_dict()['model']
     assert model['backbone'].pop('skipped') == 'linear'
+    assert model['backbone']['init_cfg'] is None and base['model']['backbone'].pop('init_cfg')
+    del model['backbone']['init_cfg']
     assert with_type(model) == with_type(base['model'])
     assert child.model._scope_ == 'mmdet' and child.custom_hooks == [ADAPT]
     assert isinstance(build_backbone(child), SparseSwinTransformer)
@@ -339,3 +341,33 @@ def test_every_vit_that_mmseg_ships_is_swapped(swapped, randomise):
         for got, expected in zip(ours.eval()(image), theirs(image)):
             for a, b in zip(*((x if isinstance(x, list) else [x]) for x in (got, expected))):
                 torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5, msg=text)
+
+
+def without_scopes(value):
+    if isinstance(value, dict):
+        return {k: without_scopes(v) for k, v in value.items() if k != '_scope_'}
+    return [without_scopes(v) for v in value] if isinstance(value, list) else value
+
+
+def test_adaptation_gets_its_own_schedule_and_starts_from_the_dense_model(swapped):
+    """A third of the epochs, a tenth of the rate; the warm-up stays."""
+    child, base = swapped(SHIPPED, adapt=True), load_config(SHIPPED)
+    assert base.train_cfg.max_epochs == 12 and child.train_cfg.max_epochs == 4
+    assert child.optim_wrapper.optimizer.lr == pytest.approx(base.optim_wrapper.optimizer.lr / 10)
+    assert child.optim_wrapper.optimizer.type == base.optim_wrapper.optimizer.type
+    warm, steps = child.param_scheduler
+    assert warm == base.param_scheduler[0]
+    assert (steps.end, steps.milestones) == (4, [3, 4])
+    assert child.load_from is None
+    plain = swapped(SHIPPED, 'plain.py')
+    for key in ('train_cfg', 'optim_wrapper', 'param_scheduler'):
+        assert without_scopes(plain.to_dict()[key]) == base.to_dict()[key]
+
+
+def test_a_semi_supervised_model_is_not_adapted(write, swapped):
+    model = dict(type='SoftTeacher', detector=dict(backbone=dict(type='SwinTransformer')),
+                 semi_train_cfg=dict(freeze_teacher=True))
+    config = write(model=model)
+    assert swapped(config, 'plain.py').model.detector.backbone.type == 'SparseSwinTransformer'
+    with pytest.raises(ValueError, match='two, of student and teacher'):
+        swapped(config, adapt=True)

@@ -5,6 +5,9 @@ import shutil
 from fake_search import FakeSearch
 from helpers import refused, run_tool
 
+from sparsevit_mm.config.reading import load_config
+from sparsevit_mm.report import sections
+
 
 def test_the_report_of_a_search_that_was_moved(tmp_path):
     work_dir = tmp_path / 'work'
@@ -24,11 +27,12 @@ def test_the_report_of_a_search_that_was_moved(tmp_path):
     assert not any('partial' in path.name for path in moved.rglob('*'))
 
 
-def test_windows_of_the_winner_are_in_the_page(tiny, tmp_path):
+def test_windows_of_the_winner_are_in_the_page(tiny, tmp_path, monkeypatch):
     FakeSearch(tmp_path, evaluated=1, first_look=False, references=False, finals=False)
     manifest = json.loads((tmp_path / 'search.json').read_text())
     (tmp_path / 'search.json').write_text(json.dumps(dict(
-        manifest, winners=dict(winner=str(tiny.config)), checkpoint=str(tiny.checkpoint))))
+        manifest, checkpoint=str(tiny.checkpoint))))
+    monkeypatch.setattr(sections, 'winner_config', lambda _: load_config(str(tiny.config)))
     done = run_tool('search_report', tmp_path, '--images', 1, '--device', 'cpu')
     assert done.code == 0, done.error
     text = (tmp_path / 'report.html').read_text()

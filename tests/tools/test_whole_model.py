@@ -151,9 +151,16 @@ def test_a_budget_at_run_time_sets_the_knobs_too(searched, detector):
 
 
 def test_the_report_of_a_search_with_knobs(searched):
+    """It draws the winner's windows by the study's record: files that lie there are not run."""
     work_dir = searched[0]
-    assert run_tool('search_report', work_dir, '--images', 0).code == 0
-    assert 'max_per_img 10' in (work_dir / 'report.html').read_text()
+    winner = work_dir / 'winner_9000ms.py'
+    text = winner.read_text()
+    winner.write_text('raise SystemExit("this was run")')
+    done = run_tool('search_report', work_dir, '--images', 1, '--device', 'cpu')
+    winner.write_text(text)
+    assert done.code == 0, done.error
+    page = (work_dir / 'report.html').read_text()
+    assert 'max_per_img 10' in page and 'Not drawn' not in page
 
 
 @pytest.mark.parametrize('options, message', [

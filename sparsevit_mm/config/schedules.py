@@ -1,0 +1,94 @@
+"""Schedules that follow from the one a model was trained with: of its adaptation, and of the
+fine-tuning of a search's winner."""
+from copy import deepcopy
+from typing import Any, Dict, List, Optional
+
+from .reading import is_type
+
+SHORTER, SLOWER = 3, 10  # a third of the training, at a tenth of the learning rate
+ADAM = 'AdamW', 'Adam'
+LENGTHS = 'max_epochs', 'max_iters'
+WARM_UPS = 'LinearLR', 'ConstantLR'
+
+
+def adaptation_schedule(cfg: Dict) -> Dict[str, Any]:
+    """Settings of the top that make a training config the one of an adaptation: a third of its
+    epochs or iterations at a tenth of its learning rate, as published (SparseViT, section 3.2: 12
+    of 36 epochs). Warm-ups stay as long as they are; what the config does not state is left out.
+    """
+    new: Dict[str, Any] = {}
+    train_cfg = deepcopy(cfg.get('train_cfg') or {})
+    for key in LENGTHS:
+        if train_cfg.get(key):
+            train_cfg[key] = _shorter(train_cfg[key])
+            if train_cfg.get('val_interval', 0) > train_cfg[key]:
+                train_cfg['val_interval'] = train_cfg[key]
+            new['train_cfg'] = train_cfg
+    wrapper = deepcopy(cfg.get('optim_wrapper') or {})
+    if _rate(cfg) is not None:
+        wrapper['optimizer']['lr'] = _rate(cfg) / SLOWER
+        new['optim_wrapper'] = wrapper
+    if cfg.get('param_scheduler') and new:
+        schedulers = cfg['param_scheduler']
+        schedulers = schedulers if isinstance(schedulers, (list, tuple)) else [schedulers]
+        warm = max((s.get('end', 0) for s in schedulers if _is_warm_up(s)), default=0)
+        new['param_scheduler'] = [_shortened(s, warm) for s in schedulers]
+    return new
+
+
+def finetune_schedule(cfg: Dict) -> Dict[str, Any]:
+    """Settings for fine-tuning, to be merged: the published ones on COCO under AdamW (36 epochs,
+    steps at 27 and 33, learning rate 1e-5); under another optimizer, elsewhere, and where training
+    is not counted in epochs, the config's own schedule at a tenth of its learning rate. None for a
+    config that has no training part."""
+    if not cfg.get('train_dataloader') or not cfg.get('train_cfg') or _rate(cfg) is None:
+        return {}
+    slower = dict(optim_wrapper=dict(optimizer=dict(lr=_rate(cfg) / SLOWER)))
+    if not (_is_coco(cfg) and 'max_epochs' in cfg['train_cfg']):
+        return slower
+    adam = any(is_type(cfg['optim_wrapper']['optimizer'], name) for name in ADAM)
+    return dict(
+        slower if not adam else dict(optim_wrapper=dict(optimizer=dict(lr=1e-5))),
+        train_cfg=dict(max_epochs=36),
+        param_scheduler=[
+            dict(type='LinearLR', start_factor=.001, by_epoch=False, begin=0, end=1000),
+            dict(type='MultiStepLR', begin=0, end=36, by_epoch=True, milestones=[27, 33],
+                 gamma=.1)
+        ])
+
+
+def _rate(cfg: Dict) -> Optional[float]:
+    return ((cfg.get('optim_wrapper') or {}).get('optimizer') or {}).get('lr')
+
+
+def _shorter(length: int) -> int:
+    return max(1, round(length / SHORTER))
+
+
+def _is_warm_up(scheduler: Dict) -> bool:
+    return any(is_type(scheduler, name) for name in WARM_UPS)
+
+
+def _shortened(scheduler: Dict, warm: int) -> Dict:
+    """Begins that are the end of a warm-up stay."""
+    new = deepcopy(scheduler)
+    if _is_warm_up(scheduler):
+        return new
+    for key in ('begin', 'end', 'T_max', 'total_iters', 'total_steps', 'step_size'):
+        if new.get(key) and not (key == 'begin' and new[key] <= warm):
+            new[key] = _shorter(new[key])
+    if new.get('milestones'):
+        new['milestones'] = _distinct([_shorter(m) for m in new['milestones']])
+    return new
+
+
+def _distinct(milestones: List[int]) -> List[int]:
+    return list(dict.fromkeys(milestones))
+
+
+def _is_coco(cfg: Dict) -> bool:
+    """Whether training is on COCO itself: its data set class, with its 80 classes."""
+    dataset = cfg['train_dataloader']['dataset']
+    while 'dataset' in dataset:
+        dataset = dataset['dataset']
+    return is_type(dataset, 'CocoDataset') and 'classes' not in dataset.get('metainfo', {})
