@@ -98,7 +98,7 @@ TASKS = {
         {**UNAWARE, **ALONE, 'group': dict(scope='group', group_size='batch')},
         ['image, padding competes', 'group'],
         Input((8, 3, 192, 192), [(192, 96), (128, 192), (192, 160), (96, 192)] * 2),
-        ('mask_rcnn_sparsevit.py', Input((2, 3, 672, 672), [(672, 504), (448, 672)]))),
+        ('sparsevit/mask_rcnn_sparsevit.py', Input((2, 3, 672, 672), [(672, 504), (448, 672)]))),
     'nuscenes': Task(
         'bevdet_swin-narrow_mini_nuscenes.py', 'bevdet_sparsevit-narrow_mini_nuscenes.py',
         {},
@@ -106,7 +106,7 @@ TASKS = {
         {**ALONE, **SHARED},
         ['group'],
         Input((1, 6, 3, 64, 176), [(64, 176)] * 6),
-        ('bevdet_sparsevit_nuscenes.py', Input((1, 6, 3, 256, 704), [(256, 704)] * 6))),
+        ('bevdet/bevdet_sparsevit_nuscenes.py', Input((1, 6, 3, 256, 704), [(256, 704)] * 6))),
 }
 
 

@@ -26,7 +26,8 @@ def size_of_test(cfg):
 @pytest.mark.parametrize('name, sizes', [
     ('configs/mask_rcnn_sparsevit', {1: (672, 672), 640 / 672: (640, 640), .86: (576, 576),
                                      .8: (544, 544), .75: (512, 512)}),
-    ('configs/upernet_sparsevit_cityscapes', {1: (1024, 2048), .75: (768, 1536), .5: (512, 1024)}),
+    ('configs/sparsevit/upernet_sparsevit_cityscapes',
+     {1: (1024, 2048), .75: (768, 1536), .5: (512, 1024)}),
     ('demo/configs/mask_rcnn_sparsevit-narrow_mini_coco', {.83: (160, 160), .01: (32, 32)}),
     ('demo/configs/upernet_sparsevit-narrow_mini_cityscapes', {.75: (96, 192)}),
     ('demo/configs/upernet_sparsevit-narrow_camvid', {.8: (288, 384)})])

@@ -71,7 +71,8 @@ def test_configurations_may_be_given_in_any_form():
 
 
 def test_config_with_a_sparsity_of_its_own_shows_it():
-    _, table = table_of('--shape', 32, 32, config=ROOT / 'configs/mask_rcnn_sparsevit_cfg2.py')
+    config = ROOT / 'configs/sparsevit/mask_rcnn_sparsevit_cfg2.py'
+    _, table = table_of('--shape', 32, 32, config=config)
     assert list(table)[0] == 'dense' and len(table) == 5
     assert any(label.startswith('0.6 | 0 |') for label in table)
 

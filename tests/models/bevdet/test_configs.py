@@ -17,7 +17,7 @@ CONFIGS = sorted(map(str, Path('configs').rglob('bevdet_*.py')))
     ('bevdet_sparsevit_nuscenes_dense', 140.8), ('bevdet_sparsevit_nuscenes_dense_224x616', 78.5),
     ('bevdet_sparsevit_nuscenes_dense_192x528', 67.1)])
 def test_macs_of_the_backbone_are_the_published_ones(config, gmacs):
-    cfg = load_config(f'configs/{config}.py')
+    cfg = load_config(f'configs/bevdet/{config}.py')
     macs = backbone_macs(build_backbone(cfg), input_shape(cfg), 6, count_padding=True)
     assert macs / 1e9 == pytest.approx(gmacs, rel=0.005)
 

@@ -2,7 +2,7 @@
 # Cityscapes data and its schedule of 80,000 iterations. mmseg ships no checkpoint of this model.
 _base_ = [
     'mmseg::_base_/models/upernet_vit-b16_ln_mln.py', 'mmseg::_base_/datasets/cityscapes.py',
-    'mmseg::_base_/default_runtime.py', './_base_/adamw_80k.py'
+    'mmseg::_base_/default_runtime.py', '../_base_/adamw_80k.py'
 ]
 custom_imports = dict(imports=['sparsevit_mm'], allow_failed_imports=False)
 

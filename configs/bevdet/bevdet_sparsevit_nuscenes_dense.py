@@ -1,6 +1,6 @@
 # BEVDet-Tiny at 256x704, dense: the published recipe. 8 GPUs of 8 frames each.
 _base_ = [
-    'mmdet3d::_base_/default_runtime.py', './_base_/bevdet.py', './_base_/nuscenes_cameras.py'
+    'mmdet3d::_base_/default_runtime.py', '../_base_/bevdet.py', '../_base_/nuscenes_cameras.py'
 ]
 custom_imports = dict(
     imports=['sparsevit_mm', 'sparsevit_mm.models.bevdet'], allow_failed_imports=False)

@@ -1,7 +1,7 @@
 # Sparsity-aware adaptation of mmseg's UPerNet with DeiT-S on ADE20K, from the checkpoint that it
 # ships; a third of its schedule at a tenth of its learning rate.
 _base_ = [
-    'mmseg::vit/vit_deit-s16_upernet_8xb2-80k_ade20k-512x512.py', './_base_/adaptation_27k.py'
+    'mmseg::vit/vit_deit-s16_upernet_8xb2-80k_ade20k-512x512.py', '../_base_/adaptation_27k.py'
 ]
 custom_imports = dict(imports=['sparsevit_mm'], allow_failed_imports=False)
 

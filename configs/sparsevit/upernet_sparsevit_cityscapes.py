@@ -1,6 +1,6 @@
 # Sparsity-aware adaptation of the dense UPerNet, which is to be trained first; a third of its
 # schedule at a tenth of its learning rate.
-_base_ = ['./upernet_sparsevit_cityscapes_dense.py', './_base_/adaptation_27k.py']
+_base_ = ['./upernet_sparsevit_cityscapes_dense.py', '../_base_/adaptation_27k.py']
 
 model = dict(backbone=dict(init_cfg=None, skipped='linear'))
 load_from = 'work_dirs/upernet_sparsevit_cityscapes_dense/iter_80000.pth'

@@ -1,0 +1,8 @@
+# Sparse training of mmdet's Mask R-CNN with Swin-T: half of the backbone's weights, from the
+# ImageNet checkpoint that the dense recipe starts from, with the dense schedule.
+_base_ = ['mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_ms-crop-3x_coco.py']
+custom_imports = dict(imports=['sparsevit_mm'], allow_failed_imports=False)
+
+custom_hooks = [
+    dict(type='SparseTrainingHook', density=0.5, interval=1000, layers=r'^backbone\.stages')
+]
