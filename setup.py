@@ -35,7 +35,8 @@ EXPORT = ['onnx', 'onnxruntime', 'onnxscript']
 setup(
     name='sparsevit_mm',
     version=VERSION,
-    description='SparseViT for OpenMMLab: Swin backbones that skip the windows that do not matter',
+    description='SparseViT, Evo-ViT and SViTE for OpenMMLab: vision transformers that skip '
+                'windows, tokens or weights, searched under a latency limit',
     long_description=(HERE / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     license='Apache-2.0',

@@ -19,7 +19,7 @@ def kept_windows(num_windows: int, ratio: float) -> int:
     """How many of `num_windows` windows, or tokens, a block runs: floor(nW * (1 - r)), at least 1.
 
     The product is rounded before the floor, so that 10 windows at 0.9 give 1 and not the 0 that
-    binary fractions would make of it (SparseViT, section 3.1; see docs/method.md).
+    binary fractions would make of it (SparseViT, section 3.1; see docs/window_pruning.md).
     """
     return max(1, math.floor(round(num_windows * (1 - ratio), _DECIMALS)))
 

@@ -1,4 +1,4 @@
-"""Export to ONNX and torch.export. Importing it needs torch alone; see docs/deploy.md."""
+"""Export to ONNX and torch.export. Importing it needs torch alone; see docs/deployment.md."""
 from .check import check_onnx, check_program, measure_onnx, open_session
 from .export import export_onnx, export_program
 
