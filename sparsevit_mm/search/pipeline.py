@@ -289,8 +289,8 @@ class SearchPipeline:
 
     def _full(self, config: SparsityConfig, scope: Optional[str]) -> Full:
         evaluation = self.evaluations.full or self.evaluations.evaluator.main
+        resampler = make_resampler(evaluation.metric, self.metric)  # of what it evaluates next
         metrics = evaluation(config, self._selection(scope))
-        resampler = make_resampler(evaluation.metric, self.metric)
         resampled = resampler and resampler(RESAMPLES, self.request.seed)
         return Full(metrics, None if resampled is None else np.round(resampled, 6).tolist())
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
 import torch
 from helpers import ROOT, refused, run_tool
@@ -98,6 +99,12 @@ def test_finalists_are_evaluated_on_all_of_val(front, tiny):
     finalist = summary_of(front[0]).finalists[0]
     full = metrics_of(front[0] / 'winner_200pct.py', '--split', 'val')
     assert finalist.full == pytest.approx(full)
+
+
+def test_finalists_are_resampled_on_all_of_val(front):
+    for finalist in summary_of(front[0]).finalists:
+        low, high = np.percentile(finalist.resampled, (1, 99))
+        assert low <= finalist.full['coco/bbox_mAP'] <= high and high > low
 
 
 def test_references_are_uniform_stages_and_smaller_images(front):
