@@ -32,12 +32,14 @@ NEEDS = {
 }
 # What the tiny data, a busy CPU and the time of a test allow, in place of the pages' figures.
 SMALLER = {r'--num-samples \d+': '--num-samples 4', r'--num-images \d+': '--num-images 8',
-           r'--trials \d+': '--trials 8', r'--budget \d+': '--budget 10',
-           r'--max-latency \d+(?![\d%])': '--max-latency 5000'}
+           r'--trials \d+': '--trials 5', r'--budget \d+': '--budget 10',
+           r'--rounds \d+': '--rounds 1', r'--max-latency \d+(?![\d%])': '--max-latency 5000',
+           r'--max-latency \d+%': '--max-latency 95%', r'--points \S+': '--points 95%',
+           r'--calibrate': '--calibrate --points 95%'}
 SIZE = (128, 256)
 CONFIG = '''
 _base_ = ['{demo}/configs/upernet_swin-narrow_mini_cityscapes.py']
-pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(384, 192), keep_ratio=True),
+pipeline = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(256, 128), keep_ratio=True),
             dict(type='LoadAnnotations'), dict(type='PackSegInputs')]
 loader = dict(num_workers=0, persistent_workers=False, dataset=dict(data_root='{data}/'))
 train_dataloader = dict(loader, batch_size=2)
