@@ -12,7 +12,7 @@ import pytest
 from helpers import ROOT
 from mmengine.registry import HOOKS, MODELS, VISBACKENDS
 from pages import (COMMAND, HISTORY, PAGES, blocks_of, commands_of, inline_code, prose_of,
-                   text_of)
+                   shell_blocks, text_of)
 
 import sparsevit_mm.visualization  # noqa: F401, registers its hook
 
@@ -127,6 +127,14 @@ def test_paths_named_exist(page):
         rf'(?<![\w/.-])(?:{"|".join(FOLDERS)})/[\w./-]*(?![\w{{*])', text)}
     missing = [path for path in named if not (ROOT / path).exists()]
     assert not missing, f'{page} names {missing}'
+
+
+@pytest.mark.parametrize('page', TODAY)
+def test_make_targets_exist(page):
+    targets = set(re.findall(r'^([\w-]+):', (ROOT / 'Makefile').read_text(), re.MULTILINE))
+    places = [*inline_code(page), *'\n'.join(shell_blocks(page)).splitlines()]
+    named = {found for text in places for found in re.findall(r'^make ([\w-]+)', text)}
+    assert named <= targets
 
 
 def test_pages_named_in_the_code_exist():
