@@ -20,7 +20,7 @@ from rich.table import Table
 from training import schedule, test, train
 
 from sparsevit_mm.cli import clear_errors
-from sparsevit_mm.evaluation.intervals import interval
+from sparsevit_mm.evaluation.intervals import Resampled
 
 SPARSITIES = 0, .3, .5, .7
 HOOK, BACKBONE = 'custom_hooks.0.', 'model.backbone.'
@@ -105,18 +105,16 @@ def report(folder: Path, seeds: List[int], names: List[str]) -> None:
     held = {name: [json.loads(file_of(folder / f'seed{seed}', name, '.json').read_text())
                    for seed in seeds] for name in names}
 
-    def mean_of(name: str, key: str) -> np.ndarray:
-        return np.mean([[record[str(s)][key] for s in SPARSITIES[1:]] for record in held[name]],
-                       axis=(0, 1))
+    def mean_of(name: str) -> Resampled:
+        return Resampled.mean([Resampled.from_json(record[str(s)]['resampled'])
+                               for record in held[name] for s in SPARSITIES[1:]])
 
     for name, records in held.items():
         cells = [f'{np.mean([record[case]["metric"] for record in records]):.4g}'
                  for case in records[0]]
         cells += [''] * (len(SPARSITIES) - len(cells))
         if len(records[0]) > 1 and name != BASE and BASE in held:
-            less = mean_of(name, 'metric') - mean_of(BASE, 'metric')
-            low, high = interval(mean_of(name, 'resampled') - mean_of(BASE, 'resampled'))
-            cells.append(f'{less:+.3g} ({low:+.3g} to {high:+.3g})')
+            cells.append((mean_of(name) - mean_of(BASE)).interval().text('+.3g'))
         table.add_row(name, *cells)
     Console(width=120).print(table)
 

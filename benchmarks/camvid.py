@@ -154,18 +154,17 @@ def report(entries: List[Entry], rows: List[Compared], times: np.ndarray, backbo
     for column in ('', 'mIoU', '95% interval', 'latency', 'of dense', 'GMACs', 'sparsity'):
         table.add_column(column)
     for i, (entry, row) in enumerate(zip(entries, rows)):
-        low, high = row.interval
         spread = np.percentile(ratios[:, i], (25, 75))
         macs = backbone_macs(backbone, entry.shape, 1, entry.config)
-        table.add_row(entry.name, f'{row.metrics["mIoU"]:.2f}', f'{low:.1f} to {high:.1f}',
+        table.add_row(entry.name, f'{row.metrics["mIoU"]:.2f}', row.interval.ends(".1f"),
                       f'{np.median(times[:, i]):.1f} ms',
                       f'{np.median(ratios[:, i]):.2f} ({spread[0]:.2f} to {spread[1]:.2f})',
                       f'{macs / 1e9:.2f}', entry.config.label)
     Console(width=130).print(table)
     for other in (0, 2, 4):
-        mean, low, high = rows[3].difference(rows[other])
-        print(f'{entries[3].name} less {entries[other].name}: {mean:+.2f} mIoU '
-              f'(95% interval {low:+.2f} to {high:+.2f})')
+        less = rows[3].difference(rows[other])
+        print(f'{entries[3].name} less {entries[other].name}: mIoU {less.text("+.2f")}, 95% over '
+              f'{less.unit}')
     points = [(np.median(times[:, i]), row.metrics['mIoU']) for i, row in enumerate(rows)]
     marked = {entry.name: [point] for entry, point in zip(entries[:5], points)}
     marked['adapted, not fine-tuned'] = points[5:]

@@ -31,7 +31,7 @@ from sparsevit_mm.config.data import input_shape
 from sparsevit_mm.config.reading import load_config
 from sparsevit_mm.cost.latency import LatencyMeter, LatencySetting
 from sparsevit_mm.cost.macs import backbone_macs
-from sparsevit_mm.evaluation.intervals import interval
+from sparsevit_mm.evaluation.intervals import Resampled
 from sparsevit_mm.files import replacing
 from sparsevit_mm.sparsity import SparsityConfig
 
@@ -304,11 +304,10 @@ def report(args: argparse.Namespace, found: Dict) -> None:
         for limit in limits:
             best = read(f'searched_{limit:g}')
             if best and not row.name.startswith('searched'):
-                resampled = np.mean([np.subtract(b['resampled'], a['resampled'])
-                                     for a, b in zip(after, best)], axis=0)
-                low, high = interval(resampled)
-                less = np.mean([b['metric'] for b in best]) - np.mean(points)
-                differences.append(f'{limit:g}: {less:+.3g} ({low:+.3g} to {high:+.3g})')
+                less = Resampled.mean([
+                    Resampled.from_json(b['resampled']) - Resampled.from_json(a['resampled'])
+                    for a, b in zip(after, best)])
+                differences.append(f'{limit:g}: {less.interval().text("+.3g")}')
         table.add_row(*cells, '\n'.join(differences))
     Console(width=140).print(table)
     adapted = read('adapted_dense')

@@ -20,9 +20,8 @@ from sparsevit_mm.cli import clear_errors
 from sparsevit_mm.compat import timer
 from sparsevit_mm.config.building import build_backbone
 from sparsevit_mm.config.reading import load_config, without_adaptation
-from sparsevit_mm.evaluation.bootstrap import make_resampler
 from sparsevit_mm.evaluation.evaluator import Evaluator
-from sparsevit_mm.evaluation.intervals import interval
+from sparsevit_mm.evaluation.intervals import Resampled
 from sparsevit_mm.evaluation.metrics import default_metric
 from sparsevit_mm.files import replacing
 from sparsevit_mm.models.selection.metadata import ToldBatch
@@ -30,7 +29,6 @@ from sparsevit_mm.models.selection.ranking import Selection
 
 ROOT = Path(__file__).resolve().parents[1]
 SPARSITIES = .3, .5, .7
-RESAMPLES = 300
 MIXED = 'data/mini_coco_mixed'
 BASE = 'image'  # what the others are compared with: the default
 
@@ -145,13 +143,13 @@ def evaluate(task: Task, checkpoint: Path, names: Sequence[str], work_dir: Path,
     cfg.work_dir = str(work_dir)
     evaluator = Evaluator(cfg, str(checkpoint))
     objective = default_metric(cfg)
-    resample = make_resampler(evaluator.metric, objective)
+    resample = evaluator.main.resampler(objective)
     for name, sparsity in todo:
         torch.manual_seed(seed)  # of random selection
         metrics = evaluator.evaluate(sparsity, Selection(**task.variants[name]))
         key = f'{name} at {sparsity}' if sparsity else 'dense'
         record[key] = dict(metric=metrics.get(objective, 0.),
-                           resampled=resample(RESAMPLES).round(6).tolist())
+                           resampled=resample().to_json())
         print(f'{key}: {record[key]["metric"]:.4f}', flush=True)
         save()
 
@@ -203,12 +201,15 @@ def report(task: Task, records: Dict[str, Dict]) -> None:
             if (under, name) == (BASE, BASE):
                 cells += ['', '']
                 continue
-            resampled = [np.subtract(o['resampled'], b['resampled']) for o, b in zip(own, base)]
-            low, high = interval(np.mean(resampled, axis=0))
+            over = Resampled.mean([_resampled(o) - _resampled(b) for o, b in zip(own, base)])
             less = points - bases
-            cells += [f'{less.mean():+.3f} ({low:+.3f} to {high:+.3f})',
+            cells += [f'{less.mean():+.3f} ({over.interval().ends("+.3f")})',
                       f'{less.min():+.3f} to {less.max():+.3f}']
         print(f'| {" | ".join(cells)} |')
+
+
+def _resampled(record: Dict) -> Resampled:
+    return Resampled.from_json(record['resampled'])
 
 
 def report_latency(title: str, given: Input, times: Dict[str, np.ndarray]) -> None:

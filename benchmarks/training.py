@@ -12,13 +12,11 @@ from mmengine.config import Config
 
 from sparsevit_mm.config.building import build_runner
 from sparsevit_mm.config.reading import ADAPTATION_HOOK, is_type, load_config, without_adaptation
-from sparsevit_mm.evaluation.bootstrap import make_resampler
 from sparsevit_mm.evaluation.evaluator import Evaluator
 from sparsevit_mm.evaluation.metrics import default_metric
 from sparsevit_mm.files import replacing
 from sparsevit_mm.models.selection.ranking import Selection
 
-RESAMPLES = 1000
 TOOLS = Path(__file__).resolve().parents[1] / 'tools'
 
 
@@ -59,18 +57,19 @@ def train(config: Path, checkpoint: Path, seed: int, load_from: Optional[Path] =
 
 def test(config: Path, checkpoint: Path, results: Path, cases: Mapping[str, Tuple],
          options: Optional[Mapping] = None, split: str = 'test', seed: int = 0,
-         block: int = 1) -> None:
+         block: Optional[int] = None) -> None:
     """Tests a checkpoint at several sparsities.
 
     Args:
         config: Its usual metric is the objective.
         checkpoint: Of the whole model.
-        results: JSON: name -> metric, and the metric on resamples of the images.
+        results: JSON: name -> metric, and the metric on resamples.
         cases: Name -> sparsity and settings of the Selection; None for the config's.
         options: Merged into the config.
         split: 'test' or 'val'.
         seed: Of random selection.
-        block: Consecutive images that a resample draws together: frames of a video are alike.
+        block: Consecutive frames that a resample draws together; by default as
+            :func:`~sparsevit_mm.evaluation.units.find_units` has it.
     """
     cfg = load_config(str(config), dict(options or {}))
     cfg.work_dir = str(results.with_suffix(''))
@@ -80,14 +79,14 @@ def test(config: Path, checkpoint: Path, results: Path, cases: Mapping[str, Tupl
     _one_process(cfg)
     evaluator = Evaluator(cfg, str(checkpoint))
     objective = default_metric(cfg)
-    resample = make_resampler(evaluator.metric, objective)
+    resample = evaluator.main.resampler(objective)
     record: Dict[str, Dict] = {}
     for name, (sparsity, selection) in cases.items():
         torch.manual_seed(seed)
         selection = None if selection is None else Selection(**selection)
         metrics = evaluator.evaluate(sparsity, selection)
         record[name] = dict(metric=float(metrics.get(objective, 0.)),
-                            resampled=resample(RESAMPLES, block=block).round(6).tolist())
+                            resampled=resample(block=block).to_json())
         print(f'{name}: {record[name]["metric"]:.4f}', flush=True)
     with replacing(results) as partial:
         partial.write_text(json.dumps(record))

@@ -151,14 +151,13 @@ def show(task: Task, rows: List, title: str) -> None:
         table.add_column(column)
     for row in rows:
         figures = [f'{row.metrics.get(key, 0.):.{task.digits}f}' for key in task.metrics.values()]
-        low, high = row.interval
-        figures.insert(1, f'{low:.{task.digits}f} to {high:.{task.digits}f}')
+        figures.insert(1, row.interval.ends(f'.{task.digits}f'))
         table.add_row(row.name, *figures, f'{row.latency.median:.1f} ms',
                       f'{row.latency.ratio:.2f}', f'{row.macs / 1e9:.2f}', row.config.label)
     Console(width=120).print(table)
-    mean, low, high = rows[2].difference(rows[1])
-    print(f'winner less uniform: {mean:+.{task.digits}f} {objective} '
-          f'(95% interval {low:+.{task.digits}f} to {high:+.{task.digits}f})')
+    less = rows[2].difference(rows[1])
+    print(f'winner less uniform: {objective} {less.text(f"+.{task.digits}f")}, 95% over '
+          f'{less.unit}')
 
 
 if __name__ == '__main__':

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import optuna
+from helpers import drawn
 from optuna.trial import TrialState, create_trial
 
 from sparsevit_mm.search.candidates import (DUPLICATE, EVALUATED, FAILED, OUTSIDE, SCREENED,
@@ -89,7 +90,7 @@ class FakeSearch:
             candidate.first_look = metric + self.rng.normal(0, .015)
         if self.resampled:
             own = self.rng.normal(0, .005, len(self.shift))
-            candidate.resampled = (metric + self.shift + own).tolist()
+            candidate.resampled = drawn(self.shift + own, metric).to_json()
         return candidate
 
     def search(self, evaluated: int) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 from unittest import mock
 
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
@@ -180,3 +181,9 @@ def forget_experiments(manager=ManagerMixin) -> None:
     for kind in manager.__subclasses__():
         kind._instance_dict.clear()
         forget_experiments(kind)
+
+
+def drawn(scatter, estimate=0.):
+    """A figure whose resamples scatter about it like this, of 200 images."""
+    from sparsevit_mm.evaluation.intervals import Resampled
+    return Resampled(estimate, estimate + np.asarray(scatter), np.zeros(0), '200 images', 200)

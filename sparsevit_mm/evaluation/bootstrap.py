@@ -1,24 +1,29 @@
 """How far a metric would vary over other images: its value on resamples of those it was scored on.
 
-The resamples depend on the seed and the number of images alone, so those of two models can be
-subtracted.
+The resamples depend on the seed and what is drawn alone, so those of two models can be subtracted.
 """
 from functools import partial
-from typing import Callable, Optional
+from typing import Callable, Optional, Sequence
 
 import numpy as np
 
 from .capture import AreaRecord, EvaluationRecord
 from .coco_resampler import read_matches
+from .intervals import Resampled
 from .nuscenes_resampler import read_frames
+from .units import find_units, frames_of_files
+
+RESAMPLES = 1000
+GROUPS = 50  # of the jackknife; their number moves the acceleration by less than .01
 
 
 class Resampler:
     """An objective on bootstrap resamples of the images of the last evaluation.
 
     Args:
-        matches: () -> what is known of each image, with `num_images`; None where nothing was
-            detected.
+        matches: () -> what is known of each image, with `num_images`, `frames` (see
+            :mod:`.units`, None where they are unknown) and `sequence`, what these are called; None
+            where nothing was detected.
         figure: Of that and (num_images,) int weights, how often each image was drawn -> the
             objective.
     """
@@ -26,21 +31,38 @@ class Resampler:
     def __init__(self, matches: Callable, figure: Callable):
         self._matches, self._figure = matches, figure
 
-    def __call__(self, resamples: int, seed: int = 0, block: int = 1) -> np.ndarray:
-        """(resamples,) float64; zeros where nothing was detected. Draws blocks of so many
-        consecutive images, the last perhaps of fewer: frames of a video resemble each other."""
+    def __call__(self, resamples: int = RESAMPLES, seed: int = 0,
+                 block: Optional[int] = None) -> Resampled:
+        """Draws scenes, blocks of frames or images.
+
+        Args:
+            resamples: How many; intervals want 1000.
+            seed: Of the draws.
+            block: See :func:`~.units.find_units`.
+
+        Returns:
+            The objective, 0 where nothing was detected.
+        """
         matches = self._matches()
         if matches is None:
-            return np.zeros(resamples)
-        rng, block_of = np.random.default_rng(seed), np.arange(matches.num_images) // block
-        number = block_of[-1] + 1
-        return np.array([
-            self._figure(matches, np.bincount(rng.integers(number, size=number),
-                                              minlength=number)[block_of])
+            return Resampled.constant(0., resamples)
+        units = find_units(matches.num_images, matches.frames, block, matches.sequence)
+        rng, number = np.random.default_rng(seed), units.number
+
+        def figure(of_unit: np.ndarray) -> float:
+            return self._figure(matches, of_unit[units.of_image])
+
+        bootstrap = np.array([
+            figure(np.bincount(rng.integers(number, size=number), minlength=number))
             for _ in range(resamples)])
+        group = np.arange(number) % GROUPS
+        jackknife = np.array([figure((group != g).astype(int))
+                              for g in range(min(number, GROUPS))]) if number > 1 else np.zeros(0)
+        return Resampled(figure(np.ones(number, int)), bootstrap, jackknife, units.text, number)
 
 
-def make_resampler(metric, objective: str) -> Optional[Resampler]:
+def make_resampler(metric, objective: str,
+                   paths: Optional[Callable[[], Sequence[str]]] = None) -> Optional[Resampler]:
     """What gives resamples of exactly the objective after each evaluation; None if there is no
     such thing for this metric and objective.
 
@@ -51,39 +73,45 @@ def make_resampler(metric, objective: str) -> Optional[Resampler]:
         metric: The metric of a runner's evaluator; it is watched from now on. Where several
             processes evaluate, that of the main process alone has the images.
         objective: Key of a figure that the evaluator gives, like 'coco/bbox_mAP'.
+        paths: () -> files of the images in the order of evaluation, whose names tell sequences:
+            :attr:`~.evaluator.Evaluation.image_paths`. IoUMetric alone does not know them itself;
+            without them each of its images is drawn by itself.
     """
     name, prefix = type(metric).__name__, metric.prefix
     for (kind, key), make in _OBJECTIVES.items():
         if (kind, f'{prefix}/{key}' if prefix else key) == (name, objective):
-            return make(metric)
+            return make(metric, paths)
     return None
 
 
-def _average_precision(kind: str, metric) -> Resampler:
+def _average_precision(kind: str, metric, _) -> Resampler:
     from pycocotools.cocoeval import COCOeval
     record = EvaluationRecord(metric, COCOeval, 'accumulate', partial(read_matches, kind=kind))
     return Resampler(lambda: record.kept, lambda matches, weights:
                      matches.average_precision(weights))
 
 
-def _nuscenes(figure: str, metric) -> Resampler:
+def _nuscenes(figure: str, metric, _) -> Resampler:
     from nuscenes.eval.detection.evaluate import DetectionEval
     record = EvaluationRecord(metric, DetectionEval, 'evaluate', read_frames)
     return Resampler(lambda: record.kept, lambda matches, weights:
                      getattr(matches.metrics(weights), figure))
 
 
-def _mean_iou(metric) -> Resampler:
+def _mean_iou(metric, paths) -> Resampler:
     record = AreaRecord(metric)
-    return Resampler(lambda: _Areas(record.areas[:2], metric.nan_to_num), _Areas.mean_iou)
+    return Resampler(lambda: _Areas(record.areas[:2], metric.nan_to_num, paths), _Areas.mean_iou)
 
 
 class _Areas:
     """Intersection and union, (2, images, classes); the IoU of a class that has neither, None to
-    leave it out."""
+    leave it out; files of the images."""
+    sequence = 'sequence'
 
-    def __init__(self, areas: np.ndarray, missing: Optional[float]):
+    def __init__(self, areas: np.ndarray, missing: Optional[float], paths: Optional[Callable]):
         self.areas, self.missing, self.num_images = areas, missing, areas.shape[1]
+        names = paths() if paths else ()
+        self.frames = frames_of_files(names) if len(names) == self.num_images else None
 
     def mean_iou(self, weights: np.ndarray) -> float:
         intersection, union = weights @ self.areas

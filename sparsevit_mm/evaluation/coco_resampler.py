@@ -4,9 +4,11 @@ COCOeval matches detections to objects image by image, so what it found holds in
 images. Precision rises at true positives alone, so these and the number of detections before each
 are all that a curve needs.
 """
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Sequence
 
 import numpy as np
+
+from .units import Frame, frames_of_coco
 
 MAX_DETECTIONS = 100  # of an image and class, as in COCO's own AP
 
@@ -20,7 +22,8 @@ def read_matches(evaluation, kind: str) -> Optional['CocoMatches']:
     num_images, of_class = len(params.imgIds), len(params.areaRng) * len(params.imgIds)
     per_class = [evaluation.evalImgs[start:start + num_images]  # the first area range is 'all'
                  for start in range(0, len(evaluation.evalImgs), of_class)]
-    return CocoMatches(per_class, len(params.iouThrs), params.recThrs)
+    images = [evaluation.cocoGt.imgs[i] for i in params.imgIds]
+    return CocoMatches(per_class, len(params.iouThrs), params.recThrs, frames_of_coco(images))
 
 
 class CocoMatches:
@@ -31,13 +34,16 @@ class CocoMatches:
             objects nor detections of the class.
         num_thresholds: Of IoU.
         recalls: (R,) float64, ascending; where precision is read.
+        frames: What each image is a frame of; None where that is not known.
 
     Attributes:
         num_images: Images, in COCOeval's order.
     """
+    sequence = 'sequence'
 
     def __init__(self, per_class: List[List[Optional[Dict]]], num_thresholds: int,
-                 recalls: np.ndarray):
+                 recalls: np.ndarray, frames: Optional[Sequence[Frame]] = None):
+        self.frames = frames
         self.num_images, self._recalls = len(per_class[0]), recalls
         self._shape = len(per_class), num_thresholds, len(recalls)
         self._objects = np.array([[0 if r is None else np.count_nonzero(r['gtIgnore'] == 0)

@@ -1,18 +1,17 @@
 """Configurations side by side on a split the search never saw: metric, latency, MACs, interval."""
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, List, Sequence
 
-import numpy as np
 from mmengine.config import Config
 
 from ..config.reading import without_adaptation
 from ..cost.latency import Latency, LatencyMeter
 from ..cost.macs import backbone_macs
 from ..sparsity import SparsityConfig
-from .bootstrap import make_resampler
+from .bootstrap import RESAMPLES
 from .evaluator import Evaluator
-from .intervals import difference, interval
+from .intervals import Interval, Resampled
 from .metrics import default_metric
 
 
@@ -26,29 +25,28 @@ class Compared:
         metrics: All that the evaluator gave.
         latency: Interleaved with the others.
         macs: Of the backbone.
-        resampled: The objective on each bootstrap resample of the images: box AP or NDS in
-            [0, 1], or mIoU in [0, 100].
+        resampled: The objective, on all images and on resamples of them: box AP or NDS in [0, 1],
+            or mIoU in [0, 100].
     """
     name: str
     config: SparsityConfig
     metrics: Dict[str, float]
     latency: Latency
     macs: int
-    resampled: np.ndarray
+    resampled: Resampled
 
     @property
-    def interval(self) -> Tuple[float, float]:
-        """95% bootstrap interval of the objective over images."""
-        return interval(self.resampled)
+    def interval(self) -> Interval:
+        """The objective with its 95% interval."""
+        return self.resampled.interval()
 
-    def difference(self, other: 'Compared') -> Tuple[float, float, float]:
-        """Mean and 95% interval of this objective less another's, over the same resampled
-        images."""
-        return difference(self.resampled, other.resampled)
+    def difference(self, other: 'Compared') -> Interval:
+        """This objective less another's, on the same resamples."""
+        return (self.resampled - other.resampled).interval()
 
 
 def compare_on_test(cfg: Config, checkpoint: str, configs: Dict[str, SparsityConfig],
-                    meter: LatencyMeter, resamples: int = 300) -> List[Compared]:
+                    meter: LatencyMeter, resamples: int = RESAMPLES) -> List[Compared]:
     """Tests one checkpoint at several configurations with the config's test split.
 
     Args:
@@ -56,7 +54,7 @@ def compare_on_test(cfg: Config, checkpoint: str, configs: Dict[str, SparsityCon
         checkpoint: Checkpoint file of the whole model.
         configs: By name.
         meter: Measures the latencies, all of them in turn.
-        resamples: Of the bootstrap over images.
+        resamples: Of the bootstrap.
 
     Raises:
         ValueError: Nothing gives resamples of it, see
@@ -67,7 +65,7 @@ def compare_on_test(cfg: Config, checkpoint: str, configs: Dict[str, SparsityCon
     cfg.val_dataloader, cfg.val_evaluator = cfg.test_dataloader, cfg.test_evaluator
     evaluator = Evaluator(cfg, checkpoint)
     metric, objective = evaluator.metric, default_metric(cfg)
-    resample = make_resampler(metric, objective)
+    resample = evaluator.main.resampler(objective)
     if resample is None:
         raise ValueError(f'{type(metric).__name__} has no resamples of {objective}')
     setting, compared = meter.setting, []

@@ -24,6 +24,7 @@ from ..models.knobs import KnobSetter
 from ..models.selection.ranking import Selection
 from ..operating_point import operating_point
 from ..sparsity import Sparsity, SparsityConfig
+from .bootstrap import Resampler, make_resampler
 from .in_step import InStep
 from .metric_keys import check_key
 from .nuscenes_eval import accept_any_predictions
@@ -226,6 +227,20 @@ class Evaluation:
     def loop(self) -> BaseLoop:
         """mmengine's val loop, built when it is first asked for."""
         return self._build_loop()
+
+    @cached_property
+    def image_paths(self) -> List[str]:
+        """Files of the images in the order of evaluation; empty if the data set names none."""
+        dataset = self.loop.dataloader.dataset
+        if not hasattr(dataset, 'get_data_info'):
+            return []
+        infos = (dataset.get_data_info(i) for i in range(len(dataset)))
+        return [info['img_path'] for info in infos if isinstance(info.get('img_path'), str)]
+
+    def resampler(self, objective: str) -> Optional[Resampler]:
+        """What gives resamples of the objective after each evaluation, see
+        :func:`~.bootstrap.make_resampler`."""
+        return make_resampler(self.metric, objective, lambda: self.image_paths)
 
     def batches(self, batch_size: int) -> List[Any]:
         """Some of the data, for :class:`~..cost.whole_model.ModelMeter`."""

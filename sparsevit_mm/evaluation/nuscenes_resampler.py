@@ -4,9 +4,11 @@ The devkit matches predictions to objects frame by frame, so what a frame's matc
 any list of frames; only the figures over all frames are made anew.
 """
 from collections import defaultdict
-from typing import Dict, List, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
+
+from .units import Frame
 
 # Errors that DetectionEval.evaluate leaves out, by class.
 _UNDEFINED = {'traffic_cone': ('attr_err', 'vel_err', 'orient_err'),
@@ -15,7 +17,10 @@ _UNDEFINED = {'traffic_cone': ('attr_err', 'vel_err', 'orient_err'),
 
 def read_frames(evaluation) -> 'FrameMatches':
     """The matches of the devkit's DetectionEval."""
-    return FrameMatches(evaluation.gt_boxes, evaluation.pred_boxes, evaluation.cfg)
+    samples = [evaluation.nusc.get('sample', token)
+               for token in evaluation.pred_boxes.sample_tokens]
+    frames = [Frame(sample['scene_token'], sample['timestamp']) for sample in samples]
+    return FrameMatches(evaluation.gt_boxes, evaluation.pred_boxes, evaluation.cfg, frames)
 
 
 class FrameMatches:
@@ -24,13 +29,15 @@ class FrameMatches:
     Args:
         truth, found: The devkit's EvalBoxes, filtered.
         cfg: The devkit's DetectionConfig.
+        frames: Scene and time of each, in the order of `found`; None where they are not known.
 
     Attributes:
         num_images: Frames, in the order of `found`.
     """
+    sequence = 'scene'
 
-    def __init__(self, truth, found, cfg):
-        tokens = found.sample_tokens
+    def __init__(self, truth, found, cfg, frames: Optional[Sequence[Frame]] = None):
+        tokens, self.frames = found.sample_tokens, frames
         self.cfg, self.num_images = cfg, len(tokens)
         truth, found = ([_by_class(boxes[token]) for token in tokens] for boxes in (truth, found))
         self._classes = {name: _ClassMatches([boxes[name] for boxes in truth],

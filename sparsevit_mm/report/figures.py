@@ -221,7 +221,9 @@ def _with_interval(axes: Axes, candidate: Candidate, latency: float, label: str,
                    color: str, size: float) -> None:
     _dots(axes, [(latency, candidate.metric)], label, marker, color, PAPER, size)
     if candidate.resampled is not None:
-        axes.vlines(latency, *interval(candidate.resampled), color=color, linewidth=1.2, zorder=2)
+        around = interval(candidate.resampled)
+        if around.known:
+            axes.vlines(latency, around.low, around.high, color=color, linewidth=1.2, zorder=2)
 
 
 def _cut_off(axes: Axes, summary: Summary) -> None:

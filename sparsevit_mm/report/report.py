@@ -202,4 +202,4 @@ def _setting(record: SearchRecord) -> str:
 def _interval(candidate: Candidate) -> Optional[str]:
     if candidate.resampled is None:
         return None
-    return '{:.4f} to {:.4f}'.format(*interval(candidate.resampled))
+    return interval(candidate.resampled).ends('.4f')

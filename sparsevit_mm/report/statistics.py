@@ -78,14 +78,12 @@ def progress(candidates: Sequence[Candidate], pareto: bool) -> List[float]:
 
 
 def less_dense(summary: Summary, finalist: Finalist) -> str:
-    """The finalist's metric less the dense model's, with the 95% interval over images where the
-    evaluator can be resampled; by the best evidence there is."""
-    change = f'{summary.metric_of(finalist) - summary.dense_metric:+.4f}'
+    """The finalist's metric less the dense model's, with the 95% interval where the evaluator can
+    be resampled; by the best evidence there is."""
     one, other = summary.resampled_of(finalist), summary.dense_resampled
     if one is None or other is None:
-        return change
-    _, low, high = difference(one, other)
-    return f'{change} ({low:+.4f} to {high:+.4f})'
+        return f'{summary.metric_of(finalist) - summary.dense_metric:+.4f}'
+    return difference(one, other).text('+.4f')
 
 
 def backbone_alone(finalist: Finalist) -> List[str]:

@@ -34,7 +34,7 @@ class Candidate:
         metric: The objective; None unless evaluated.
         metrics: All that the evaluator gave.
         first_look: The objective on the few images of the first look, if there was one.
-        resampled: The objective on bootstrap resamples of the images it was evaluated on, the same
+        resampled: JSON of the :class:`~..evaluation.intervals.Resampled` objective, the same
             resamples for every candidate; None where the evaluator has no resampler.
         seconds: What judging it took, evaluation and latency.
         dense: Milliseconds of the dense model that was measured beside it; None where the latency
@@ -50,7 +50,7 @@ class Candidate:
     metric: Optional[float] = None
     metrics: Optional[Dict[str, float]] = None
     first_look: Optional[float] = None
-    resampled: Optional[List[float]] = None
+    resampled: Optional[Dict] = None
     seconds: Optional[float] = None
     dense: Optional[float] = None
     sampled: bool = False
@@ -163,7 +163,6 @@ def within_noise(candidates: Sequence[Candidate], best: Candidate) -> List[Candi
     alike = []
     for candidate in candidates:
         if candidate.resampled is not None:
-            _, low, high = difference(best.resampled, candidate.resampled)
-            if low <= 0 <= high:
+            if difference(best.resampled, candidate.resampled).includes(0):
                 alike.append(candidate)
     return alike

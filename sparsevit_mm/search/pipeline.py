@@ -5,7 +5,6 @@ from itertools import islice, product
 from pathlib import Path
 from typing import Callable, List, Optional, Sequence, Tuple
 
-import numpy as np
 from mmengine.config import Config
 from mmengine.logging import print_log
 
@@ -13,7 +12,6 @@ from ..cost.latency import Latency, LatencyMeter, Meter
 from ..cost.macs import backbone_macs
 from ..cost.table import LatencyTable
 from ..cost.whole_model import ModelMeter
-from ..evaluation.bootstrap import make_resampler
 from ..evaluation.metrics import Metrics, check_metric, default_metric
 from ..models.checkpoints import fingerprint
 from ..models.selection.ranking import Selection
@@ -36,7 +34,6 @@ from .study import SparsitySearch
 
 Waiting = Callable[[str, str, float], None]
 
-RESAMPLES = 100  # of the bootstrap, for every candidate
 REACH = 32  # combinations of knobs that are tried for the fastest
 CAREFUL = 3  # times the rounds, where the best are measured again
 
@@ -140,11 +137,11 @@ class SearchPipeline:
         return limits
 
     def _problem(self, limits: Limits) -> Problem:
-        resampler = make_resampler(self.evaluations.evaluator.metric, self.metric)
+        resampler = self.evaluations.evaluator.main.resampler(self.metric)
         return Problem(
             self.space, self._evaluate, self.latency, self.macs, self.metric, limits,
             self.request.pareto, self.evaluations.look,
-            resample=resampler and (lambda: resampler(RESAMPLES, self.request.seed)),
+            resample=resampler and (lambda: resampler(seed=self.request.seed)),
             dense=lambda: self._dense_beside,
             **dict(canonical=self.table.canonical) if self.table else {})
 
@@ -289,10 +286,9 @@ class SearchPipeline:
 
     def _full(self, config: SparsityConfig, scope: Optional[str]) -> Full:
         evaluation = self.evaluations.full or self.evaluations.evaluator.main
-        resampler = make_resampler(evaluation.metric, self.metric)  # of what it evaluates next
+        resampler = evaluation.resampler(self.metric)  # of what it evaluates next
         metrics = evaluation(config, self._selection(scope))
-        resampled = resampler and resampler(RESAMPLES, self.request.seed)
-        return Full(metrics, None if resampled is None else np.round(resampled, 6).tolist())
+        return Full(metrics, resampler and resampler(seed=self.request.seed).to_json())
 
     def _of_backbone(self, config: SparsityConfig, scope: Optional[str]) -> Tuple[float, float]:
         """Milliseconds of a backbone alone, and of the dense one."""

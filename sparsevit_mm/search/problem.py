@@ -4,8 +4,7 @@ import time
 from dataclasses import dataclass
 from typing import Callable, Optional
 
-import numpy as np
-
+from ..evaluation.intervals import Resampled
 from ..evaluation.metrics import Metrics, objective
 from ..sparsity import SparsityConfig, SparsitySpace
 from .candidates import EVALUATED, FAILED, OUTSIDE, SCREENED, Candidate
@@ -38,7 +37,7 @@ class Problem:
     limits: Limits
     pareto: bool = False
     look: Optional[Callable[[SparsityConfig], Metrics]] = None
-    resample: Optional[Callable[[], np.ndarray]] = None
+    resample: Optional[Callable[[], Resampled]] = None
     canonical: Callable[[SparsityConfig], SparsityConfig] = lambda config: config
     dense: Callable[[], Optional[float]] = lambda: None
 
@@ -78,4 +77,4 @@ class Problem:
             return
         candidate.state, candidate.metric = EVALUATED, value
         if self.resample is not None:
-            candidate.resampled = np.round(self.resample(), 6).tolist()
+            candidate.resampled = self.resample().to_json()

@@ -176,7 +176,7 @@ class Full:
         resampled: The objective on bootstrap resamples; None where the evaluator has no resampler.
     """
     metrics: Optional[Metrics] = None
-    resampled: Optional[List[float]] = None
+    resampled: Optional[Dict] = None
 
     def to_json(self) -> Dict:
         return dict(metrics=finite(self.metrics), resampled=self.resampled)

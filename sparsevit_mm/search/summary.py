@@ -46,7 +46,7 @@ class Finalist:
     candidate: Candidate
     measured: float
     full: Optional[Metrics] = None
-    resampled: Optional[List[float]] = None
+    resampled: Optional[Dict] = None
     point: Optional[float] = None
     scope: Optional[str] = None
     name: str = ''
@@ -85,7 +85,7 @@ class Summary:
     finalists: List[Finalist] = field(default_factory=list)
     references: List[Reference] = field(default_factory=list)
     dense_full: Optional[Metrics] = None
-    dense_full_resampled: Optional[List[float]] = None
+    dense_full_resampled: Optional[Dict] = None
     dense_again: Optional[float] = None
     judged: List[Finalist] = field(default_factory=list)
     importance: Optional[str] = None
@@ -98,7 +98,7 @@ class Summary:
             return finalist.candidate.metric
         return objective(finalist.full, self.metric)
 
-    def resampled_of(self, finalist: Finalist) -> Optional[List[float]]:
+    def resampled_of(self, finalist: Finalist) -> Optional[Dict]:
         """Its objective on resamples."""
         return finalist.candidate.resampled if finalist.full is None else finalist.resampled
 
@@ -109,7 +109,7 @@ class Summary:
                                                                            self.metric)
 
     @property
-    def dense_resampled(self) -> Optional[List[float]]:
+    def dense_resampled(self) -> Optional[Dict]:
         """Objective of the dense model on resamples."""
         return self.dense.resampled if self.dense_full is None else self.dense_full_resampled
 

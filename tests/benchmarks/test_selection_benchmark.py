@@ -3,7 +3,7 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import ROOT
+from helpers import ROOT, drawn
 
 sys.path.insert(0, str(ROOT / 'benchmarks'))
 import selection as benchmark  # noqa: E402
@@ -41,7 +41,7 @@ def test_the_table_holds_means_over_seeds_and_paired_differences(capsys):
         noise = rng.normal(size=50)  # of the images: it drops out of the differences
         records[seed] = {under: {f'{name} at {s}': dict(
             metric=.5 + gain * (name == 'group'),
-            resampled=(.5 + gain * (name == 'group') + noise).tolist())
+            resampled=drawn(noise, .5 + gain * (name == 'group')).to_json())
             for name in task.variants for s in benchmark.SPARSITIES}
             for under in ('image', 'group')}
         records[seed]['image']['dense'] = dict(metric=.8)

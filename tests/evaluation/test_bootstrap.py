@@ -198,20 +198,25 @@ def test_coco_metric_is_resampled_from_its_own_matches(tmp_path, monkeypatch):
     monkeypatch.setattr(COCOeval, 'evaluate', lambda self: (runs.append(self), evaluate(self)))
     assert compute(metric, api, found) == pytest.approx(plain, nan_ok=True)
     assert len(runs) == 3 and COCOeval.accumulate is accumulate
-    assert not np.allclose(box(20), mask(20))
+    assert not np.allclose(box(20).bootstrap, mask(20).bootstrap)
     for resample, kind, run in ((box, 'bbox', runs[0]), (mask, 'segm', runs[1])):
-        values = resample(30, seed=1)
+        values = resample(30, seed=1).bootstrap
         drawn = np.random.default_rng(1).integers(IMAGES, size=(30, IMAGES))
         np.testing.assert_allclose(values, [pycocotools_ap(run, d) for d in drawn], atol=1e-12)
         with monkeypatch.context() as patched:
             patched.setattr(bootstrap, 'np', InOrder())
-            np.testing.assert_allclose(resample(2), plain[f'{kind}_mAP'], atol=5.1e-4)
+            np.testing.assert_allclose(resample(2).bootstrap, plain[f'{kind}_mAP'], atol=5.1e-4)
     assert len(runs) == 3  # nothing is matched again
     # Nothing detected: nothing of the last evaluation is left.
     compute(metric, api, [])
-    np.testing.assert_array_equal(box(3), np.zeros(3))
+    nothing = box(3)
+    np.testing.assert_array_equal(nothing.bootstrap, np.zeros(3))
+    assert nothing.estimate == 0
     compute(metric, api, found)
-    assert box(3).all()
+    assert box(3).bootstrap.all()
+    less = box(3) - nothing  # beside it, as many groups are left out
+    np.testing.assert_array_equal(less.jackknife, box(3).jackknife)
+    assert less.estimate == box(3).estimate and less.unit == f'{IMAGES} images'
 
 
 def test_accumulate_is_itself_again_after_an_error(tmp_path):
@@ -244,7 +249,7 @@ def test_equal_images_give_their_own_figure_in_every_resample(missing, expected)
     resample = make_resampler(metric, 'mIoU')
     assert metric.compute_metrics([areas([2., 0., 3.], [4., 0., 3.])] * 5) == dict(mIoU=1.)
     assert metric.seen == 5
-    np.testing.assert_allclose(resample(20), expected)
+    np.testing.assert_allclose(resample(20).bootstrap, expected)
 
 
 def test_resamples_depend_on_seed_and_images_alone():
@@ -254,10 +259,10 @@ def test_resamples_depend_on_seed_and_images_alone():
     worse = rng.random((30, 2))
     for metric, gain in zip(metrics, (0., .5)):
         metric.compute_metrics([areas((10 * w + gain).tolist(), [20., 20.]) for w in worse])
-    one, other = (r(200, seed=3) for r in resamplers)
+    one, other = (r(200, seed=3).bootstrap for r in resamplers)
     np.testing.assert_allclose(other - one, 2.5)  # the same images in each, so the gain is bare
     assert one.std() > .5
-    assert not np.allclose(one, resamplers[0](200, seed=4))
+    assert not np.allclose(one, resamplers[0](200, seed=4).bootstrap)
 
 
 @pytest.mark.parametrize('count', [5, 40])
@@ -266,7 +271,7 @@ def test_resamples_scatter_about_the_figure_of_all_images(count):
     resample = make_resampler(metric, 'mIoU')
     scores = np.random.default_rng(1).random(count)
     metric.compute_metrics([areas([float(s)], [1.]) for s in scores])
-    values = resample(400)
+    values = resample(400).bootstrap
     assert values.mean() == pytest.approx(100 * scores.mean(), abs=3)
     assert values.std() == pytest.approx(100 * scores.std() / count**.5, rel=.2)
 
@@ -292,10 +297,11 @@ def test_coco_s_other_figures_have_no_resamples(objective):
 @pytest.mark.parametrize('number, block', [(12, 1), (12, 5), (3, 5)])
 def test_blocks_of_consecutive_images_are_drawn_together(number, block):
     drawn = []
-    matches = SimpleNamespace(num_images=number)
+    matches = SimpleNamespace(num_images=number, frames=None, sequence='sequence')
     resampler = bootstrap.Resampler(lambda: matches,
                                     lambda matches, weights: drawn.append(weights) or 0.)
     resampler(50, block=block)
+    drawn = drawn[:50]  # the others are the jackknife and the whole
     starts = range(0, number, block)
     for weights in drawn:
         assert len(weights) == number

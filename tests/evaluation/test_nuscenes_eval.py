@@ -64,10 +64,10 @@ def test_no_box_at_all_gives_no_metrics_and_a_bootstrap_of_zeros(cfg, metric, pr
         evaluate(cfg, predict, build(cfg))
     resample = make_resampler(metric, default_metric(cfg))
     assert evaluate(cfg, predict, metric)[1] == {}
-    np.testing.assert_array_equal(resample(3), np.zeros(3))
+    np.testing.assert_array_equal(resample(3).bootstrap, np.zeros(3))
     usual = evaluate(cfg, metric=metric)[1]  # nothing is left behind for the next candidate
     assert usual == pytest.approx(evaluate(cfg)[1], abs=0, nan_ok=True)
-    assert usual[default_metric(cfg)] > .1 and resample(3).all()
+    assert usual[default_metric(cfg)] > .1 and resample(3).bootstrap.all()
 
 
 def test_frames_without_a_box_among_others_are_scored_as_ever(cfg, metric):

@@ -133,14 +133,15 @@ def test_a_resample_of_each_frame_once_is_the_metric_s_figure(cfg, monkeypatch):
     pytest.importorskip('mmdet3d')
     metric, resample = build(cfg)
     _, metrics = evaluate(cfg, metric=metric)
-    values = resample(20, seed=3)
+    values = resample(20, seed=3).bootstrap
     assert values.std() > .001 and values.mean() == pytest.approx(
         metrics[default_metric(cfg)], abs=.1)
-    np.testing.assert_array_equal(values, resample(20, seed=3))
-    assert not np.allclose(values, resample(20, seed=4))
+    np.testing.assert_array_equal(values, resample(20, seed=3).bootstrap)
+    assert not np.allclose(values, resample(20, seed=4).bootstrap)
     of_map = make_resampler(metric, default_metric(cfg).replace('NDS', 'mAP'))
     monkeypatch.setattr(bootstrap, 'np', InOrder())
     _, metrics = evaluate(cfg, metric=metric)
     for resampler, key in ((resample, 'NDS'), (of_map, 'mAP')):
         np.testing.assert_allclose(
-            resampler(2), metrics[default_metric(cfg).replace('NDS', key)], rtol=0, atol=1e-9)
+            resampler(2).bootstrap, metrics[default_metric(cfg).replace('NDS', key)], rtol=0,
+            atol=1e-9)

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from helpers import drawn
 
 from sparsevit_mm.evaluation.scores.choice import Judged, choose, say
 
@@ -8,7 +9,7 @@ IMAGES = RNG.normal(0, 3, 200)  # what is hard or easy about a resample
 
 
 def judged(noise=.2, **values):
-    return [Judged(name, value, value + IMAGES + RNG.normal(0, noise, 200))
+    return [Judged(name, value, drawn(IMAGES + RNG.normal(0, noise, 200), value))
             for name, value in values.items()]
 
 

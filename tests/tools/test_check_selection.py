@@ -33,7 +33,8 @@ def check_laws(report, outcome, sparsities=2):
     assert [row['name'] for row in comparison['rows']] == ['dense', *SCORES]
     for row in comparison['rows']:
         assert len(row['values']) == len(row['intervals']) == sparsities
-        assert all(low <= high for low, high in row['intervals'])
+        assert {i['unit'] for i in row['intervals']} == {f'{comparison["num_images"]} images'}
+        assert [i['estimate'] for i in row['intervals']] == pytest.approx(row['values'], abs=6e-3)
         assert row['name'] in outcome.output
     assert [(row['stage'], row['score']) for row in stages] == [
         (stage, score) for stage in range(4) for score in SCORES]

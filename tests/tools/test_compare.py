@@ -40,17 +40,17 @@ def test_a_resample_of_each_image_once_is_the_evaluator_s_figure(
     monkeypatch.setattr(bootstrap, 'np', InOrder())
     dense, sparse = compared(request.getfixturevalue(fixture), tmp_path)
     for row in (dense, sparse):
-        assert np.ptp(row.resampled) == 0
-        assert row.resampled[0] == pytest.approx(row.metrics[metric], abs=rounding)
-        assert row.interval == pytest.approx((row.resampled[0], ) * 2)
+        assert np.ptp(row.resampled.bootstrap) == 0
+        assert row.resampled.estimate == row.resampled.bootstrap[0]
+        assert row.resampled.estimate == pytest.approx(row.metrics[metric], abs=rounding)
     assert dense.metrics != sparse.metrics and dense.macs > sparse.macs
-    assert dense.difference(sparse)[0] == pytest.approx(dense.resampled[0] - sparse.resampled[0])
+    assert dense.difference(sparse).estimate == (
+        dense.resampled.estimate - sparse.resampled.estimate)
 
 
 def test_resamples_differ_and_are_of_the_same_images(tiny_seg, tmp_path):
     dense, sparse = compared(tiny_seg, tmp_path)
-    assert dense.resampled.std() > 0
-    mean, low, high = dense.difference(sparse)
-    assert low < mean < high
-    low, high = dense.interval
-    assert low < dense.resampled.mean() < high
+    assert dense.resampled.bootstrap.std() > 0
+    # Of eight images there is no interval.
+    for interval in (dense.interval, dense.difference(sparse)):
+        assert not interval.known and interval.unit == '8 images'

@@ -103,7 +103,7 @@ def test_finalists_are_evaluated_on_all_of_val(front, tiny):
 
 def test_finalists_are_resampled_on_all_of_val(front):
     for finalist in summary_of(front[0]).finalists:
-        low, high = np.percentile(finalist.resampled, (1, 99))
+        low, high = np.percentile(finalist.resampled['bootstrap'], (1, 99))
         assert low <= finalist.full['coco/bbox_mAP'] <= high and high > low
 
 
@@ -119,7 +119,7 @@ def test_references_are_uniform_stages_and_smaller_images(front):
 def test_candidates_were_looked_at_first_and_resampled(front):
     summary = summary_of(front[0])
     assert all(c.first_look is not None for c in summary.evaluated)
-    assert all(len(c.resampled) == 100 for c in (*summary.evaluated, summary.dense))
+    assert all(len(c.resampled['bootstrap']) == 1000 for c in (*summary.evaluated, summary.dense))
     assert len(rows_of(front[0])) == len(summary.candidates)
 
 

@@ -1,23 +1,20 @@
 """Which of several scores to use, of figures that differ by chance too."""
-from typing import NamedTuple, Optional, Sequence, Tuple
+from typing import NamedTuple, Optional, Sequence
 
-import numpy as np
-
-from ..intervals import difference
+from ..intervals import Interval, Resampled, difference
 
 RANDOM = 'random'
-Difference = Tuple[float, float, float]  # mean and 95% interval
 
 
 class Judged(NamedTuple):
     """Attributes:
         name: Of the score.
         value: Mean of the metric over the sparsities.
-        resampled: (R,), likewise on resamples of the images, the same for all scores.
+        resampled: Likewise on resamples of the images, the same for all scores.
     """
     name: str
     value: float
-    resampled: np.ndarray
+    resampled: Resampled
 
 
 class Choice(NamedTuple):
@@ -33,9 +30,9 @@ class Choice(NamedTuple):
     best: str
     own: str
     adapted_to: Optional[str]
-    over_random: Difference
-    over_own: Difference
-    over_choice: Difference
+    over_random: Interval
+    over_own: Interval
+    over_choice: Interval
 
 
 def choose(judged: Sequence[Judged], own: str, adapted_to: Optional[str]) -> Choice:
@@ -53,16 +50,16 @@ def choose(judged: Sequence[Judged], own: str, adapted_to: Optional[str]) -> Cho
                     key=lambda score: score.name not in favoured)  # of equals one of these
     best = max(others, key=lambda score: score.value)
 
-    def above(name: str) -> Difference:
+    def above(name: str) -> Interval:
         return difference(best.resampled, by_name[name].resampled)
 
     name = next((name for name in favoured if not beats(above(name))), best.name)
     return Choice(name, best.name, own, adapted_to, above(RANDOM), above(own), above(name))
 
 
-def beats(over: Difference) -> bool:
+def beats(over: Interval) -> bool:
     """Whether a difference is above 0 by more than chance."""
-    return over[1] > 0
+    return over.above_zero
 
 
 def say(choice: Choice, labels: Sequence[str], figure: str, num_images: int) -> str:
@@ -97,11 +94,10 @@ def say(choice: Choice, labels: Sequence[str], figure: str, num_images: int) -> 
             f'{_shown(over)} above {than}{doubt}{end}')
 
 
-def _shown(over: Difference) -> str:
+def _shown(over: Interval) -> str:
     """'1.2 (0.4 to 2.0)', with a digit or two more of figures below 1."""
-    digits = 1 if max(map(abs, over)) >= 1 else 2 if max(map(abs, over)) >= .2 else 3
-    mean, low, high = (f'{value:.{digits}f}' for value in over)
-    return f'{mean} ({low} to {high})'
+    largest = max(abs(value) for value in (over.estimate, over.low or 0., over.high or 0.))
+    return over.text('.1f' if largest >= 1 else '.2f' if largest >= .2 else '.3f')
 
 
 def _capital(text: str) -> str:

@@ -14,9 +14,9 @@ from ...models.checkpoints import read_checkpoint
 from ...models.selection.head import check_heads
 from ...models.selection.importance import LEARNED
 from ...sparsity import SparsityConfig
-from ..bootstrap import make_resampler
+from ..bootstrap import RESAMPLES
 from ..evaluator import Evaluation, Evaluator
-from ..intervals import difference, interval
+from ..intervals import Interval, Resampled, difference
 from ..metrics import Metrics, check_metric
 from ..subset import restrict_to_subset
 from .choice import RANDOM, Judged, choose, say
@@ -24,7 +24,6 @@ from .choice import RANDOM, Judged, choose, say
 SPARSITIES = .5, .7
 SAMPLES = 100  # images, where there are as many
 DRAWS = 3  # of the random score, averaged
-RESAMPLES = 200  # of the bootstrap over images
 
 SharesOf = Callable[[Callable[[], Metrics]], Tuple[Metrics, Optional[float]]]
 
@@ -36,15 +35,15 @@ class ScoreRow:
     Attributes:
         name: Of the score, or 'dense', whose figures are the same at each.
         values: The metric.
-        intervals: 95% bootstrap intervals of it over images, (low, high).
-        less_own: Mean over the sparsities less that of the config's own score, and the 95% interval
-            of the difference on the same resamples; None of that score itself.
+        intervals: The same, each with its 95% interval.
+        less_own: Mean over the sparsities less that of the config's own score, on the same
+            resamples; None of that score itself.
         shares: Share of the area of all objects that ran, in [0, 1]; None where it is not known.
     """
     name: str
     values: List[float]
-    intervals: List[Tuple[float, float]]
-    less_own: Optional[Tuple[float, float, float]] = None
+    intervals: List[Interval]
+    less_own: Optional[Interval] = None
     shares: Optional[List[float]] = None
 
 
@@ -159,7 +158,7 @@ def compare_scores(evaluator: Evaluator, evaluate: Evaluation, metric: str,
         ValueError: The metric is not there, is NaN, or has no resamples.
     """
     own = evaluator.selection.importance
-    resample = make_resampler(evaluate.metric, metric)
+    resample = evaluate.resampler(metric)
     if resample is None:
         raise ValueError(f'{type(evaluate.metric).__name__} has no resamples of {metric}, so that '
                          f'scores can not be told from chance by it')
@@ -173,7 +172,7 @@ def compare_scores(evaluator: Evaluator, evaluate: Evaluation, metric: str,
             figures[name] = [trial.under(name, config) for config in sparsities]
     adapted_to = evaluator.backbone.adapted_to.name
     judged = [Judged(name, float(np.mean([f.value for f in of_score])),
-                     np.mean([f.resampled for f in of_score], axis=0))
+                     Resampled.mean([f.resampled for f in of_score]))
               for name, of_score in figures.items()]
     labels, num_images = list(map(label_of, sparsities)), len(evaluate.loop.dataloader.dataset)
     choice = choose(judged, own, adapted_to)
@@ -195,7 +194,7 @@ def label_of(sparsity: SparsityConfig) -> str:
 @dataclass
 class _Figure:
     value: float
-    resampled: np.ndarray  # (R,)
+    resampled: Resampled
     share: Optional[float]
 
 
@@ -205,7 +204,7 @@ class _Trial:
     evaluator: Evaluator
     evaluate: Evaluation
     metric: str
-    resample: Callable[[], np.ndarray]
+    resample: Callable[[], Resampled]
     seed: int
     shares: Optional[SharesOf]
 
@@ -228,13 +227,13 @@ class _Trial:
             figures.append(_Figure(metrics.get(self.metric, 0.), self.resample(), share))
         return _Figure(
             float(np.mean([f.value for f in figures])),
-            np.mean([f.resampled for f in figures], axis=0),
+            Resampled.mean([f.resampled for f in figures]),
             None if figures[0].share is None else float(np.mean([f.share for f in figures])))
 
 
 def _row(name: str, figures: Sequence[_Figure],
-         less_own: Optional[Tuple[float, float, float]] = None) -> ScoreRow:
+         less_own: Optional[Interval] = None) -> ScoreRow:
     shares = [figure.share for figure in figures]
     return ScoreRow(name, [float(f.value) for f in figures],
-                    [interval(f.resampled) for f in figures], less_own,
+                    [f.resampled.interval() for f in figures], less_own,
                     None if None in shares else shares)

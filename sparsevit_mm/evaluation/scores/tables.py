@@ -18,12 +18,11 @@ def comparison_table(comparison: ScoreComparison, title: str) -> Table:
     shares = any(row.shares for row in comparison.rows)
     for label in comparison.labels if shares else ():
         table.add_column(f'objects run\n{label}', justify='right')
-    digits = 1 if max(max(row.values) for row in comparison.rows) > 1 else 3
+    form = '.1f' if max(max(row.values) for row in comparison.rows) > 1 else '.3f'
     for row in comparison.rows:
-        cells = [f'{value:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})'
-                 for value, (low, high) in zip(row.values, row.intervals)]
-        less = '' if row.less_own is None else '{:+.{d}f} ({:+.{d}f} to {:+.{d}f})'.format(
-            *row.less_own, d=digits)
+        cells = [f'{value:{form}} ({interval.ends(form)})'
+                 for value, interval in zip(row.values, row.intervals)]
+        less = '' if row.less_own is None else row.less_own.text('+' + form)
         table.add_row(_name(comparison, row.name), *cells, less,
                       *(f'{share:.1%}' for share in row.shares or ()))
         if row.name == 'dense':
