@@ -45,7 +45,7 @@ class CocoMatches:
                  recalls: np.ndarray, frames: Optional[Sequence[Frame]] = None):
         self.frames = frames
         self.num_images, self._recalls = len(per_class[0]), recalls
-        self._shape = len(per_class), num_thresholds, len(recalls)
+        self._per_class = num_thresholds * len(recalls)
         self._objects = np.array([[0 if r is None else np.count_nonzero(r['gtIgnore'] == 0)
                                    for r in records] for records in per_class])
         # Detections of class after class, each class by score; what happens to them in curve
@@ -66,12 +66,18 @@ class CocoMatches:
         (self._curve, hit), (curve, out) = (np.concatenate(e, 1) for e in (hits, ignored))
         self._class = self._curve // num_thresholds
         self._hit_images, self._ignored_images = self._images[hit], self._images[out]
-        # For each hit, slices of the running sums of detections, hits and ignored detections
-        # that belong to its curve and end with it.
-        self._found = starts[self._class], hit + 1
+        # Detections that match at some threshold; most do at several.
+        once, self._once = np.unique(hit, return_inverse=True)
+        class_of = np.zeros(total, int)
+        class_of[hit] = self._class
+        # For each of these, and each hit, slices of the running sums of detections, hits and
+        # ignored detections that belong to its curve and end with it.
+        self._found = starts[class_of[once]], once + 1
         self._hits = np.searchsorted(self._curve, self._curve), np.arange(len(hit)) + 1
         self._ignored = (np.searchsorted(curve, self._curve),
                          np.searchsorted(curve * total + out, self._curve * total + hit))
+        self._starts = np.flatnonzero(np.diff(self._curve, prepend=-1))
+        self._lift = 2. * (self._curve[-1:] - self._curve)  # 0 in the last curve
 
     def average_precision(self, weights: np.ndarray) -> float:
         """COCO's AP, in [0, 1]: COCOeval's over images of which each is there as often as
@@ -80,21 +86,20 @@ class CocoMatches:
         Args:
             weights: (num_images,) int.
         """
-        found = _sums(weights[self._images], self._found)
+        found = _sums(weights[self._images], self._found)[self._once]
         found -= _sums(weights[self._ignored_images], self._ignored)
         hits = _sums(weights[self._hit_images], self._hits)
         objects = self._objects @ weights
         precision = hits / (found + np.spacing(1))  # as COCOeval has it
         recall = hits / np.maximum(objects, 1)[self._class]
-        # The highest precision from each recall on.
-        reached = np.searchsorted(self._recalls, recall, side='right') - 1
-        curves = np.zeros(self._shape)
-        cell = self._curve * len(self._recalls) + reached
-        first = np.flatnonzero(np.diff(cell, prepend=-1))
-        if len(first):
-            curves.flat[cell[first]] = np.maximum.reduceat(precision, first)
-        curves = np.maximum.accumulate(curves[..., ::-1], axis=-1)
-        return float(curves[objects > 0].mean()) if objects.any() else 0.
+        # The highest precision from each recall on. Each curve stands two above the next, so that
+        # one maximum, running from the end, begins anew in each.
+        highest = np.maximum.accumulate((precision + self._lift)[::-1])[::-1] - self._lift
+        reached = np.searchsorted(self._recalls, recall, side='right')
+        gained = np.diff(reached, prepend=0)  # recalls to which each hit is the first
+        gained[self._starts] = reached[self._starts]
+        curves = np.count_nonzero(objects) * self._per_class
+        return float(highest @ gained / curves) if curves else 0.
 
 
 def _by_score(records: List[Optional[Dict]], num_thresholds: int):
