@@ -2,6 +2,7 @@
 
 The resamples depend on the seed and what is drawn alone, so those of two models can be subtracted.
 """
+import time
 from functools import partial
 from typing import Callable, Optional, Sequence
 
@@ -14,6 +15,7 @@ from .nuscenes_resampler import read_frames
 from .units import find_units, frames_of_files
 
 RESAMPLES = 1000
+FEWEST_RESAMPLES = 100  # however long they take
 GROUPS = 50  # of the jackknife; their number moves the acceleration by less than .01
 
 
@@ -32,13 +34,15 @@ class Resampler:
         self._matches, self._figure = matches, figure
 
     def __call__(self, resamples: int = RESAMPLES, seed: int = 0,
-                 block: Optional[int] = None) -> Resampled:
+                 block: Optional[int] = None, seconds: Optional[float] = None) -> Resampled:
         """Draws scenes, blocks of frames or images.
 
         Args:
             resamples: How many; intervals want 1000.
             seed: Of the draws.
             block: See :func:`~.units.find_units`.
+            seconds: After which no more than 100 are drawn. They are the first of those that more
+                time would have given.
 
         Returns:
             The objective, 0 where nothing was detected.
@@ -46,19 +50,23 @@ class Resampler:
         matches = self._matches()
         if matches is None:
             return Resampled.constant(0., resamples)
+        start = time.perf_counter()
         units = find_units(matches.num_images, matches.frames, block, matches.sequence)
         rng, number = np.random.default_rng(seed), units.number
 
         def figure(of_unit: np.ndarray) -> float:
             return self._figure(matches, of_unit[units.of_image])
 
-        bootstrap = np.array([
-            figure(np.bincount(rng.integers(number, size=number), minlength=number))
-            for _ in range(resamples)])
+        bootstrap = []
+        while len(bootstrap) < resamples and not (
+                seconds is not None and len(bootstrap) >= FEWEST_RESAMPLES
+                and time.perf_counter() - start > seconds):
+            drawn = np.bincount(rng.integers(number, size=number), minlength=number)
+            bootstrap.append(figure(drawn))
         group = np.arange(number) % GROUPS
         jackknife = np.array([figure((group != g).astype(int))
                               for g in range(min(number, GROUPS))]) if number > 1 else np.zeros(0)
-        return Resampled(figure(np.ones(number, int)), bootstrap, jackknife, units.text, number)
+        return Resampled(figure(np.ones(number, int)), np.array(bootstrap), jackknife, units.text, number)
 
 
 def make_resampler(metric, objective: str,

@@ -1,6 +1,7 @@
 """Configuration -> metrics, through one Runner that is built and loaded once."""
 import copy
 import io
+import time
 from contextlib import redirect_stdout
 from functools import cached_property
 from logging import FileHandler
@@ -214,14 +215,19 @@ class Evaluation:
 
     Attributes:
         metric: The first metric of the data's evaluator.
+        seconds: That the last evaluation took.
     """
 
     def __init__(self, metric: BaseMetric, build_loop: Callable, evaluate: Callable):
         self.metric, self._build_loop, self._evaluate = metric, build_loop, evaluate
+        self.seconds = 0.
 
     def __call__(self, sparsity: Sparsity,
                  selection: Optional[Selection] = None) -> Dict[str, float]:
-        return self._evaluate(sparsity, selection)
+        start = time.perf_counter()
+        metrics = self._evaluate(sparsity, selection)
+        self.seconds = time.perf_counter() - start
+        return metrics
 
     @cached_property
     def loop(self) -> BaseLoop:

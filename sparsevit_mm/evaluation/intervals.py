@@ -96,17 +96,16 @@ class Resampled:
         return self + other * -1.
 
     def __add__(self, other: 'Resampled') -> 'Resampled':
-        """
+        """On the resamples that both have: those of one seed begin alike.
+
         Raises:
-            ValueError: They are not of the same resamples.
+            ValueError: They are not of the same units.
         """
         one, other = self._beside(other), other._beside(self)
-        if len(one.bootstrap) != len(other.bootstrap):
-            raise ValueError(f'{len(one.bootstrap)} and {len(other.bootstrap)} resamples can not '
-                             f'be paired')
+        count = min(len(one.bootstrap), len(other.bootstrap))
         if one.unit != other.unit or len(one.jackknife) != len(other.jackknife):
             raise ValueError(f'resamples of {one.unit} and {other.unit} can not be paired')
-        return Resampled(one.estimate + other.estimate, one.bootstrap + other.bootstrap,
+        return Resampled(one.estimate + other.estimate, one.bootstrap[:count] + other.bootstrap[:count],
                          one.jackknife + other.jackknife, one.unit, one.num_units)
 
     def __mul__(self, factor: float) -> 'Resampled':
@@ -160,10 +159,10 @@ def interval(figure: Figure) -> Interval:
 
 
 def difference(one: Figure, other: Figure) -> Interval:
-    """The observed difference of two figures on the same resamples, and its 95% interval.
+    """The observed difference of two figures on the resamples that both have, and its 95% interval.
 
     Raises:
-        ValueError: They are not of the same resamples.
+        ValueError: They are not of the same units.
     """
     return (_read(one) - _read(other)).interval()
 

@@ -156,7 +156,7 @@ def within_noise(candidates: Sequence[Candidate], best: Candidate) -> List[Candi
     Those without resamples are left out; all are if the best has none.
 
     Raises:
-        ValueError: The numbers of resamples differ.
+        ValueError: They are not of the same images.
     """
     if best.resampled is None:
         return []

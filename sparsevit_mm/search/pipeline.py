@@ -36,6 +36,7 @@ Waiting = Callable[[str, str, float], None]
 
 REACH = 32  # combinations of knobs that are tried for the fastest
 CAREFUL = 3  # times the rounds, where the best are measured again
+RESAMPLING = .04  # of the time of an evaluation, for the resamples of a candidate
 
 
 class SearchPipeline:
@@ -137,11 +138,13 @@ class SearchPipeline:
         return limits
 
     def _problem(self, limits: Limits) -> Problem:
-        resampler = self.evaluations.evaluator.main.resampler(self.metric)
+        main = self.evaluations.evaluator.main
+        resampler = main.resampler(self.metric)
         return Problem(
             self.space, self._evaluate, self.latency, self.macs, self.metric, limits,
             self.request.pareto, self.evaluations.look,
-            resample=resampler and (lambda: resampler(seed=self.request.seed)),
+            resample=resampler and (lambda: resampler(
+                seed=self.request.seed, seconds=RESAMPLING * main.seconds)),
             dense=lambda: self._dense_beside,
             **dict(canonical=self.table.canonical) if self.table else {})
 

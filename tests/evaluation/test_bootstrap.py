@@ -309,3 +309,27 @@ def test_blocks_of_consecutive_images_are_drawn_together(number, block):
         assert all((part == part[0]).all() for part in blocks)
         assert sum(part[0] for part in blocks) == len(blocks)
     assert len(starts) == 1 or len({tuple(weights) for weights in drawn}) > 1
+
+
+def test_fewer_resamples_in_less_time_are_the_first_of_them():
+    metric = IoUMetric()
+    resample = make_resampler(metric, 'mIoU')
+    metric.compute_metrics([areas([float(s)], [1.]) for s in np.random.default_rng(1).random(20)])
+    some, all_of_them = resample(seconds=0.), resample()
+    assert (len(some.bootstrap), len(all_of_them.bootstrap)) == (100, 1000)
+    np.testing.assert_array_equal(some.bootstrap, all_of_them.bootstrap[:100])
+    np.testing.assert_array_equal(some.jackknife, all_of_them.jackknife)
+
+
+def test_frames_of_video_are_drawn_by_sequence_and_the_unit_is_named():
+    metric = IoUMetric()
+    names = [f'video{v}_{i:03d}.png' for v in range(12) for i in range(3)]
+    resample = make_resampler(metric, 'mIoU', lambda: names)
+    rng = np.random.default_rng(0)
+    hard = np.repeat(rng.random(12), 3)  # what the frames of a video share
+    metric.compute_metrics([areas([float(h)], [1.]) for h in hard])
+    by_video, by_image = resample(), make_resampler(metric, 'mIoU')
+    metric.compute_metrics([areas([float(h)], [1.]) for h in hard])
+    assert by_video.unit == '12 sequences' and by_image().unit == '36 images'
+    assert by_video.estimate == pytest.approx(100 * hard.mean())
+    assert by_video.bootstrap.std() == pytest.approx(3**.5 * by_image().bootstrap.std(), rel=.15)

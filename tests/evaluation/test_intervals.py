@@ -56,9 +56,13 @@ def test_the_difference_is_the_observed_one_and_what_is_shared_drops_out():
     assert difference(figure(), figure(.01)).estimate == pytest.approx(-.01)
 
 
-def test_other_resamples_are_refused():
-    with pytest.raises(ValueError, match='100 and 1000 resamples'):
-        difference(figure(count=100), figure())
+def test_the_resamples_that_both_have_are_paired():
+    first = figure().bootstrap[:100]
+    less = drawn(first - .4, .4) - figure(.01)
+    assert less.bootstrap == pytest.approx(np.full(100, -.01))
+
+
+def test_resamples_of_other_units_are_refused():
     scenes = Resampled(.4, figure().bootstrap, np.zeros(0), '12 scenes', 12)
     with pytest.raises(ValueError, match='200 images and 12 scenes can not be paired'):
         difference(figure(), scenes)

@@ -119,7 +119,8 @@ def test_references_are_uniform_stages_and_smaller_images(front):
 def test_candidates_were_looked_at_first_and_resampled(front):
     summary = summary_of(front[0])
     assert all(c.first_look is not None for c in summary.evaluated)
-    assert all(len(c.resampled['bootstrap']) == 1000 for c in (*summary.evaluated, summary.dense))
+    assert all(100 <= len(c.resampled['bootstrap']) <= 1000
+               for c in (*summary.evaluated, summary.dense))
     assert len(rows_of(front[0])) == len(summary.candidates)
 
 
