@@ -34,8 +34,8 @@ NEEDS = {
 SMALLER = {r'--num-samples \d+': '--num-samples 4', r'--num-images \d+': '--num-images 8',
            r'--trials \d+': '--trials 5', r'--budget \d+': '--budget 10',
            r'--rounds \d+': '--rounds 1', r'--max-latency \d+(?![\d%])': '--max-latency 5000',
-           r'--max-latency \d+%': '--max-latency 95%', r'--points \S+': '--points 95%',
-           r'--calibrate': '--calibrate --points 95%'}
+           r'--max-latency \d+%': '--max-latency 1000%', r'--points \S+': '--points 1000%',
+           r'--calibrate': '--calibrate --points 1000%'}
 SIZE = (128, 256)
 CONFIG = '''
 _base_ = ['{demo}/configs/upernet_swin-narrow_mini_cityscapes.py']
