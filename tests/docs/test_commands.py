@@ -69,11 +69,11 @@ class Model(NamedTuple):
     """Of a user: a dense one, and what README makes of it. `folder` holds both configs."""
     folder: Path
     image: Path
-    dense: Path
-    adapted: Path
+    dense: str
+    adapted: str
 
     def variables(self) -> Dict[str, str]:
-        return dict(CONFIG='dense.py', CHECKPOINT=str(self.dense), ADAPTED=str(self.adapted),
+        return dict(CONFIG='dense.py', CHECKPOINT=self.dense, ADAPTED=self.adapted,
                     IMAGE=str(self.image), KNOB='model.test_cfg.mode=whole')
 
 
@@ -89,7 +89,7 @@ def model(tmp_path_factory) -> Model:
         options = ['--cfg-options', f'load_from={checkpoints[0]}'] if checkpoints else []
         outcome = run_tool('train', folder / f'{name}.py', '--work-dir', folder / name, *options)
         assert outcome.code == 0, outcome.error
-        checkpoints.append(folder / name / 'iter_2.pth')
+        checkpoints.append((folder / name / 'last_checkpoint').read_text())
     image = next(Path(data).glob('leftImg8bit/test/**/*.png'))
     return Model(folder, image, *checkpoints)
 
