@@ -15,8 +15,8 @@ TOOLKITS = {'mmdet', 'mmseg', 'mmdet3d'}
 LAYERS = [{'version', 'sparsity', 'files', 'compat'}, {'models', 'front'}, {'weights'}, {'cost'},
           {'budget', 'hooks', 'config'}, {'evaluation'}, {'search'},
           {'visualization', 'deploy'}, {'report'}, {'cli'}]
-MODEL_LAYERS = [{'tracing', 'checkpoints'}, {'windows', 'chunks'}, {'selection', 'execution'},
-                {'interface'}, {'swin', 'vit'}, {'bevdet'}]
+MODEL_LAYERS = [{'tracing', 'checkpoints', 'block_widths'}, {'windows', 'chunks'},
+                {'selection', 'execution'}, {'interface'}, {'swin', 'vit'}, {'bevdet'}]
 
 WITHOUT_TOOLKITS = '''
 import sys

@@ -4,7 +4,8 @@ from typing import Callable, Dict
 
 from ..models import EvoVisionTransformer, SparseSwinTransformer
 from ..models.checkpoints import check_init_cfg
-from ..models.swin.sparse_swin import image_size
+from ..models.swin.sparse_swin import image_size, swin_widths
+from ..models.vit.evo_vit import vit_widths
 from ..models.vit.plan import make_space
 from ..sparsity import SparsitySpace
 
@@ -27,6 +28,9 @@ def check_vit(arguments: Dict) -> SparsitySpace:
     if values['embed_dims'] % values['num_heads']:
         raise ValueError(f'{values["embed_dims"]} channels can\'t be split into num_heads '
                          f'{values["num_heads"]}')
+    vit_widths(values['num_layers'], values['num_heads'],
+               values['mlp_ratio'] * values['embed_dims'], values['block_heads'],
+               values['ffn_widths'])
     space = make_space(*(values[name] for name in (
         'num_layers', 'reselect', 'stages', 'dense_layers')))
     space.config(values['sparsity'])
@@ -56,6 +60,8 @@ def check_swin(arguments: Dict) -> SparsitySpace:
         if width * 2**stage % count:
             raise ValueError(f'num_heads {heads}: the {width * 2**stage} channels of stage '
                              f'{stage} can\'t be split into {count}')
+    swin_widths(depths, heads, [width * 2**stage for stage in range(len(depths))],
+                values['mlp_ratio'], values['block_heads'], values['ffn_widths'])
     if not isinstance(values['window_size'], int) or values['window_size'] < 1:
         raise ValueError(f'window_size {values["window_size"]} is no positive integer')
     space = SparsitySpace(depths)

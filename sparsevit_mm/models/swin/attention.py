@@ -23,6 +23,8 @@ class WindowMSA(BaseModule):
         attn_drop_rate: Dropout of attention weights.
         proj_drop_rate: Dropout of the output.
         triton: Whether inference on CUDA may use :mod:`.kernels.triton_attention`.
+        head_dims: Channels of a head; `embed_dims` over `num_heads` by default. Where heads are
+            removed, those that stay keep theirs, and attention has fewer channels than C.
     """
 
     def __init__(self,
@@ -33,20 +35,22 @@ class WindowMSA(BaseModule):
                  qk_scale: Optional[float] = None,
                  attn_drop_rate: float = 0.,
                  proj_drop_rate: float = 0.,
-                 triton: bool = False):
+                 triton: bool = False,
+                 head_dims: Optional[int] = None):
         super().__init__()
         self.num_heads = num_heads
         self.triton = triton
-        head_dims = embed_dims // num_heads
+        head_dims = head_dims or embed_dims // num_heads
+        inner_dims = num_heads * head_dims
         # scaled_dot_product_attention divides by sqrt(head_dims) by itself.
         self.extra_scale = qk_scale * head_dims**0.5 if qk_scale else 1.
 
         self.relative_position_bias_table = nn.Parameter(
             torch.zeros((2 * window_size - 1)**2, num_heads))
         self.register_buffer('relative_position_index', _relative_position_index(window_size))
-        self.qkv = nn.Linear(embed_dims, embed_dims * 3, bias=qkv_bias)
+        self.qkv = nn.Linear(embed_dims, inner_dims * 3, bias=qkv_bias)
         self.attn_drop = nn.Dropout(attn_drop_rate)
-        self.proj = nn.Linear(embed_dims, embed_dims)
+        self.proj = nn.Linear(inner_dims, embed_dims)
         self.proj_drop = nn.Dropout(proj_drop_rate)
 
     def bias(self, masks: Optional[Tensor] = None) -> Tensor:
@@ -64,7 +68,8 @@ class WindowMSA(BaseModule):
         """Attention of the tokens of each window to one another.
 
         Args:
-            qkv: (B, K, N, 3C), query, key and value of N tokens in K windows of B images.
+            qkv: (B, K, N, 3C), query, key and value of N tokens in K windows of B images; C is
+                heads times the channels of a head.
             bias: (M, heads, N, N), see :meth:`bias`.
             mask_index: (B, K) or (K,) int64, which bias each window uses; None if M is 1.
 

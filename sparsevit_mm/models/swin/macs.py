@@ -29,10 +29,11 @@ def swin_macs(backbone: nn.Module, shape: Sequence[int], config: SparsityConfig,
             attended = kept * window**2
             windows = partition(height, width, window, block.shift, torch.device('cpu'))
             tokens = attended if count_padding else windows.token_bounds[kept]
-            channels = block.attn.w_msa.proj.in_features
+            proj = block.attn.w_msa.proj
+            inner, channels = proj.in_features, proj.out_features
             hidden = block.ffn.feedforward_channels
-            macs += tokens * (4 * channels**2 + 2 * channels * hidden)
-            macs += 2 * attended * window**2 * channels
+            macs += tokens * (4 * channels * inner + 2 * channels * hidden)
+            macs += 2 * attended * window**2 * inner
             if block.bypass is not None and kept < running:
                 dropped, running = running - kept, kept
                 updated = (dropped * window**2 if count_padding

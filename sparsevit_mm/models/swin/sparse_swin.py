@@ -14,6 +14,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ...sparsity import Sparsity, SparsityConfig, SparsitySpace
+from ..block_widths import Widths, block_widths, uniform
 from ..interface import SparseBackbone
 from ..selection.head import ImportanceHead, check_heads
 from ..selection.importance import LEARNED
@@ -33,6 +34,16 @@ def image_size(size: Union[int, Sequence[int]]) -> Tuple[int, int]:
     if len(sides) not in (1, 2) or not all(isinstance(s, int) and s > 0 for s in sides):
         raise ValueError(f'pretrain_img_size {size} is not one or two numbers of pixels')
     return sides[0], sides[-1]
+
+
+def swin_widths(depths: Sequence[int], num_heads: Sequence[int], channels: Sequence[int],
+                mlp_ratio: float, block_heads: Widths, ffn_widths: Widths
+                ) -> Tuple[List[int], List[int]]:
+    """Heads and hidden channels of every block. Raises as :func:`..block_widths.block_widths`."""
+    heads = [num_heads[i] for i, depth in enumerate(depths) for _ in range(depth)]
+    hidden = [int(mlp_ratio * channels[i]) for i, depth in enumerate(depths) for _ in range(depth)]
+    return (block_widths(block_heads, heads, 'block_heads', at_most_default=True),
+            block_widths(ffn_widths, hidden, 'ffn_widths'))
 
 
 @MODELS.register_module()
@@ -81,6 +92,10 @@ class SparseSwinTransformer(SparseBackbone):
             that adaptation trains, see :class:`~.bypass.Bypass`.
         execution: How inference runs: 'eager', 'compiled' or 'captured', see :mod:`..execution`.
             May be set at any time too. Hooks on parts of the backbone need 'eager'.
+        block_heads, ffn_widths: Attention heads of each block, and hidden channels of each block's
+            FFN, where they differ from `num_heads` and `mlp_ratio`: one entry for every block, in
+            order, None for those. Heads keep their channels, `embed_dims` over `num_heads`.
+            ``tools/compact_model.py`` writes them.
         triton: Whether inference on CUDA uses a Triton kernel for attention, where Triton is
             installed. Off by default: it was tested in Triton's interpreter, not on a GPU.
 
@@ -120,7 +135,9 @@ class SparseSwinTransformer(SparseBackbone):
                  padding_last: bool = True,
                  skipped: str = 'copy',
                  execution: str = 'eager',
-                 triton: bool = False):
+                 triton: bool = False,
+                 block_heads: Widths = None,
+                 ffn_widths: Widths = None):
         if pretrained is not None:
             if init_cfg is not None:
                 raise ValueError('pretrained and init_cfg exclude each other')
@@ -154,9 +171,12 @@ class SparseSwinTransformer(SparseBackbone):
                 torch.zeros(1, self.pos_embed_shape[0] * self.pos_embed_shape[1], embed_dims))
         self.drop_after_pos = nn.Dropout(drop_rate)
 
+        heads, hidden = swin_widths(depths, num_heads, self.num_features, mlp_ratio, block_heads,
+                                    ffn_widths)
         drop_path_rates = torch.linspace(0, drop_path_rate, sum(depths)).tolist()
         self.stages = ModuleList()
         for i, (depth, channels) in enumerate(zip(depths, self.num_features)):
+            blocks = slice(sum(depths[:i]), sum(depths[:i + 1]))
             downsample = None
             if i + 1 < len(depths):
                 downsample = PatchMerging(
@@ -167,12 +187,13 @@ class SparseSwinTransformer(SparseBackbone):
             self.stages.append(
                 SwinStage(
                     depth=depth,
-                    drop_path_rates=drop_path_rates[sum(depths[:i]):sum(depths[:i + 1])],
+                    drop_path_rates=drop_path_rates[blocks],
                     downsample=downsample,
                     window_size=window_size,
                     embed_dims=channels,
-                    num_heads=num_heads[i],
-                    feedforward_channels=int(mlp_ratio * channels),
+                    num_heads=heads[blocks],
+                    head_dims=channels // num_heads[i],
+                    feedforward_channels=hidden[blocks],
                     qkv_bias=qkv_bias,
                     qk_scale=qk_scale,
                     drop_rate=drop_rate,
@@ -288,8 +309,10 @@ class SparseSwinTransformer(SparseBackbone):
         return {
             'depths': list(self.depths),
             'channels': list(self.num_features),
-            'heads': [block.attn.w_msa.num_heads for block in first],
-            'hidden channels': [block.ffn.feedforward_channels for block in first],
+            'heads': [uniform([block.attn.w_msa.num_heads for block in stage.blocks])
+                      for stage in self.stages],
+            'hidden channels': [uniform([block.ffn.feedforward_channels for block in stage.blocks])
+                                for stage in self.stages],
             'window size': self.window_size,
             'patch size': self.patch_size,
             'strides': [list(stage.downsample.sampler.stride) for stage in self.stages

@@ -39,6 +39,7 @@ class SwinBlock(BaseModule):
         with_cp: Recompute activations in the backward pass to save memory.
         triton: See :class:`~.attention.WindowMSA`.
         bypass: Whether windows that drop out at this block get a linear update.
+        head_dims: See :class:`~.attention.WindowMSA`.
     """
 
     def __init__(self,
@@ -56,7 +57,8 @@ class SwinBlock(BaseModule):
                  norm_cfg: dict,
                  with_cp: bool,
                  triton: bool = False,
-                 bypass: bool = False):
+                 bypass: bool = False,
+                 head_dims: Optional[int] = None):
         super().__init__()
         self.shift = window_size // 2 if shift else 0
         self.with_cp = with_cp
@@ -70,7 +72,8 @@ class SwinBlock(BaseModule):
             qk_scale=qk_scale,
             attn_drop_rate=attn_drop_rate,
             proj_drop_rate=drop_rate,
-            triton=triton)
+            triton=triton,
+            head_dims=head_dims)
         self.norm2 = build_norm_layer(norm_cfg, embed_dims)[1]
         self.ffn = FFN(
             embed_dims=embed_dims,
@@ -92,18 +95,22 @@ class SwinStage(BaseModule):
     Args:
         depth: Number of blocks; every second one is shifted.
         drop_path_rates: Stochastic depth of each block.
+        num_heads: Attention heads of each block.
+        feedforward_channels: Hidden channels of each block's FFN.
         downsample: Patch merging, or None in the last stage.
         bypass: Whether skipped windows get a linear update, see :class:`~.bypass.Bypass`.
         **kwargs: See :class:`SwinBlock`.
     """
 
-    def __init__(self, depth: int, drop_path_rates: Sequence[float],
-                 downsample: Optional[PatchMerging], window_size: int, bypass: bool = False,
-                 **kwargs):
+    def __init__(self, depth: int, drop_path_rates: Sequence[float], num_heads: Sequence[int],
+                 feedforward_channels: Sequence[int], downsample: Optional[PatchMerging],
+                 window_size: int, bypass: bool = False, **kwargs):
         super().__init__()
         self.window_size = window_size
         self.blocks = ModuleList([
             SwinBlock(
+                num_heads=num_heads[i],
+                feedforward_channels=feedforward_channels[i],
                 shift=i % 2 == 1,
                 window_size=window_size,
                 drop_path_rate=drop_path_rates[i],

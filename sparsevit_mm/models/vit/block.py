@@ -1,6 +1,7 @@
 """One encoder layer of a plain ViT, and what its attention says of the patches."""
 from typing import Callable, Optional, Tuple
 
+import torch
 import torch.nn.functional as F
 import torch.utils.checkpoint as cp
 from mmcv.cnn import build_norm_layer
@@ -33,17 +34,22 @@ class EncoderLayer(BaseModule):
         qkv_bias: Whether the attention's layers have biases, the output projection's too.
         act_cfg, norm_cfg: mmcv layer configs.
         with_cp: Recompute activations in the backward pass to save memory.
+        kept_heads: How many of the `num_heads` there are; all by default. They keep their channels,
+            `embed_dims` over `num_heads`.
     """
 
     def __init__(self, embed_dims: int, num_heads: int, feedforward_channels: int,
                  drop_rate: float, attn_drop_rate: float, drop_path_rate: float, num_fcs: int,
-                 qkv_bias: bool, act_cfg: dict, norm_cfg: dict, with_cp: bool):
+                 qkv_bias: bool, act_cfg: dict, norm_cfg: dict, with_cp: bool,
+                 kept_heads: Optional[int] = None):
         super().__init__()
         self.norm1_name, norm1 = build_norm_layer(norm_cfg, embed_dims, postfix=1)
         self.add_module(self.norm1_name, norm1)
         self.attn = MultiheadAttention(
             embed_dims=embed_dims, num_heads=num_heads, attn_drop=attn_drop_rate,
             proj_drop=drop_rate, batch_first=True, bias=qkv_bias)
+        if kept_heads not in (None, num_heads):
+            remove_heads(self.attn.attn, kept_heads)
         self.norm2_name, norm2 = build_norm_layer(norm_cfg, embed_dims, postfix=2)
         self.add_module(self.norm2_name, norm2)
         self.ffn = FFN(
@@ -103,6 +109,19 @@ class EncoderLayer(BaseModule):
             hidden = chunks.activate_(activate, widen(self.norm2(part)))
             part += ffn.gamma2(narrow(hidden))
         return x
+
+
+def remove_heads(attention: nn.MultiheadAttention, kept: int) -> None:
+    """Gives attention fewer heads of the same channels, with new parameters. What it holds fits
+    :class:`EncoderLayer`, which calls its layers one by one, and no longer its own forward."""
+    channels, inner = attention.embed_dim, attention.head_dim * kept
+    with_bias = attention.in_proj_bias is not None
+    attention.num_heads = kept
+    attention.in_proj_weight = nn.Parameter(torch.empty(3 * inner, channels))
+    nn.init.xavier_uniform_(attention.in_proj_weight)
+    if with_bias:
+        attention.in_proj_bias = nn.Parameter(torch.zeros(3 * inner))
+    attention.out_proj = nn.Linear(inner, channels, bias=with_bias)
 
 
 def _of_class(query: Tensor, key: Tensor, scale: float) -> Tensor:

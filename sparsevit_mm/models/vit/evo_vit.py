@@ -15,12 +15,22 @@ from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 
 from ...sparsity import Sparsity, SparsityConfig, SparsitySpace
+from ..block_widths import Widths, block_widths, uniform
 from ..selection.ranking import Selection
 from .block import EncoderLayer
 from .evolving import EvolvingBackbone
 from .macs import vit_macs
 from .plan import blend_weights, make_space
 from .pretrained import init_from_scratch, load_pretrained
+
+
+def vit_widths(num_layers: int, num_heads: int, hidden: float, block_heads: Widths,
+               ffn_widths: Widths) -> Tuple[List[int], List[int]]:
+    """Heads and hidden channels of every layer. Raises as
+    :func:`..block_widths.block_widths`."""
+    return (block_widths(block_heads, [num_heads] * num_layers, 'block_heads',
+                         at_most_default=True),
+            block_widths(ffn_widths, [hidden] * num_layers, 'ffn_widths'))
 
 
 @MODELS.register_module()
@@ -70,6 +80,10 @@ class EvoVisionTransformer(EvolvingBackbone):
         blend: How much of a layer's attention enters the importance: a number, or one per layer;
             by default 1 in the first third and 0.5 after.
         execution: How inference runs, see :mod:`..execution`.
+        block_heads, ffn_widths: Attention heads of each layer, and hidden channels of each layer's
+            FFN, where they differ from `num_heads` and `mlp_ratio`: one entry per layer, None for
+            those. Heads keep their channels, `embed_dims` over `num_heads`.
+            ``tools/compact_model.py`` writes them.
 
     Raises:
         ValueError: A setting that does not fit the others; names it.
@@ -114,7 +128,9 @@ class EvoVisionTransformer(EvolvingBackbone):
                  stages: Optional[Sequence[int]] = None,
                  dense_layers: Optional[int] = None,
                  blend: Optional[Union[float, Sequence[float]]] = None,
-                 execution: str = 'eager'):
+                 execution: str = 'eager',
+                 block_heads: Widths = None,
+                 ffn_widths: Widths = None):
         if pretrained is not None:
             if init_cfg is not None:
                 raise ValueError('pretrained and init_cfg exclude each other')
@@ -148,9 +164,10 @@ class EvoVisionTransformer(EvolvingBackbone):
             self.add_module(self.pre_ln_name, norm)
         drop_path_rates = torch.linspace(0, drop_path_rate, num_layers).tolist()
         self.layers = ModuleList(
-            EncoderLayer(embed_dims, num_heads, mlp_ratio * embed_dims, drop_rate, attn_drop_rate,
-                         rate, num_fcs, qkv_bias, act_cfg, norm_cfg, with_cp)
-            for rate in drop_path_rates)
+            EncoderLayer(embed_dims, num_heads, hidden, drop_rate, attn_drop_rate, rate, num_fcs,
+                         qkv_bias, act_cfg, norm_cfg, with_cp, heads)
+            for rate, heads, hidden in zip(drop_path_rates, *vit_widths(
+                num_layers, num_heads, mlp_ratio * embed_dims, block_heads, ffn_widths)))
         if final_norm:
             self.norm1_name, norm = build_norm_layer(norm_cfg, embed_dims, postfix=1)
             self.add_module(self.norm1_name, norm)
@@ -214,12 +231,11 @@ class EvoVisionTransformer(EvolvingBackbone):
         return [self.patch_size] * len(self.depths)
 
     def identity(self) -> Dict:
-        layer = self.layers[0]
         return {
             'depths': list(self.depths),
             'channels': self.embed_dims,
-            'heads': layer.attn.attn.num_heads,
-            'hidden channels': layer.ffn.feedforward_channels,
+            'heads': uniform([layer.attn.attn.num_heads for layer in self.layers]),
+            'hidden channels': uniform([layer.ffn.feedforward_channels for layer in self.layers]),
             'patch size': self.patch_size,
             'in channels': self.in_channels,
             'outputs': list(self.out_indices),

@@ -19,6 +19,7 @@ def vit_macs(backbone: nn.Module, grid: Tuple[int, int], config: SparsityConfig)
         summary = backbone.fast == 'representative' and kept < patches
         tokens = kept + backbone.prefix + summary
         hidden, linears = layer.ffn.feedforward_channels, layer.ffn.num_fcs
-        per_token = 4 * width**2 + 2 * width * hidden + (linears - 2) * hidden**2
-        macs += tokens * per_token + 2 * tokens**2 * width
+        inner = layer.attn.attn.out_proj.in_features
+        per_token = 4 * width * inner + 2 * width * hidden + (linears - 2) * hidden**2
+        macs += tokens * per_token + 2 * tokens**2 * inner
     return macs

@@ -27,8 +27,8 @@ def make_stage(randomise):
     def make(depth, drop_path=0., head=False):
         stage = SwinStage(
             depth=depth, drop_path_rates=[drop_path] * depth, downsample=None,
-            window_size=WINDOW, embed_dims=8, num_heads=2,
-            feedforward_channels=16, qkv_bias=True, qk_scale=None, drop_rate=0.,
+            window_size=WINDOW, embed_dims=8, num_heads=[2] * depth,
+            feedforward_channels=[16] * depth, qkv_bias=True, qk_scale=None, drop_rate=0.,
             attn_drop_rate=0., act_cfg=dict(type='GELU'), norm_cfg=dict(type='LN'), with_cp=False)
         randomise(stage)
         if head:
