@@ -49,6 +49,11 @@ def run_forward(model: nn.Module, data: Dict, mode: str):
     return model._run_forward(data, mode=mode)
 
 
+def accumulative_counts(optim_wrapper) -> int:
+    """Batches whose gradients an OptimWrapper adds up for a step."""
+    return optim_wrapper._accumulative_counts
+
+
 # Optuna 5.0.0. Beside these, NestedSampler overrides two methods of NSGAIISampler and calls one.
 
 GA_METHODS = 'get_population', 'get_parent_population', 'select_parent'

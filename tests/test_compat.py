@@ -2,6 +2,7 @@
 import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from optuna.samplers import NSGAIISampler
 from optuna.storages.journal import JournalFileOpenLock
@@ -49,6 +50,11 @@ def test_mmengine_models_run_forward_by_mode():
         def forward(self, inputs, mode='tensor'):
             return inputs, mode
     assert compat.run_forward(Model(), dict(inputs=3), 'loss') == (3, 'loss')
+
+
+def test_mmengine_optimizer_wrappers_know_how_many_batches_make_a_step():
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), .1)
+    assert compat.accumulative_counts(OptimWrapper(optimizer, accumulative_counts=3)) == 3
 
 
 def test_optuna_has_ids_locks_and_the_methods_of_a_genetic_algorithm(tmp_path):

@@ -1,5 +1,7 @@
 from .sparse_training_hook import SparseTrainingHook
 from .sparsity_adaptation_hook import SparsityAdaptationHook
+from .structured_sparse_training_hook import StructuredSparseTrainingHook
 from .token_evolution_hook import TokenEvolutionHook
 
-__all__ = ['SparseTrainingHook', 'SparsityAdaptationHook', 'TokenEvolutionHook']
+__all__ = ['SparseTrainingHook', 'SparsityAdaptationHook', 'StructuredSparseTrainingHook',
+           'TokenEvolutionHook']

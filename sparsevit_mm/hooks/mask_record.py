@@ -4,13 +4,10 @@ from typing import Dict, List
 from mmengine.dist import get_world_size
 from torch import Tensor
 
-from ..weights import WeightMasks
-from ..weights.masking import Masks, unpack
-
-RECORD = 'sparse_training'  # key in a checkpoint
+from ..weights.masking import Masking, Masks, unpack
 
 
-def to_save(masks: WeightMasks, start: Dict[str, Tensor], settings: Dict, rounds: int,
+def to_save(masks: Masking, start: Dict[str, Tensor], settings: Dict, rounds: int,
             random: List[Dict]) -> Dict:
     """
     Args:
@@ -69,7 +66,7 @@ def load_masks(record: Dict, expected: Masks, settings: Dict) -> Masks:
     """
     if not record:
         return {}
-    there, here = record['settings']['pattern'], settings['pattern']
+    there, here = record['settings'].get('pattern'), settings.get('pattern')
     if there != here:
         raise ValueError(f'the masks of the checkpoint are of pattern {there}, and those of this '
                          f'training of pattern {here}')

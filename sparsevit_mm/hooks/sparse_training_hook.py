@@ -1,26 +1,20 @@
 """Sparse training from scratch: a part of the weights exists, and which part moves."""
 import re
-from typing import Dict, Optional, Sequence, Union
+from typing import Dict, Optional, Sequence, Set, Union
 
-from mmengine.dist import all_gather_object, get_world_size
-from mmengine.hooks import CheckpointHook, EMAHook, Hook
-from mmengine.hooks.hook import DATA_BATCH
-from mmengine.optim import OptimWrapper
 from mmengine.registry import HOOKS
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..compat import is_resuming
-from ..models.checkpoints import unwrapped
-from ..weights import WeightMasks, drop_fraction, maskable_weights
+from ..weights import WeightMasks, maskable_weights
 from ..weights.densities import check_density
-from ..weights.masking import DISTRIBUTIONS, draw_masks
+from ..weights.layers import LayerWeight
+from ..weights.masking import DISTRIBUTIONS, Masks, draw_masks
 from ..weights.masks import parse_pattern
-from .mask_record import RECORD, check_resumable, load_masks, to_save
-from .random_states import RandomRecord
+from .masked_training import MaskedTrainingHook
 
 
 @HOOKS.register_module()
-class SparseTrainingHook(Hook):
+class SparseTrainingHook(MaskedTrainingHook):
     """Trains with a fixed share of the weights of linear layers and convolutions (SViTE,
     unstructured; NeurIPS 2021).
 
@@ -60,7 +54,7 @@ class SparseTrainingHook(Hook):
             or the optimizer keeps its moments on other ranks.
         RuntimeError: The masks differ over ranks.
     """
-    priority = 'ABOVE_NORMAL'  # before CheckpointHook
+    record = 'sparse_training'
 
     def __init__(self,
                  density: Optional[float],
@@ -84,13 +78,6 @@ class SparseTrainingHook(Hook):
         if distribution not in DISTRIBUTIONS:
             raise ValueError(f'distribution is {distribution!r}: none of '
                              f'{", ".join(DISTRIBUTIONS)}')
-        if not (isinstance(interval, int) and interval > 0):
-            raise ValueError(f'interval is {interval}: not a whole number above 0')
-        if not 0 <= end <= 1:
-            raise ValueError(f'end is {end}: not within 0 and 1')
-        if not 0 <= last_drop_fraction <= drop_fraction <= 1:
-            raise ValueError(f'drop_fraction falls from {drop_fraction} to {last_drop_fraction}: '
-                             f'not within 1 and 0')
         layers = [layers] if isinstance(layers, str) else layers
         for expression in layers or ():
             try:
@@ -100,67 +87,23 @@ class SparseTrainingHook(Hook):
                                  f'{error}') from None
         self.layers = None if layers is None else list(layers)
         self.density, self.distribution, self.seed = density, distribution, seed
-        self.interval, self.end = interval, end
-        self.drop_fraction, self.last_drop_fraction = drop_fraction, last_drop_fraction
-        self.masks: Optional[WeightMasks] = None
-        self.loaded: Dict = {}  # what the checkpoint holds
-        self.resumed = False
-        self.rounds = 0  # intervals that have passed
-        self.random = RandomRecord()
+        super().__init__(interval, end, drop_fraction, last_drop_fraction)
 
     @property
     def settings(self) -> Dict:
-        """What a resumed training must have in common with the one it goes on with."""
-        return dict(density=self.density, distribution=self.distribution, interval=self.interval,
-                    end=self.end, drop_fraction=self.drop_fraction,
-                    last_drop_fraction=self.last_drop_fraction, layers=self.layers, seed=self.seed,
+        return dict(density=self.density, distribution=self.distribution, **super().settings,
+                    layers=self.layers, seed=self.seed,
                     pattern=None if self.pattern is None else list(self.pattern))
 
-    def after_load_checkpoint(self, runner, checkpoint: Dict) -> None:
-        self.loaded, self.resumed = checkpoint.get(RECORD, {}), is_resuming(runner)
+    def _first_masks(self, runner, model: nn.Module) -> Masks:
+        self.weights = self._trainable_weights(runner, model)
+        self.without_gradient: Set[str] = set()
+        return draw_masks(self.weights, self.density, self.distribution, self.pattern, self.seed)
 
-    def before_save_checkpoint(self, runner, checkpoint: Dict) -> None:
-        if self.masks is not None:
-            checkpoint[RECORD] = to_save(self.masks, self.start, self.settings, self.rounds,
-                                         self.random.to_save())
+    def _make(self, masks: Masks) -> WeightMasks:
+        return WeightMasks(self.weights, masks, self.pattern and self.pattern[1])
 
-    def before_train(self, runner) -> None:
-        self._check(runner)
-        weights = self._trainable_weights(runner)
-        masks = draw_masks(weights, self.density, self.distribution, self.pattern, self.seed)
-        if self.resumed:
-            check_resumable(self.loaded, masks, self.settings)
-        masks.update(load_masks(self.loaded, masks, self.settings))
-        self.masks = WeightMasks(weights, masks, self.pattern and self.pattern[1])
-        self._check_zero(self.loaded.get('masks', {}))
-        self.without_gradient = set()
-        if self.resumed:
-            self.start = {name: bits.cpu() for name, bits in self.loaded['start'].items()}
-            self.rounds = self.loaded['rounds']
-            self.random.resume(runner, self.loaded['random'])
-        else:
-            self.start, self.rounds = self.masks.packed(), 0
-            self._log(runner, moved=0)
-        self._apply(runner)
-        self.optimizer_step = runner.optim_wrapper.step
-        runner.optim_wrapper.step = lambda **kwargs: self._step(runner, **kwargs)
-        self.loaded, self.resumed = {}, False
-
-    def _check(self, runner) -> None:
-        wrapper = runner.optim_wrapper
-        if not isinstance(wrapper, OptimWrapper):
-            raise TypeError(f'SparseTrainingHook steps with one OptimWrapper, not with '
-                            f'{type(wrapper).__name__}')
-        if hasattr(wrapper.optimizer, 'consolidate_state_dict'):
-            raise TypeError(f'{type(wrapper.optimizer).__name__} keeps its moments on other ranks, '
-                            f'where they can not be masked')
-        if self.end and self.interval >= self.end * runner.max_iters:
-            raise ValueError(f'interval is {self.interval}: no update would take place within '
-                             f'{self.end:g} of {runner.max_iters} iterations; for masks that never '
-                             f'move set end=0')
-
-    def _trainable_weights(self, runner):
-        model = unwrapped(runner.model)
+    def _trainable_weights(self, runner, model: nn.Module) -> Dict[str, LayerWeight]:
         found = maskable_weights(model, self.layers)
         weights = {name: weight for name, weight in found.items()
                    if weight.parameter.requires_grad}
@@ -172,40 +115,8 @@ class SparseTrainingHook(Hook):
                                f'{", ".join(frozen)}')
         return weights
 
-    def _check_zero(self, loaded: Dict[str, Tensor]) -> None:
-        for name, count in self.masks.outside().items():
-            if name in loaded:
-                raise ValueError(f'{name}: {count} weights outside the mask of the checkpoint are '
-                                 f'not zero in it: its masks and weights are of two trainings')
-
-    def _apply(self, runner) -> None:
-        self.masks.apply_to_weights()
-        self.masks.apply_to_moments(runner.optim_wrapper.optimizer)
-        for hook in runner.hooks:
-            if isinstance(hook, EMAHook):
-                self.masks.apply_to_copy(hook.ema_model.module)
-
-    def before_train_epoch(self, runner) -> None:
-        self.random.begin_epoch()
-
-    def before_train_iter(self, runner, batch_idx: int, data_batch: DATA_BATCH = None) -> None:
-        self.random.forget()
-
-    def _step(self, runner, **kwargs) -> None:
-        """In place of the optimizer wrapper's own, which it calls."""
-        passed = (runner.iter + 1) // self.interval
-        due = passed > self.rounds and runner.iter + 1 < self.end * runner.max_iters
-        gradients = self._gradients(runner) if due else {}
-        # Zero gradients keep moments at zero in every optimizer that works value by value, and
-        # the norm that is clipped is that of the weights that exist.
-        self.masks.apply_to_gradients()
-        self.optimizer_step(**kwargs)
-        self.masks.apply_to_weights()
-        if due:
-            self.rounds = passed
-            self._update(runner, gradients)
-
-    def _gradients(self, runner) -> Dict[str, Tensor]:
+    def _scores(self, runner) -> Dict[str, Tensor]:
+        """Gradients by name."""
         parameters = self.masks.parameters()
         without = {name for name, p in parameters.items() if p.grad is None}
         if without - self.without_gradient:
@@ -214,63 +125,16 @@ class SparseTrainingHook(Hook):
             self.without_gradient |= without
         return {name: p.grad.clone() for name, p in parameters.items() if p.grad is not None}
 
-    def _update(self, runner, gradients: Dict[str, Tensor]) -> None:
-        unfit = [name for name, gradient in gradients.items()
+    def _unfit(self, scores: Dict[str, Tensor]) -> str:
+        unfit = [name for name, gradient in scores.items()
                  if not (gradient.isfinite().all()
                          and self.masks.weights[name].parameter.isfinite().all())]
-        if unfit:
-            runner.logger.warning(f'iteration {runner.iter + 1}: masks stay as they are, since '
-                                  f'gradients or weights of {len(unfit)} layers are not finite, '
-                                  f'{unfit[0]} first')
-            return
-        fraction = drop_fraction(runner.iter + 1, runner.max_iters, self.drop_fraction,
-                                 self.last_drop_fraction)
-        moved = self.masks.drop_and_grow(gradients, fraction)
-        self._apply(runner)
-        self._log(runner, moved)
+        if not unfit:
+            return ''
+        return f'gradients or weights of {len(unfit)} layers are not finite, {unfit[0]} first'
 
-    def _log(self, runner, moved: int) -> None:
-        for key, value in dict(density=self.masks.density, weights_moved=moved,
-                               mask_new=self.masks.new_since(self.start)).items():
-            runner.message_hub.update_scalar(f'train/{key}', value)
+    def _move(self, runner, scores: Dict[str, Tensor], fraction: float) -> int:
+        return self.masks.drop_and_grow(scores, fraction)
 
-    def after_train_iter(self, runner, batch_idx: int, data_batch: DATA_BATCH = None,
-                         outputs: Optional[Dict] = None) -> None:
-        if get_world_size() == 1:
-            return
-        if self.every_n_train_iters(runner, _epoch_length(runner, self.interval)):
-            self._compare_ranks(runner)
-        if any(self.every_n_train_iters(runner, hook.interval, hook.save_begin)
-               or self.is_last_train_iter(runner) for hook in runner.hooks
-               if isinstance(hook, CheckpointHook) and not hook.by_epoch):
-            self.random.keep()
-
-    def after_train_epoch(self, runner) -> None:
-        if get_world_size() > 1:
-            self.random.keep()
-
-    def before_val(self, runner) -> None:
-        if self.masks is not None:
-            self.random.keep()
-
-    def after_val(self, runner) -> None:
-        # A resumed training does not repeat the validation that followed the checkpoint.
-        if self.masks is not None:
-            self.random.put_back()
-
-    def after_train(self, runner) -> None:
-        del runner.optim_wrapper.step  # the wrapper's own is its class's
-
-    def _compare_ranks(self, runner) -> None:
-        digests = all_gather_object(self.masks.digest())
-        others = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
-        if others:
-            raise RuntimeError(f'iteration {runner.iter + 1}: the masks of ranks {others} differ '
-                               f'from those of rank 0: their weights or gradients do')
-
-
-def _epoch_length(runner, otherwise: int) -> int:
-    try:
-        return len(runner.train_dataloader)
-    except TypeError:  # a stream
-        return otherwise
+    def _figures(self, moved: int) -> Dict[str, float]:
+        return dict(density=self.masks.density, weights_moved=moved)

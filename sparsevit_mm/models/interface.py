@@ -117,6 +117,11 @@ class SparseBackbone(BaseModule):
         """Side of a token of each stage, in pixels of the input."""
         raise NotImplementedError
 
+    def attention_blocks(self) -> List[nn.Module]:
+        """The blocks of an attention and an FFN whose heads and neurons can be taken out, in order;
+        `block_heads` and `ffn_widths` of the backbone are theirs. None by default."""
+        return []
+
     def identity(self) -> Dict:
         """All that latency depends on but sparsity, execution and the values of weights, as JSON
         holds it; ``depths`` are in it."""

@@ -1,10 +1,13 @@
+from .blocks import unit_groups
 from .densities import erk_densities, uniform_densities
 from .layers import maskable_weights
 from .masking import WeightMasks
 from .masks import initial_mask, nm_mask
+from .units import drop_and_grow_units, head_importance, unit_norms
 from .update import drop_and_grow, drop_fraction
 
 __all__ = [
-    'WeightMasks', 'drop_and_grow', 'drop_fraction', 'erk_densities', 'initial_mask',
-    'maskable_weights', 'nm_mask', 'uniform_densities'
+    'WeightMasks', 'drop_and_grow', 'drop_and_grow_units', 'drop_fraction', 'erk_densities',
+    'head_importance', 'initial_mask', 'maskable_weights', 'nm_mask', 'uniform_densities',
+    'unit_groups', 'unit_norms'
 ]

@@ -1,6 +1,7 @@
 """The masks of a model in training, and what they are applied to."""
 import hashlib
-from typing import Dict, Mapping, Optional, Tuple
+from contextlib import contextmanager
+from typing import Dict, Iterator, Mapping, Optional, Tuple
 
 import numpy as np
 import torch
@@ -49,7 +50,41 @@ def draw_masks(weights: Weights, density: float, distribution: str = 'erk',
     return masks
 
 
-class WeightMasks:
+class Masking:
+    """What masks of any kind share.
+
+    Attributes:
+        masks: Bool tensors by name.
+    """
+    masks: Masks
+
+    @property
+    def density(self) -> float:
+        """Share of what is masked that exists."""
+        return (sum(int(mask.sum()) for mask in self.masks.values())
+                / sum(mask.numel() for mask in self.masks.values()))
+
+    def packed(self) -> Dict[str, Tensor]:
+        """The masks as bits: uint8 on the CPU, see :func:`unpack`."""
+        return {name: torch.from_numpy(np.packbits(mask.cpu().numpy()))
+                for name, mask in self.masks.items()}
+
+    def digest(self) -> str:
+        """Equal for equal masks, and, in practice, for no others."""
+        digest = hashlib.sha256()
+        for bits in self.packed().values():
+            digest.update(bits.numpy().tobytes())
+        return digest.hexdigest()
+
+    def new_since(self, start: Mapping[str, Tensor]) -> float:
+        """Share of the masks that is not in others, given as bits."""
+        now = self.packed()
+        new = sum(int(np.unpackbits(now[name].numpy() & ~start[name].numpy()).sum())
+                  for name in now)
+        return new / sum(int(mask.sum()) for mask in self.masks.values())
+
+
+class WeightMasks(Masking):
     """Which weights of a model exist, and the steps that keep the others at zero.
 
     Args:
@@ -69,11 +104,17 @@ class WeightMasks:
         """Of the layers that are not dense."""
         return {name: self.weights[name].parameter for name in self.sparse}
 
-    @property
-    def density(self) -> float:
-        """Share of the weights that exist."""
-        return (sum(int(mask.sum()) for mask in self.masks.values())
-                / sum(mask.numel() for mask in self.masks.values()))
+    @contextmanager
+    def stepping(self) -> Iterator[None]:
+        """Around a step of the optimizer: gradients of weights that do not exist are zero before
+        it, and the weights after it.
+
+        Zero gradients keep moments at zero in every optimizer that works value by value, and the
+        norm that is clipped is that of the weights that exist.
+        """
+        self.apply_to_gradients()
+        yield
+        self.apply_to_weights()
 
     def apply_to_weights(self) -> None:
         self._multiply(self.parameters())
@@ -122,25 +163,6 @@ class WeightMasks:
             moved += int((after & ~before).sum())
             self.masks[name] = after
         return moved
-
-    def packed(self) -> Dict[str, Tensor]:
-        """The masks as bits: uint8 on the CPU, see :func:`unpack`."""
-        return {name: torch.from_numpy(np.packbits(mask.cpu().numpy()))
-                for name, mask in self.masks.items()}
-
-    def digest(self) -> str:
-        """Equal for equal masks, and, in practice, for no others."""
-        digest = hashlib.sha256()
-        for bits in self.packed().values():
-            digest.update(bits.numpy().tobytes())
-        return digest.hexdigest()
-
-    def new_since(self, start: Mapping[str, Tensor]) -> float:
-        """Share of the masks that is not in others, given as bits."""
-        now = self.packed()
-        new = sum(int(np.unpackbits(now[name].numpy() & ~start[name].numpy()).sum())
-                  for name in now)
-        return new / sum(int(mask.sum()) for mask in self.masks.values())
 
 
 def unpack(bits: Tensor, shape: Tuple[int, ...]) -> Tensor:

@@ -304,6 +304,9 @@ class SparseSwinTransformer(SparseBackbone):
         strides = [stage.downsample.sampler.stride[0] for stage in self.stages[:-1]]
         return [self.patch_size * math.prod(strides[:i]) for i in range(len(self.stages))]
 
+    def attention_blocks(self) -> List[nn.Module]:
+        return [block for stage in self.stages for block in stage.blocks]
+
     def identity(self) -> Dict:
         first = [stage.blocks[0] for stage in self.stages]
         return {

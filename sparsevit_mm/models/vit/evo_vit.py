@@ -230,6 +230,9 @@ class EvoVisionTransformer(EvolvingBackbone):
     def token_sides(self) -> List[int]:
         return [self.patch_size] * len(self.depths)
 
+    def attention_blocks(self) -> List[nn.Module]:
+        return list(self.layers)
+
     def identity(self) -> Dict:
         return {
             'depths': list(self.depths),

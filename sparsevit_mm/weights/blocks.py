@@ -1,0 +1,158 @@
+"""Where a model's heads and FFN neurons lie: the blocks, and the parameters of each unit."""
+import re
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+from mmcv.cnn.bricks.transformer import FFN
+from torch import Tensor, nn
+
+from ..models import SparseBackbone, get_sparse_backbone
+
+
+class Part(NamedTuple):
+    """A parameter in which units lie one after another, `copies` times (query, key, value).
+
+    Attributes:
+        name: In the state dict.
+        parameter: The parameter.
+        dim: Along which they lie.
+        copies: How many times all units come.
+    """
+    name: str
+    parameter: nn.Parameter
+    dim: int
+    copies: int = 1
+
+    def index(self, units: Tensor) -> Tensor:
+        """int64, the places along `dim` that belong to units, given as a bool mask."""
+        width = self.parameter.shape[self.dim] // (self.copies * len(units))
+        places = units.repeat_interleave(width).repeat(self.copies)
+        return places.nonzero().flatten().to(self.parameter.device)
+
+
+class UnitGroup(NamedTuple):
+    """The heads, or the FFN neurons, of one block.
+
+    Attributes:
+        kind: 'heads' or 'neurons'.
+        number: Of units.
+        output: The weight of the layer that takes what units give, units along its inputs.
+        layer: That layer.
+        inputs: What makes units: weights and biases before it.
+        block: Name of the block in the model.
+    """
+    kind: str
+    number: int
+    output: Part
+    layer: nn.Linear
+    inputs: Tuple[Part, ...]
+    block: str
+
+    @property
+    def weights(self) -> Tuple[Part, ...]:
+        """Without biases and tables of positions."""
+        return (self.output, *(part for part in self.inputs if part.name.endswith('weight')))
+
+
+def unit_groups(model: nn.Module, blocks: Optional[Union[str, Sequence[str]]] = None
+                ) -> Dict[str, UnitGroup]:
+    """Heads and neurons of a model's blocks, by the block's name and kind.
+
+    Args:
+        model: Not wrapped.
+        blocks: Regular expressions for whole names of blocks. By default those of the model's
+            sparse backbone.
+
+    Raises:
+        ValueError: The model has no sparse backbone, or one without such blocks; an expression
+            matches nothing, or something that is no block of one attention and one FFN. Names it.
+    """
+    known = [block for backbone in model.modules() if isinstance(backbone, SparseBackbone)
+             for block in backbone.attention_blocks()]
+    groups = {}
+    for name, block in _find(model, blocks):
+        groups[f'{name}.heads'.lstrip('.')] = _heads(name, block, block in known)
+        groups[f'{name}.neurons'.lstrip('.')] = _neurons(name, block)
+    return groups
+
+
+def _find(model: nn.Module, blocks: Optional[Union[str, Sequence[str]]]
+          ) -> Iterator[Tuple[str, nn.Module]]:
+    if blocks is None:
+        try:
+            backbone = get_sparse_backbone(model)
+        except ValueError as error:
+            raise ValueError(f'{error}. Heads and neurons are found in the blocks of a sparse '
+                             f'backbone, or in those that `blocks` names') from None
+        found = backbone.attention_blocks()
+        if not found:
+            raise ValueError(f'{type(backbone).__name__} has no blocks whose heads and neurons can '
+                             f'be taken out')
+        names = {module: name for name, module in model.named_modules()}
+        yield from ((names[block], block) for block in found)
+        return
+    patterns = [blocks] if isinstance(blocks, str) else blocks
+    modules = dict(model.named_modules())
+    for pattern in patterns:
+        if not any(re.fullmatch(pattern, name) for name in modules):
+            raise ValueError(f'blocks: {pattern!r} is the whole name of no module of '
+                             f'{type(model).__name__}')
+    for name, module in modules.items():
+        if any(re.fullmatch(pattern, name) for pattern in patterns):
+            yield name, module
+
+
+def _only(block: nn.Module, name: str, found: List[Tuple[str, nn.Module]], what: str
+          ) -> Tuple[str, nn.Module]:
+    if len(found) != 1:
+        raise ValueError(f'{name} ({type(block).__name__}) holds {len(found)} {what}, not one')
+    inner, module = found[0]
+    return f'{name}.{inner}'.strip('.'), module
+
+
+def _heads(name: str, block: nn.Module, known: bool) -> UnitGroup:
+    path, attention = _only(block, name, [
+        (inner, m) for inner, m in block.named_modules() if isinstance(m, nn.MultiheadAttention)
+        or (hasattr(m, 'num_heads') and isinstance(getattr(m, 'qkv', None), nn.Linear)
+            and isinstance(getattr(m, 'proj', None), nn.Linear))],
+        'attentions with qkv and proj, or of torch')
+    if isinstance(attention, nn.MultiheadAttention):
+        if not known:
+            raise ValueError(f'{path}: torch\'s MultiheadAttention does not call its output '
+                             f'projection as a layer, so that heads have no importance; take '
+                             f'EvoVisionTransformer')
+        layer, output = attention.out_proj, 'out_proj'
+        inputs = [(key, getattr(attention, key)) for key in ('in_proj_weight', 'in_proj_bias')]
+    else:
+        layer, output = attention.proj, 'proj'
+        inputs = [(f'qkv.{key}', getattr(attention.qkv, key)) for key in ('weight', 'bias')]
+    number = attention.num_heads
+    parts = [Part(f'{path}.{key}', parameter, 0, 3) for key, parameter in inputs
+             if parameter is not None]
+    if not parts or len(parts[0].parameter) != 3 * layer.in_features or layer.in_features % number:
+        raise ValueError(f'{path} ({type(attention).__name__}): query, key and value of its '
+                         f'{number} heads are not of one weight')
+    table = getattr(attention, 'relative_position_bias_table', None)
+    if table is not None:
+        parts.append(Part(f'{path}.relative_position_bias_table', table, 1))
+    return UnitGroup('heads', number, Part(f'{path}.{output}.weight', layer.weight, 1), layer,
+                     tuple(parts), name)
+
+
+def _neurons(name: str, block: nn.Module) -> UnitGroup:
+    path, ffn = _only(block, name, [
+        (inner, m) for inner, m in block.named_modules() if isinstance(m, FFN)
+        or all(isinstance(getattr(m, key, None), nn.Linear) for key in ('fc1', 'fc2'))],
+        "FFNs of mmcv, or with fc1 and fc2")
+    if isinstance(ffn, FFN):
+        if ffn.num_fcs != 2:
+            raise ValueError(f'{path}: neurons of an FFN of {ffn.num_fcs} layers can not be taken '
+                             f'out, only those of two')
+        (first, widen), (second, narrow) = ('layers.0.0', ffn.layers[0][0]), ('layers.1',
+                                                                              ffn.layers[1])
+    else:
+        (first, widen), (second, narrow) = ('fc1', ffn.fc1), ('fc2', ffn.fc2)
+    parts = tuple(Part(f'{path}.{first}.{key}', parameter, 0)
+                  for key, parameter in (('weight', widen.weight), ('bias', widen.bias))
+                  if parameter is not None)
+    return UnitGroup('neurons', narrow.in_features, Part(f'{path}.{second}.weight', narrow.weight,
+                                                         1), narrow, parts, name)

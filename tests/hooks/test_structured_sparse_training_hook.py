@@ -1,0 +1,364 @@
+import os
+import re
+import socket
+
+import pytest
+import torch
+import torch.multiprocessing as mp
+from mmengine.hooks import Hook
+from sparse_toy import ADAMW, BY_EPOCH, EMA, OPTIMIZERS, equal
+from torch import distributed as dist
+from unit_toy import BACKBONES, HOOK, SWIN, VIT, check_laws, config, hook_of, train
+
+from sparsevit_mm import StructuredSparseTrainingHook
+from sparsevit_mm.compat import is_hooked
+from sparsevit_mm.config.building import build_runner
+from sparsevit_mm.weights import drop_and_grow_units, drop_fraction
+
+ALL_OPTIMIZERS = dict(OPTIMIZERS, coupled=dict(optimizer=dict(type='Adam', lr=.01,
+                                                              weight_decay=.05)))
+
+
+def log_of(runner, key):
+    return runner.message_hub.get_scalar(f'train/{key}').data[0].tolist()
+
+
+@pytest.mark.parametrize('optimizer', ALL_OPTIMIZERS)
+@pytest.mark.parametrize('backbone', BACKBONES)
+def test_what_does_not_exist_is_out_after_every_step_and_counts_stay(tmp_path, optimizer, backbone):
+    runner, steps = train(tmp_path, optim_wrapper=ALL_OPTIMIZERS[optimizer],
+                          backbone=BACKBONES[backbone], custom_hooks=[EMA, HOOK])
+    check_laws(runner, steps)
+    counts = {name: (int(mask.sum()), len(mask)) for name, mask in steps[0]['masks'].items()}
+    assert counts == (
+        {f'backbone.layers.{i}.{kind}': count for i in range(2)
+         for kind, count in (('heads', (2, 4)), ('neurons', (19, 32)))} if backbone == 'vit' else
+        {f'backbone.stages.{i}.blocks.{j}.{kind}': count for i in range(2) for j in range(2)
+         for kind, count in (('heads', (1, 2) if i == 0 else (2, 4)),
+                             ('neurons', (9, 16) if i == 0 else (19, 32)))})
+
+
+@pytest.mark.parametrize('backbone', BACKBONES)
+def test_heads_and_neurons_change_and_what_comes_trains(tmp_path, backbone):
+    """In the released code no neuron ever does."""
+    runner, steps = train(tmp_path, backbone=BACKBONES[backbone], hook=dict(interval=3))
+    groups = hook_of(runner).groups
+    for kind in ('heads', 'neurons'):
+        came = 0
+        for name, group in groups.items():
+            if group.kind != kind:
+                continue
+            first, second = steps[1]['masks'][name], steps[2]['masks'][name]
+            came += int((second & ~first).sum())
+            columns = (second & ~first).repeat_interleave(group.layer.in_features // len(first))
+            weights = [steps[i]['weights'][group.output.name][:, columns] for i in (2, 3)]
+            assert not weights[0].any() and (weights[1].numel() == 0 or weights[1].all())
+            index = group.inputs[0].index(second & ~first)
+            inputs = [steps[i]['weights'][group.inputs[0].name][index] for i in (0, 2, 3, 4)]
+            assert torch.equal(inputs[0], inputs[1])
+            # With output weights of zero, weight decay alone moves inputs at first.
+            assert not index.numel() or not torch.equal(inputs[2], inputs[3])
+        assert came
+    assert sum(log_of(runner, 'units_moved')) > 0
+
+
+def test_an_update_is_the_rule_with_the_gradients_of_its_step(tmp_path):
+    """Importance and gradients of their own making, from hooks on the layers."""
+    class Keep(Hook):
+        priority = 'VERY_LOW'  # its step is the outermost
+
+        def before_train(self, runner):
+            self.outputs, self.scores, self.after = {}, [], []
+            hook = hook_of(runner)
+            for name, group in hook.groups.items():
+                if group.kind == 'heads':
+                    group.layer.register_full_backward_hook(self.backward(name, group.number))
+                    group.layer.register_forward_hook(self.forward(name))
+            inner = runner.optim_wrapper.step
+
+            def step(**kwargs):
+                grown = {}
+                for name, group in hook.groups.items():
+                    gradient = group.output.parameter.grad
+                    grown[name] = gradient.abs().sum(0).reshape(group.number, -1).sum(1)
+                    assert (grown[name] > 0).all()  # those that do not exist, too
+                self.scores.append((dict(self.outputs), grown))
+                inner(**kwargs)
+            runner.optim_wrapper.step = step
+
+        def forward(self, name):
+            return lambda layer, args, out: self.outputs.update({name: args[0].detach()})
+
+        def backward(self, name, number):
+            def keep(layer, grad_input, grad_output):
+                product = self.outputs[name] * grad_input[0]
+                product = product.unflatten(-1, (number, -1)).sum((1, 3)).abs().mean(0)
+                self.outputs[name] = product
+            return keep
+
+    keep = Keep()
+    runner, steps = train(tmp_path, keep)
+    for at in (1, 3, 5):
+        for name, group in hook_of(runner).groups.items():
+            before, after = steps[at - 1]['masks'][name], steps[at]['masks'][name]
+            importance, growth = keep.scores[at]
+            if group.kind == 'heads':
+                expected = drop_and_grow_units(importance[name], growth[name], before,
+                                               drop_fraction(at + 1, 10))
+                assert torch.equal(after, expected)
+            assert torch.equal(after & ~before, after & ~before & ~(before & ~after))
+            grown, stays_out = after & ~before, ~after & ~before
+            if grown.any() and stays_out.any():
+                assert growth[name][grown].min() >= growth[name][stays_out].max()
+
+
+@pytest.mark.parametrize('changes', [dict(backbone=VIT), dict(backbone=SWIN), BY_EPOCH, dict(
+    optim_wrapper=OPTIMIZERS['accumulated']), dict(custom_hooks=[HOOK, EMA])],
+    ids=['vit', 'swin', 'epochs', 'accumulated', 'averaged'])
+def test_a_training_resumed_from_any_checkpoint_equals_the_unbroken_one_bit_by_bit(
+        tmp_path, changes):
+    _, steps = train(tmp_path / 'whole', **changes)
+    paths = sorted((tmp_path / 'whole').glob('*_[1-9].pth'))
+    assert paths
+    for path in paths:
+        done = int(path.stem.split('_')[-1]) * (4 if changes is BY_EPOCH else 1)
+        if done % 2 and 'optim_wrapper' in changes:
+            continue  # mmengine loses what was accumulated
+        torch.manual_seed(done)
+        _, resumed = train(tmp_path / path.stem, resume=True, load_from=str(path), **changes)
+        assert len(resumed) == len(steps) - done
+        assert all(map(equal, resumed, steps[done:])), path
+    assert not equal(steps[0]['masks'], steps[-1]['masks'])
+
+
+@pytest.mark.parametrize('backbone', BACKBONES)
+def test_checkpointed_activations_make_no_difference(tmp_path, backbone):
+    plain, recomputed = (train(tmp_path / str(with_cp), backbone=dict(
+        BACKBONES[backbone], with_cp=with_cp, drop_rate=0., drop_path_rate=0.))
+        for with_cp in (False, True))
+    assert equal(plain[1][-1]['masks'], recomputed[1][-1]['masks'])
+    check_laws(*recomputed)
+
+
+def test_two_batches_accumulated_weigh_heads_as_one_of_both(tmp_path, monkeypatch):
+    seen = []
+
+    def spy(importance, growth, mask, fraction):
+        seen.append(importance.clone())
+        return drop_and_grow_units(importance, growth, mask, fraction)
+    monkeypatch.setattr('sparsevit_mm.weights.unit_masking.drop_and_grow_units', spy)
+    still = dict(VIT, drop_rate=0.)
+    for i, (size, counts) in enumerate(((4, 1), (2, 2))):
+        made = config(tmp_path / str(i), backbone=still, hook=dict(interval=counts), optim_wrapper=(
+            dict(ADAMW, accumulative_counts=counts)), train_cfg=dict(
+                by_epoch=False, max_iters=2 * counts, val_interval=9))
+        made.train_dataloader.update(batch_size=size, sampler=dict(
+            type='InfiniteSampler', shuffle=False))
+        torch.manual_seed(0)
+        runner = build_runner(made)
+        torch.manual_seed(0)
+        runner.train()
+    first, second = seen[:4], seen[4:8]
+    for one, other in zip(first, second):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
+
+
+def test_layers_have_no_hooks_between_updates(tmp_path):
+    class Look(Hook):
+
+        def __init__(self):
+            self.hooked = []
+
+        def before_val(self, runner):
+            self.hooked.append(is_hooked(runner.model.backbone.layers))
+
+    look = Look()
+    runner, _ = train(tmp_path, look)
+    assert look.hooked and not any(look.hooked)
+    assert not is_hooked(runner.model.backbone.layers)
+    assert 'step' not in vars(runner.optim_wrapper)
+
+
+def test_what_is_logged(tmp_path):
+    runner, steps = train(tmp_path)
+    assert log_of(runner, 'heads') == [.5] * 4
+    assert log_of(runner, 'neurons') == [19 / 32] * 4
+    moved = [sum(int((after['masks'][name] & ~before['masks'][name]).sum())
+                 for name in after['masks']) for before, after in zip(steps, steps[1:])]
+    assert log_of(runner, 'units_moved') == [0] + [count for count in moved if count]
+    assert 0 < log_of(runner, 'mask_new')[-1] < 1
+
+
+def test_blocks_that_patterns_name_in_a_model_without_a_sparse_backbone(tmp_path):
+    runner, steps = train(tmp_path, backbone=dict(type='PlainBlocks'),
+                          hook=dict(blocks=r'backbone\.blocks\.\d'))
+    assert list(steps[0]['masks']) == [f'backbone.blocks.{i}.{kind}' for i in range(2)
+                                       for kind in ('heads', 'neurons')]
+    check_laws(runner, steps)
+    assert not equal(steps[0]['masks'], steps[-1]['masks'])
+
+
+def test_a_part_of_the_blocks_and_frozen_ones(tmp_path, capfd):
+    runner, steps = train(tmp_path / 'part', hook=dict(blocks=['backbone.layers.1']))
+    assert list(steps[0]['masks']) == ['backbone.layers.1.heads', 'backbone.layers.1.neurons']
+    check_laws(runner, steps)
+    runner, steps = train(tmp_path / 'frozen', backbone=dict(SWIN, frozen_stages=1),
+                          log_level='INFO')
+    assert all('stages.1' in name for name in steps[0]['masks'])
+    assert 'stay as they are: backbone.stages.0.blocks.0.heads' in ''.join(capfd.readouterr())
+
+
+def test_dense_parts_never_move(tmp_path):
+    runner, steps = train(tmp_path, hook=dict(head_density=1, interval=1))
+    assert all(mask.all() for name, mask in steps[-1]['masks'].items() if 'heads' in name)
+    assert any(not torch.equal(steps[0]['masks'][name], mask)
+               for name, mask in steps[-1]['masks'].items() if 'neurons' in name)
+
+
+def test_an_update_whose_importance_is_not_finite_is_left_out_with_a_warning(tmp_path, capfd):
+    _, steps = train(tmp_path, model=dict(nan_at=4))
+    assert not equal(steps[0]['masks'], steps[1]['masks'])
+    assert equal(steps[1]['masks'], steps[-1]['masks'])
+    assert re.search(r'iteration 4: masks stay as they are, since importance, gradients or weights '
+                     r'of \d groups of heads or neurons are not finite, backbone.layers.0.heads '
+                     r'first', ''.join(capfd.readouterr()))
+
+
+def test_importance_that_is_not_finite_while_gradients_are_loses_nothing(tmp_path, capfd,
+                                                                         monkeypatch):
+    monkeypatch.setattr('sparsevit_mm.hooks.head_watch.head_importance',
+                        lambda outputs, gradients: torch.full((4, ), float('nan')))
+    runner, steps = train(tmp_path)
+    assert equal(steps[0]['masks'], steps[-1]['masks'])
+    check_laws(runner, steps)
+    assert ''.join(capfd.readouterr()).count('masks stay as they are') == 3
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (dict(head_density=0), 'head_density is 0: not within'),
+    (dict(neuron_density=1.2), 'neuron_density is 1.2'),
+    (dict(neuron_density=float('nan')), 'neuron_density is nan'),
+    (dict(interval=0), 'interval is 0'), (dict(end=2), 'end is 2'),
+    (dict(drop_fraction=2.), 'drop_fraction falls from 2.0'),
+    (dict(blocks='(a'), r"blocks: '\(a' is no regular expression")])
+def test_unusable_arguments_are_refused_when_the_hook_is_built(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        StructuredSparseTrainingHook(**{**dict(head_density=.5, neuron_density=.5, interval=2),
+                                        **arguments})
+
+
+LEVIT = dict(type='EvoLeViT', arch=dict(embed_dims=(16, 32), num_heads=(1, 2), depths=(1, 1),
+                                        key_dims=16), img_size=64)
+
+
+@pytest.mark.parametrize('changes, message', [
+    (dict(backbone=dict(type='PlainBlocks')),
+     'UnitToy holds 0 sparse backbones, not one; its backbones: backbone: PlainBlocks. Heads and '
+     'neurons are found in the blocks of a sparse backbone, or in those that `blocks` names'),
+    (dict(hook=dict(blocks='layers')), "'layers' is the whole name of no module of UnitToy"),
+    (dict(hook=dict(blocks='head')), r'head \(Linear\) holds 0 attentions'),
+    (dict(hook=dict(blocks='backbone.layers')), r'layers \(ModuleList\) holds 2 attentions'),
+    (dict(hook=dict(blocks=r'backbone.layers.\d.ffn')), r'ffn \(FFN\) holds 0 attentions'),
+    (dict(backbone=dict(VIT, num_fcs=3)), 'neurons of an FFN of 3 layers can not be taken out'),
+    (dict(hook=dict(interval=8)), 'interval is 8: no update would take place'),
+    (dict(backbone=dict(VIT, frozen_exclude=['nothing'])), 'all 4 groups .* are frozen'),
+    (dict(custom_hooks=[HOOK, dict(type='SparseTrainingHook', density=.5, interval=2)]),
+     'each would undo what the other masks')])
+def test_what_does_not_fit_is_refused_before_the_first_iteration(tmp_path, changes, message):
+    runner = build_runner(config(tmp_path, **changes))
+    started = []
+    runner.model.register_forward_pre_hook(lambda *_: started.append(1))
+    with pytest.raises(ValueError, match=message):
+        runner.train()
+    assert not started
+
+
+def test_backbones_without_heads_to_take_out_and_attention_of_torch_are_refused():
+    from mmengine.registry import MODELS
+
+    from sparsevit_mm.weights import unit_groups
+    with pytest.raises(ValueError, match='EvoLeViT has no blocks whose heads and neurons can be'):
+        unit_groups(MODELS.build(LEVIT))
+    block = torch.nn.TransformerEncoderLayer(8, 2)
+    block.fc1, block.fc2 = block.linear1, block.linear2
+    with pytest.raises(ValueError, match='0.self_attn: torch.s MultiheadAttention does not call'):
+        unit_groups(torch.nn.Sequential(block), '0')
+
+
+def edited(path, edit):
+    checkpoint = torch.load(path)
+    edit(checkpoint)
+    torch.save(checkpoint, path)
+    return str(path)
+
+
+RECORD = 'structured_sparse_training'
+
+
+def rename(checkpoint):
+    for held in (checkpoint[RECORD]['masks'], checkpoint[RECORD]['shapes']):
+        held['backbone.layers.9.heads'] = held.pop('backbone.layers.0.heads')
+
+
+@pytest.mark.parametrize('edit, hook, message', [
+    (lambda c: c.pop(RECORD), {}, 'holds no masks: it is of no sparse training'),
+    (lambda c: c[RECORD].update(world_size=8), {}, 'ran on 8 ranks, this one runs on 1'),
+    (lambda c: None, dict(head_density=.25), 'head_density=0.5 there, 0.25 here'),
+    (rename, {}, r'backbone.layers.0.heads of shape \[4\] has none; no layer to mask is '),
+    (lambda c: c[RECORD]['shapes'].update({'backbone.layers.0.neurons': [31]}), {},
+     r'backbone.layers.0.neurons is of shape \[31\] there, \[32\] here'),
+    (lambda c: c[RECORD]['masks']['backbone.layers.0.heads'].fill_(255), {},
+     'backbone.layers.0.heads: 4 of 4 exist in the checkpoint, and 2 at the density 0.5'),
+    (lambda c: c['state_dict']['backbone.layers.1.ffn.layers.1.weight'].fill_(1.), {},
+     r'backbone.layers.1.neurons: 208 weights outside the mask of the checkpoint are not zero')],
+    ids=['none', 'ranks', 'settings', 'names', 'shape', 'counts', 'not zero'])
+def test_a_checkpoint_that_can_not_be_resumed_is_refused(tmp_path, edit, hook, message):
+    train(tmp_path / 'whole', train_cfg=dict(by_epoch=False, max_iters=4, val_interval=9))
+    path = edited(tmp_path / 'whole' / 'iter_2.pth', edit)
+    runner = build_runner(config(tmp_path / 'more', hook=hook, resume=True, load_from=path))
+    started = []
+    runner.model.register_forward_pre_hook(lambda *_: started.append(1))
+    with pytest.raises(ValueError, match=message):
+        runner.train()
+    assert not started
+
+
+def test_masks_to_start_from(tmp_path):
+    _, steps = train(tmp_path / 'first')
+    path = str(tmp_path / 'first' / 'iter_10.pth')
+    _, more = train(tmp_path / 'second', load_from=path, hook=dict(end=0, interval=5))
+    assert equal(more[0]['masks'], steps[-1]['masks'])
+
+
+def _train_rank(rank, port, folder):
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2',
+                      MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    runner, steps = train(folder / 'whole', launcher='pytorch')
+    _, more = train(folder / 'more', launcher='pytorch', resume=True,
+                    load_from=str(folder / 'whole' / 'iter_5.pth'))
+    check_laws(runner, steps)
+    torch.save(dict(steps=steps, more=more), folder / f'{rank}.pt')
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_have_equal_masks_and_resume_bit_by_bit(tmp_path):
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    mp.start_processes(_train_rank, (port, tmp_path), nprocs=2, start_method='spawn')
+    first, second = (torch.load(tmp_path / f'{rank}.pt') for rank in (0, 1))
+    assert all(equal(one['masks'], other['masks'])
+               for one, other in zip(first['steps'], second['steps']))
+    assert not equal(first['steps'][0]['masks'], first['steps'][-1]['masks'])
+    for held in (first, second):
+        assert len(held['more']) == 5
+        assert all(map(equal, held['more'], held['steps'][5:]))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='AmpOptimWrapper needs a GPU')
+def test_automatic_mixed_precision(tmp_path):
+    runner, steps = train(tmp_path, optim_wrapper=dict(ADAMW, type='AmpOptimWrapper'))
+    check_laws(runner, steps)
+    assert not equal(steps[0]['masks'], steps[-1]['masks'])
