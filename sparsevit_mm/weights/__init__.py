@@ -1,4 +1,5 @@
 from .blocks import unit_groups
+from .compaction import compact
 from .densities import erk_densities, uniform_densities
 from .layers import maskable_weights
 from .masking import WeightMasks
@@ -7,7 +8,7 @@ from .units import drop_and_grow_units, head_importance, unit_norms
 from .update import drop_and_grow, drop_fraction
 
 __all__ = [
-    'WeightMasks', 'drop_and_grow', 'drop_and_grow_units', 'drop_fraction', 'erk_densities',
-    'head_importance', 'initial_mask', 'maskable_weights', 'nm_mask', 'uniform_densities',
-    'unit_groups', 'unit_norms'
+    'WeightMasks', 'compact', 'drop_and_grow', 'drop_and_grow_units', 'drop_fraction',
+    'erk_densities', 'head_importance', 'initial_mask', 'maskable_weights', 'nm_mask',
+    'uniform_densities', 'unit_groups', 'unit_norms'
 ]

@@ -38,14 +38,14 @@ class UnitGroup(NamedTuple):
         output: The weight of the layer that takes what units give, units along its inputs.
         layer: That layer.
         inputs: What makes units: weights and biases before it.
-        block: Name of the block in the model.
+        activation: Of neurons; None for heads, and where the block does not hold it as a layer.
     """
     kind: str
     number: int
     output: Part
     layer: nn.Linear
     inputs: Tuple[Part, ...]
-    block: str
+    activation: Optional[nn.Module] = None
 
     @property
     def weights(self) -> Tuple[Part, ...]:
@@ -135,7 +135,7 @@ def _heads(name: str, block: nn.Module, known: bool) -> UnitGroup:
     if table is not None:
         parts.append(Part(f'{path}.relative_position_bias_table', table, 1))
     return UnitGroup('heads', number, Part(f'{path}.{output}.weight', layer.weight, 1), layer,
-                     tuple(parts), name)
+                     tuple(parts))
 
 
 def _neurons(name: str, block: nn.Module) -> UnitGroup:
@@ -147,12 +147,12 @@ def _neurons(name: str, block: nn.Module) -> UnitGroup:
         if ffn.num_fcs != 2:
             raise ValueError(f'{path}: neurons of an FFN of {ffn.num_fcs} layers can not be taken '
                              f'out, only those of two')
-        (first, widen), (second, narrow) = ('layers.0.0', ffn.layers[0][0]), ('layers.1',
-                                                                              ffn.layers[1])
+        first, second, activation = 'layers.0.0', 'layers.1', ffn.layers[0][1]
     else:
-        (first, widen), (second, narrow) = ('fc1', ffn.fc1), ('fc2', ffn.fc2)
+        first, second, activation = 'fc1', 'fc2', getattr(ffn, 'act', None)
+    widen, narrow = ffn.get_submodule(first), ffn.get_submodule(second)
     parts = tuple(Part(f'{path}.{first}.{key}', parameter, 0)
                   for key, parameter in (('weight', widen.weight), ('bias', widen.bias))
                   if parameter is not None)
-    return UnitGroup('neurons', narrow.in_features, Part(f'{path}.{second}.weight', narrow.weight,
-                                                         1), narrow, parts, name)
+    output = Part(f'{path}.{second}.weight', narrow.weight, 1)
+    return UnitGroup('neurons', narrow.in_features, output, narrow, parts, activation)

@@ -1,0 +1,108 @@
+"""From a model in which heads and neurons are out to an ordinary smaller one without them."""
+from typing import Dict, List, Mapping, NamedTuple, Optional
+
+import torch
+from torch import Tensor, nn
+
+from .blocks import Part, UnitGroup, unit_groups
+
+StateDict = Dict[str, Tensor]
+
+
+class Compacted(NamedTuple):
+    """What is left.
+
+    Attributes:
+        state: Weights of the smaller backbone.
+        block_heads, ffn_widths: Its arguments of these names, one entry per block.
+    """
+    state: StateDict
+    block_heads: List[int]
+    ffn_widths: List[int]
+
+
+def compact(backbone: nn.Module, masks: Optional[Mapping[str, Tensor]] = None) -> Compacted:
+    """The weights of a sparse backbone without the heads and neurons that are out. What a unit
+    gives whatever the input, its value bias or the activation of its bias, goes into the bias of
+    the layer after it.
+
+    Args:
+        backbone: In eval mode; left as it is.
+        masks: Which units exist, by the names of :func:`~.blocks.unit_groups`; groups without one
+            stay whole. By default units are out whose output weights are all zero, or whose input
+            weights (the value weights of a head) are. One of each group stays in any case.
+
+    Raises:
+        ValueError: No unit is out, a mask fits no group, or a unit out of its mask adds to the
+            model. Names the group.
+    """
+    groups = unit_groups(backbone)
+    if masks is None:
+        masks = {name: ~without_effect(group) for name, group in groups.items()}
+        for mask in masks.values():
+            mask[0] |= not mask.any()
+    _check(groups, masks)
+    if all(mask.all() for mask in masks.values()):
+        raise ValueError(f'no head or neuron of the {len(groups) // 2} blocks is out: the model '
+                         f'was never trained with structured sparsity')
+    state = {key: value.clone() for key, value in backbone.state_dict().items()}
+    counts: Dict[str, List[int]] = dict(heads=[], neurons=[])
+    for name, group in groups.items():
+        mask = masks.get(name, torch.ones(group.number, dtype=torch.bool))
+        counts[group.kind].append(int(mask.sum()))
+        if not mask.all():
+            _remove(state, group, mask.cpu())
+    return Compacted(state, counts['heads'], counts['neurons'])
+
+
+def without_effect(group: UnitGroup) -> Tensor:
+    """(number,) bool, on the CPU: the units that give the same whatever the input, or that nothing
+    takes."""
+    silent = _is_zero(group.output, group.number)[0]
+    made = next(part for part in group.inputs if part.name.endswith('weight'))
+    return silent | _is_zero(made, group.number)[-1]  # the last copy is that of values
+
+
+def _is_zero(part: Part, number: int) -> Tensor:
+    """(copies, number) bool: whether all weights of a unit are."""
+    rows = part.parameter.detach().cpu().movedim(part.dim, 0)
+    return ~rows.reshape(part.copies, number, -1).ne(0).any(-1)
+
+
+def _check(groups: Mapping[str, UnitGroup], masks: Mapping[str, Tensor]) -> None:
+    for name, mask in masks.items():
+        if name not in groups:
+            raise ValueError(f'no block has the masked {name}; there are {", ".join(groups)}')
+        group = groups[name]
+        if mask.shape != (group.number, ):
+            raise ValueError(f'{name}: the mask is of {mask.numel()} units, there are '
+                             f'{group.number}')
+        if not mask.any():
+            raise ValueError(f'{name}: none of {group.number} exist, and one has to stay')
+        alive = ~mask.cpu() & ~without_effect(group)
+        if alive.any():
+            raise ValueError(f'{name}: {int(alive.sum())} of {int((~mask).sum())} that are out of '
+                             f'the mask add to the model: its masks and weights are of two '
+                             f'trainings')
+
+
+def _remove(state: StateDict, group: UnitGroup, mask: Tensor) -> None:
+    bias = group.output.name[:-len('weight')] + 'bias'
+    if bias in state:
+        state[bias] += _constant(state, group, mask)
+    for part in (group.output, *group.inputs):
+        index = part.index(mask).to(state[part.name].device)
+        state[part.name] = state[part.name].index_select(part.dim, index)
+
+
+def _constant(state: StateDict, group: UnitGroup, mask: Tensor) -> Tensor:
+    """(C,), what the layer after the units gets from those that are out."""
+    columns = group.output.index(~mask)
+    taken = state[group.output.name].index_select(1, columns).double()
+    made = [part for part in group.inputs if part.name.endswith('bias')]
+    if not made:
+        return torch.zeros_like(taken[:, 0]).to(state[group.output.name].dtype)
+    values = state[made[0].name].chunk(made[0].copies)[-1]
+    if group.kind == 'neurons':
+        values = group.activation(values)
+    return (taken @ values[columns].double()).to(state[group.output.name].dtype)
