@@ -1,0 +1,8 @@
+# Structured sparse training of Mask R-CNN with Swin-T: 70% of the heads and 60% of the FFN neurons
+# of each block, from the ImageNet checkpoint, with the dense schedule; about 80 updates, as
+# published. Afterwards tools/compact_model.py takes out what is left over.
+_base_ = ['../sparsevit/mask_rcnn_sparsevit_dense.py']
+
+custom_hooks = [
+    dict(type='StructuredSparseTrainingHook', head_density=0.7, neuron_density=0.6, interval=2500)
+]
