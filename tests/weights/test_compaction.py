@@ -84,6 +84,17 @@ def test_windows_are_pruned_alike(randomise):
     check_equal(model, new, torch.randn(2, 3, 24, 24) * torch.rand(1, 1, 24, 24))
 
 
+@pytest.mark.parametrize('importance', ['class_attention', 'received'])
+def test_patches_are_chosen_alike(importance, randomise):
+    """Heads that are out have a query and a key, and no say."""
+    model = randomise(MAKE['vit'](importance=importance)).eval()
+    masks = draw_masks(model)
+    take_out(model, masks, 'outputs')
+    new = smaller('vit', compact(model, masks), importance=importance)
+    model.sparsity = new.sparsity = [0, .6, .6]
+    check_equal(model, new, torch.randn(2, 3, 24, 24))
+
+
 def test_without_biases(randomise):
     for kind, changes in (('swin', dict(qkv_bias=False)), ('vit', dict(qkv_bias=False))):
         model = randomise(MAKE[kind](**changes)).eval()

@@ -75,8 +75,8 @@ class EncoderLayer(BaseModule):
             score: Key of :data:`ATTENTION`: the attention score to return.
 
         Returns:
-            (B, T, C), and (B, T) fp32, what each token gets, summed over heads; None without
-            `score`.
+            (B, T, C), and (B, T) fp32, what each token gets, summed over the heads that the
+            projection takes; None without `score`.
         """
         if self.with_cp and x.requires_grad:
             return cp.checkpoint(self._run, x, score, use_reentrant=False)
@@ -88,7 +88,8 @@ class EncoderLayer(BaseModule):
             F.linear(self.norm1(x), msa.in_proj_weight, msa.in_proj_bias), msa.num_heads)
         scores = None
         if score is not None:
-            scores = ATTENTION[score](query.detach(), key.detach(), query.shape[-1]**-.5).sum(1)
+            scores = ATTENTION[score](query.detach(), key.detach(), query.shape[-1]**-.5)
+            scores = (scores * heads_taken(msa)[:, None]).sum(1)
         out = F.scaled_dot_product_attention(
             query, key, value, dropout_p=msa.dropout if msa.training else 0.)
         out = msa.out_proj(out.transpose(1, 2).flatten(2))
@@ -122,6 +123,13 @@ def remove_heads(attention: nn.MultiheadAttention, kept: int) -> None:
     if with_bias:
         attention.in_proj_bias = nn.Parameter(torch.zeros(3 * inner))
     attention.out_proj = nn.Linear(inner, channels, bias=with_bias)
+
+
+def heads_taken(attention: nn.MultiheadAttention) -> Tensor:
+    """(heads,) fp32: 1, and 0 for heads that structured sparse training left out. A model without
+    them must choose the same patches."""
+    weight = attention.out_proj.weight.detach()
+    return weight.unflatten(1, (attention.num_heads, -1)).ne(0).any(0).any(-1).float()
 
 
 def _of_class(query: Tensor, key: Tensor, scale: float) -> Tensor:
