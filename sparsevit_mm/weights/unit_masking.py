@@ -46,28 +46,27 @@ class UnitMasks(Masking):
         self.groups = dict(groups)
         self.masks = {name: masks[name].to(group.output.parameter.device)
                       for name, group in groups.items()}
-        self.outputs = self._outputs()
+        self._changed()
 
-    def _outputs(self) -> WeightMasks:
+    def _changed(self) -> None:
+        """What follows from the masks alone: places are found once, since a GPU has to be waited
+        for."""
         weights, masks = {}, {}
+        self.left_out: List[Tuple[Part, Tensor]] = []  # parts of inputs, places of units not there
         for name, group in self.groups.items():
             part = group.output
             weights[part.name] = LayerWeight(part.parameter, 1)
             columns = self.masks[name].repeat_interleave(part.parameter.shape[1] // group.number)
             masks[part.name] = columns.expand_as(part.parameter).contiguous()
-        return WeightMasks(weights, masks)
+            out = ~self.masks[name]
+            if out.any():
+                self.left_out += [(made, made.index(out)) for made in group.inputs]
+        self.outputs = WeightMasks(weights, masks)
 
     def share(self, kind: str) -> float:
         """Share of the 'heads' or 'neurons' that exist; 1 if there are none to mask."""
         masks = [self.masks[name] for name, group in self.groups.items() if group.kind == kind]
         return (sum(int(mask.sum()) for mask in masks) / sum(map(len, masks))) if masks else 1.
-
-    def _left_out(self) -> Iterator[Tuple[Part, Tensor]]:
-        """The parts of units' inputs with the places of those that do not exist."""
-        for name, group in self.groups.items():
-            out = ~self.masks[name]
-            if out.any():
-                yield from ((part, part.index(out)) for part in group.inputs)
 
     @contextmanager
     def stepping(self) -> Iterator[None]:
@@ -76,7 +75,7 @@ class UnitMasks(Masking):
         with torch.no_grad():
             kept: List[Tuple[Part, Tensor, Tensor]] = [
                 (part, index, part.parameter.index_select(part.dim, index))
-                for part, index in self._left_out()]
+                for part, index in self.left_out]
         with self.outputs.stepping():
             yield
         with torch.no_grad():
@@ -90,7 +89,7 @@ class UnitMasks(Masking):
     def apply_to_moments(self, optimizer: Optimizer) -> None:
         """To whatever the optimizer keeps for each value of a unit's weights."""
         self.outputs.apply_to_moments(optimizer)
-        for part, index in self._left_out():
+        for part, index in self.left_out:
             for moment in optimizer.state.get(part.parameter, {}).values():
                 if torch.is_tensor(moment) and moment.shape == part.parameter.shape:
                     moment.index_fill_(part.dim, index, 0.)
@@ -132,5 +131,5 @@ class UnitMasks(Masking):
             self.masks[name] = drop_and_grow_units(importance[name], growth[name], before,
                                                    fraction)
             moved += int((self.masks[name] & ~before).sum())
-        self.outputs = self._outputs()
+        self._changed()
         return moved
