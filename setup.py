@@ -49,6 +49,8 @@ setup(
         'det': ['mmdet>=3.3,<3.4'],
         'seg': ['mmsegmentation>=1.2,<1.3', 'ftfy', 'regex'],
         'det3d': ['mmdet3d>=1.4,<1.5'],
+        # Beside what it declares; PyPI's modelindex is empty, model-index holds the module.
+        'cls': ['mmpretrain>=1.2,<1.3', 'torchvision', 'model-index'],
         'search': SEARCH,
         'export': EXPORT,
         'dev': [*SEARCH, *EXPORT, 'pytest', 'pytest-xdist', 'hypothesis', 'ruff', 'tensorboard',
