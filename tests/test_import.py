@@ -9,27 +9,29 @@ import pytest
 import sparsevit_mm
 
 PACKAGE = Path(sparsevit_mm.__file__).parent
-TOOLKITS = {'mmdet', 'mmseg', 'mmdet3d'}
+TOOLKITS = {'mmdet', 'mmseg', 'mmdet3d', 'mmpretrain'}
+LEAVES = {'bevdet', 'classification'}  # which configs import that need their toolkit
 
 # Each line may import from the lines above it only; what is not named stands on top of all.
-LAYERS = [{'version', 'sparsity', 'files', 'compat'}, {'models', 'front'}, {'weights'}, {'cost'},
+LAYERS = [{'version', 'sparsity', 'files', 'compat'}, {'operating_point'}, {'models', 'front'}, {'weights'}, {'cost'},
           {'budget', 'hooks', 'config'}, {'evaluation'}, {'search'},
           {'visualization', 'deploy'}, {'report'}, {'cli'}]
-MODEL_LAYERS = [{'tracing', 'checkpoints', 'block_widths'}, {'windows', 'chunks'},
-                {'selection', 'execution'}, {'interface'}, {'swin', 'vit'}, {'bevdet'}]
+MODEL_LAYERS = [{'tracing', 'checkpoints', 'block_widths', 'grids'},
+                {'windows', 'chunks', 'knobs'}, {'selection', 'execution'}, {'interface'},
+                {'swin', 'vit'}, {'bevdet', 'classification'}]
 
 WITHOUT_TOOLKITS = '''
 import sys
 
 class Missing:
-    names = {'mmdet', 'mmseg', 'mmdet3d', 'torchvision', 'optuna', 'matplotlib',
-             'mmcv._ext'}  # not rich: mmengine needs it
+    names = {'mmdet', 'mmseg', 'mmdet3d', 'mmpretrain', 'torchvision', 'optuna',
+             'matplotlib', 'mmcv._ext'}  # not rich: mmengine needs it
 
     def find_spec(self, name, path=None, target=None):
         if name in self.names:
             raise ImportError(f'{name} is not installed')
 
-for name in ('mmdet', 'mmseg', 'mmdet3d'):
+for name in ('mmdet', 'mmseg', 'mmdet3d', 'mmpretrain'):
     assert name not in sys.modules
 sys.meta_path.insert(0, Missing())
 try:
@@ -166,7 +168,7 @@ def test_rooms_are_small():
 def test_no_toolkit_is_imported_even_within_a_function(part):
     path = PACKAGE / part
     for file in [path] if path.is_file() else files(part):
-        if 'bevdet' in file.parts:  # the leaf that only nuScenes configs import
+        if LEAVES & {*file.parts}:
             continue
         roots = {name.split('.')[0] for name in imports_of(file, ast.walk)}
         assert not roots & TOOLKITS, file

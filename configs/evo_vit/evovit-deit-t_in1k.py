@@ -1,0 +1,16 @@
+# DeiT-T with token evolution, trained from scratch on ImageNet-1k: mmpretrain's recipe of DeiT.
+_base_ = ['mmpretrain::deit/deit-tiny_4xb256_in1k.py', '../_base_/evo_in1k_300e.py']
+
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='EvoVisionTransformer',
+        embed_dims=192,
+        num_heads=3,
+        norm_cfg=dict(type='LN', eps=1e-6),
+        patch_bias=True,
+        output_cls_token=True,
+        sparsity=0.5),
+    head=dict(type='EvoClsHead'))
+
+custom_hooks = _base_.evolution_hooks
