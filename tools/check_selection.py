@@ -1,6 +1,6 @@
-"""Which score should choose my windows? Judges, on some images of val, every score that a
-checkpoint can run under: its metric at two sparsities, beside windows chosen at random, and how far
-it agrees with what running a window adds.
+"""Which score should choose my windows or tokens? Judges, on some images of val, every score that a
+checkpoint can run under: its metric at two sparsities, beside a choice at random, and how far it
+agrees with what running a window or token adds.
 """
 import argparse
 import json

@@ -1,6 +1,6 @@
 """What hooks, search, cost, export and figures may ask of any sparse backbone."""
 from contextlib import contextmanager
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
@@ -13,6 +13,7 @@ from .selection.adapted_to import AdaptedTo
 from .selection.importance import TOKEN_SCORES
 from .selection.metadata import ToldBatch, listen_to_models
 from .selection.ranking import Selection
+from .selection.worth import Seen
 
 
 class SparseBackbone(BaseModule):
@@ -97,6 +98,10 @@ class SparseBackbone(BaseModule):
         self._execution = value
         self._executor = EXECUTIONS[value] and EXECUTIONS[value]()
 
+    def scores_for(self, config: SparsityConfig) -> List[str]:
+        """Those of `scores` that can choose what runs in a configuration."""
+        return list(self.scores)
+
     def macs(self, shape: Sequence[int], config: SparsityConfig,
              count_padding: bool = False) -> int:
         """Multiply-accumulates of one image, in closed form.
@@ -150,6 +155,31 @@ class SparseBackbone(BaseModule):
 
     def _record(self, maps: List[List[Tensor]]) -> list:
         """Makes each forward pass add its maps; returns handles whose ``remove`` ends that."""
+        raise NotImplementedError
+
+    @contextmanager
+    def watching(self, scores: Sequence[str]) -> Iterator[Callable[[], List[Seen]]]:
+        """Within the context a dense forward pass in eval mode, and the backward pass after it,
+        leave what the scores say where windows or tokens would be chosen, and what running these
+        is worth.
+
+        Args:
+            scores: Some of :meth:`scores_for`.
+
+        Yields:
+            What gives that of the last pass, and forgets it.
+        """
+        executor, self._executor = self._executor, None  # recordings run no hooks
+        self.watched = True
+        watch = self._watch(scores)
+        try:
+            yield watch.take
+        finally:
+            watch.close()
+            self._executor, self.watched = executor, False
+
+    def _watch(self, scores: Sequence[str]):
+        """What has the `take` of :meth:`watching`, and a `close` that ends it."""
         raise NotImplementedError
 
 

@@ -117,7 +117,7 @@ def test_images_without_any_object_are_named(tiny, tmp_path):
     empty.write_text(json.dumps({**content, 'annotations': []}))
     message = refused('check_selection', tiny.config, tiny.checkpoint, '--work-dir', tmp_path,
                       val_evaluator__ann_file=empty, val_dataloader__dataset__ann_file=empty)
-    assert 'the 8 images of val hold no object' in message and len(message.splitlines()) == 1
+    assert 'holds 0 objects' in message and '8 images' in message and len(message.splitlines()) == 1
 
 
 @DATASETS.register_module(force=True)
@@ -164,9 +164,9 @@ def seeing(x, info):
     return .01 + label.flatten(1)
 
 
-def checked(work_dir, **settings):
+def checked(work_dir, base=BACKBONE, **settings):
     forget_experiments()
-    cfg = toy_config(work_dir, model=dict(type='Sighted', backbone=dict(BACKBONE, **settings)),
+    cfg = toy_config(work_dir, model=dict(type='Sighted', backbone=dict(base, **settings)),
                      val_evaluator=dict(type='mmseg.IoUMetric', iou_metrics=['mIoU']))
     for loader in (cfg.val_dataloader, cfg.train_dataloader):
         loader.dataset.type = 'Scenes'
@@ -189,6 +189,35 @@ def test_the_score_that_finds_the_objects_is_the_one_to_use(tmp_path, monkeypatc
     # The config's own is kept where it is that one.
     assert checked(tmp_path, importance='distinct').sentence.startswith(
         "Keep 'distinct', the config's: at 50%")
+
+
+VIT = dict(type='EvoVisionTransformer', img_size=16, patch_size=2, embed_dims=8, num_layers=4,
+           num_heads=2, dense_layers=1)
+
+
+@pytest.mark.parametrize('settings, scores', [
+    ({}, ['class_attention', 'received', *SCORES]),
+    (dict(reselect='stage', stages=(1, 2)), ['class_attention', 'received', *SCORES]),
+    (dict(with_cls_token=False, importance='received'), ['received', *SCORES]),
+    (dict(dense_layers=0, importance='magnitude'), SCORES)])
+def test_tokens_of_a_vit_are_judged_alike(tmp_path, monkeypatch, settings, scores):
+    monkeypatch.setitem(TOKEN_SCORES, 'distinct', seeing)
+    report = checked(tmp_path, VIT, **settings)
+    assert report.choice == 'distinct'
+    assert [row.name for row in report.comparison.rows] == ['dense', *scores]
+    stages = 3 if 'reselect' in settings else 1
+    assert [(row.stage, row.score) for row in report.stages] == [
+        (stage, score) for stage in range(stages) for score in scores]
+    for row in report.stages:
+        attention = row.score in ('class_attention', 'received')
+        # There is no attention before the first layer.
+        assert (row.spread is None) == (attention and row.stage == 0 and stages == 3)
+        assert attention or -1 <= row.update <= 1 and -1 <= row.gain <= 1
+
+
+def test_a_score_that_can_not_choose_is_named(tmp_path):
+    with pytest.raises(ValueError, match='first layer .*keep it dense'):
+        checked(tmp_path, VIT, dense_layers=0)
 
 
 def test_noise_is_said_to_be_noise(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Which score should choose the windows of a checkpoint: judged on some images of val."""
+"""Which score should choose the windows or tokens of a checkpoint: judged on some images of val."""
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -52,7 +52,7 @@ class SelectionReport:
 def check_selection(cfg: Config, checkpoint: str, sparsities: Sequence[Sparsity] = SPARSITIES,
                     num_samples: Optional[int] = None, seed: int = 0,
                     report: Callable[[str], None] = lambda label: None) -> SelectionReport:
-    """Judges the scores that windows may be chosen by.
+    """Judges the scores that windows or tokens may be chosen by.
 
     Args:
         cfg: The config; its ``work_dir`` gets the log, and the annotations of the images drawn.
@@ -80,9 +80,13 @@ def check_selection(cfg: Config, checkpoint: str, sparsities: Sequence[Sparsity]
     configs = list(dict.fromkeys(backbone.space.config(s) for s in sparsities))
     for config in configs:
         if config.is_dense:
-            raise ValueError(f'sparsity {config} is dense: all windows run under any score')
+            raise ValueError(f'sparsity {config} is dense: everything runs under any score')
     check_importance(evaluator.selection.importance, cfg, checkpoint, backbone)
-    scores = usable_scores(cfg, checkpoint, backbone)
+    configured = backbone.sparsity
+    for config in configs:
+        backbone.sparsity = config  # raises where the config's own score can't choose
+    backbone.sparsity = configured
+    scores = usable_scores(cfg, checkpoint, backbone, configs)
     shares = None
     if type(evaluator.metric).__name__ == 'CocoMetric':
         shares = _ObjectShares(evaluator)
@@ -124,7 +128,7 @@ def _survey(cfg: Config, evaluator: Evaluator, scores: Sequence[str], number: in
     runner = evaluator.runner
     model = unwrapped(runner.model)
     run = partial(survey, model, evaluator.backbone, scores)
-    report('updates and gradients of the windows')
+    report('updates and gradients')
     own, others = _annotated(cfg.val_dataloader), cfg.get('train_dataloader')
     reason = 'its pipeline loads no annotations'
     if own is not None:

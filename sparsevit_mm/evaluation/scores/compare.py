@@ -1,4 +1,5 @@
-"""A model's metric under each of the scores that windows may be chosen by, and which to use."""
+"""A model's metric under each of the scores that windows or tokens may be chosen by, and which to
+use."""
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
@@ -9,11 +10,11 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
 from ...config.reading import find_backbone
-from ...models import SparseSwinTransformer
+from ...models import SparseBackbone
 from ...models.checkpoints import read_checkpoint
 from ...models.selection.head import check_heads
 from ...models.selection.importance import LEARNED
-from ...sparsity import SparsityConfig
+from ...sparsity import Sparsity, SparsityConfig
 from ..bootstrap import RESAMPLES
 from ..evaluator import Evaluation, Evaluator
 from ..intervals import Interval, Resampled, difference
@@ -100,30 +101,34 @@ def take_samples(cfg: Config, num_samples: Optional[int], seed: int) -> int:
     return number
 
 
-def usable_scores(cfg: Config, checkpoint: str, backbone: SparseSwinTransformer) -> List[str]:
-    """The scores that a checkpoint can be judged under: all, 'learned' where it holds the
-    heads.
+def usable_scores(cfg: Config, checkpoint: str, backbone: SparseBackbone,
+                  sparsities: Sequence[Sparsity] = SPARSITIES) -> List[str]:
+    """The scores that a checkpoint can be judged under: all that can choose what runs, 'learned'
+    where the checkpoint holds the heads.
 
     Args:
         cfg: The config.
         checkpoint: File of the whole model.
         backbone: Of that config.
+        sparsities: To judge at.
 
     Raises:
         FileNotFoundError, ValueError: The checkpoint is not there, or its heads do not fit.
     """
-    if LEARNED not in backbone.scores:
-        return list(backbone.scores)
+    usable = [set(backbone.scores_for(backbone.space.config(s))) for s in sparsities]
+    names = [name for name in backbone.scores if all(name in some for some in usable)]
+    if LEARNED not in names:
+        return names
     state = read_checkpoint(checkpoint)
     state = {key[len('module.'):] if key.startswith('module.') else key: value
              for key, value in state.get('state_dict', state).items()}
     prefix = '.'.join(map(str, find_backbone(cfg)[1:])) + '.'
     heads = check_heads(state, prefix, backbone.num_features)
-    return [name for name in backbone.scores if name != LEARNED or heads]
+    return [name for name in names if name != LEARNED or heads]
 
 
 def check_importance(name: str, cfg: Config, checkpoint: str,
-                     backbone: SparseSwinTransformer) -> None:
+                     backbone: SparseBackbone) -> None:
     """Makes sure that a checkpoint can run under a score.
 
     Raises:

@@ -1,5 +1,5 @@
-"""What the scores say of windows, beside what running these adds to the features and to the task.
-"""
+"""What the scores say of windows or tokens, beside what running these adds to the features and to
+the task."""
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
@@ -9,13 +9,9 @@ import torch
 from mmengine.model import BaseModel
 from scipy.stats import spearmanr
 
-from ...models import SparseSwinTransformer
-from ...models.selection.importance import TOKEN_SCORES
-from ...models.selection.ranking import score_windows, valid_windows
-from ...models.selection.worth import StageWorth
-from ...models.windows import partition
+from ...models import SparseBackbone
 
-FEWEST = 3  # windows of an image, for a rank correlation
+FEWEST = 3  # windows or tokens of an image, for a rank correlation
 
 
 @dataclass
@@ -25,9 +21,10 @@ class StageRow:
     Attributes:
         stage: Index.
         score: Name.
-        spread: Coefficient of variation of the score over the windows of an image.
-        update: Rank correlation, within an image, of a window's score with the norm of what the
-            stage's blocks add to its tokens.
+        spread: Coefficient of variation of the score over the windows or tokens of an image.
+        update: Rank correlation, within an image, of the score of a window or token with the norm
+            of what the stage's blocks add to it. In a ViT that chooses before each layer, that of
+            each layer, and their mean.
         gain: Likewise with that norm times the norm of the loss's gradient there.
     """
     stage: int
@@ -40,49 +37,37 @@ class StageRow:
 class ScoreSurvey:
     """Takes in dense passes of a backbone. Use it as a context.
 
-    Windows are those of the plain partition, less those that lie wholly in padding.
+    What lies wholly in padding does not count. See
+    :meth:`~sparsevit_mm.models.interface.SparseBackbone.watching`.
 
     Args:
         backbone: In eval mode.
         scores: Names.
     """
 
-    def __init__(self, backbone: SparseSwinTransformer, scores: Sequence[str]):
+    def __init__(self, backbone: SparseBackbone, scores: Sequence[str]):
         self.backbone, self.scores = backbone, list(scores)
         self._cells: Dict[Tuple[int, str], List[List[float]]] = {
             (stage, score): [[], [], []]
-            for stage in range(len(backbone.stages)) for score in self.scores}
+            for stage in range(len(backbone.depths)) for score in self.scores}
 
     def __enter__(self) -> 'ScoreSurvey':
-        self._watches = [StageWorth(stage) for stage in self.backbone.stages]
-        self.backbone.watched = True
-        # Recordings run no hooks.
-        self._executor, self.backbone._executor = self.backbone._executor, None
+        self._context = self.backbone.watching(self.scores)
+        self._last = self._context.__enter__()
         return self
 
-    def __exit__(self, *_) -> None:
-        self.backbone._executor, self.backbone.watched = self._executor, False
-        for watch in self._watches:
-            watch.close()
+    def __exit__(self, *error) -> None:
+        self._context.__exit__(*error)
 
     @torch.no_grad()
     def take(self) -> None:
         """Takes in the last pass, after its backward pass if there is one."""
-        for index, (stage, watch) in enumerate(zip(self.backbone.stages, self._watches)):
-            last = watch.last
-            watch.clear()
-            windows = partition(*last.info.hw_shape, stage.window_size, 0, last.x.device)
-            inside = torch.ones(len(last.x), windows.num_windows, dtype=torch.bool)
-            if last.info.sizes is not None:
-                inside = valid_windows(windows, last.info.sizes).cpu()
-            update, gain = (None if worth is None else score_windows(worth, windows).cpu()
-                            for worth in (last.update, last.gain))
-            for name in self.scores:
-                score = score_windows(TOKEN_SCORES[name](last.x, last.info), windows).cpu()
-                for image, which in enumerate(inside):
-                    self._add(index, name, *(
+        for seen in self._last():
+            for name, scores in seen.scores.items():
+                for image, which in enumerate(seen.inside):
+                    self._add(seen.stage, name, *(
                         None if values is None else values[image][which].double().numpy()
-                        for values in (score, update, gain)))
+                        for values in (scores, seen.update, seen.gain)))
 
     def _add(self, stage: int, name: str, score: np.ndarray, update: Optional[np.ndarray],
              gain: Optional[np.ndarray]) -> None:
@@ -99,7 +84,7 @@ class ScoreSurvey:
                 for (stage, score), values in self._cells.items()]
 
 
-def survey(model: BaseModel, backbone: SparseSwinTransformer, scores: Sequence[str],
+def survey(model: BaseModel, backbone: SparseBackbone, scores: Sequence[str],
            batches: Iterable, with_loss: bool) -> List[StageRow]:
     """Runs a model dense, in eval mode.
 

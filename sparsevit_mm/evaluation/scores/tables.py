@@ -32,7 +32,7 @@ def comparison_table(comparison: ScoreComparison, title: str) -> Table:
 
 def stage_table(rows: Sequence[StageRow], labelled: Optional[str]) -> Table:
     """Spread and rank correlations of each score in each stage."""
-    table = _table('scores of windows in each stage; rank correlations within an image')
+    table = _table('scores in each stage; rank correlations within an image')
     table.add_column('score')
     table.add_column('spread', justify='right')
     table.add_column('with update', justify='right')
@@ -50,12 +50,12 @@ def stage_table(rows: Sequence[StageRow], labelled: Optional[str]) -> Table:
 
 def notes(rows: Sequence[StageRow], labelled: Optional[str]) -> Iterator[str]:
     """What the columns of :func:`stage_table` mean."""
-    yield ('spread: coefficient of variation over the windows of an image; update: norm of what '
-           'the blocks of the stage add to the tokens of a window, in a dense pass')
+    yield ('spread: coefficient of variation over the windows or tokens of an image; update: norm '
+           'of what the blocks that share a choice add to them, in a dense pass')
     yield (f'gradient x update: on {labelled}' if labelled else
            'no column with gradients: neither val nor train gives the loss of this model')
     if any(row.update is None for row in rows):
-        yield 'a blank: too few windows for a rank, or all have one score'
+        yield 'a blank: too few windows or tokens for a rank, or all have one score'
 
 
 def _table(title: str) -> Table:

@@ -1,10 +1,27 @@
 """What a stage's blocks add to each token, and what the loss makes of it."""
-from typing import Optional
+from typing import Dict, NamedTuple, Optional
 
 import torch
 from torch import Tensor, nn
 
 from .importance import MapInfo
+
+
+class Seen(NamedTuple):
+    """What scores say of the n windows or tokens of a stage, and what these are worth.
+
+    Attributes:
+        stage: Index.
+        scores: (B, n) fp32 of each score.
+        inside: (B, n) bool, false of those that lie wholly in padding.
+        update: (B, n) fp32, the norm of what the blocks add to them.
+        gain: (B, n) fp32, likewise times that of the loss's gradient; None without one.
+    """
+    stage: int
+    scores: Dict[str, Tensor]
+    inside: Tensor
+    update: Tensor
+    gain: Optional[Tensor]
 
 
 class Pass:

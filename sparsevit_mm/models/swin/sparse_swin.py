@@ -26,6 +26,7 @@ from .macs import stage_windows, swin_macs
 from .patches import embed_patches, merge_patches, to_features
 from .pretrained import init_from_scratch, load_pretrained
 from .stage import SwinStage
+from .watch import WindowWatch
 
 
 def image_size(size: Union[int, Sequence[int]]) -> Tuple[int, int]:
@@ -333,6 +334,9 @@ class SparseSwinTransformer(SparseBackbone):
 
     def _record(self, maps: List[List[Tensor]]) -> list:
         return record_windows(self, maps)
+
+    def _watch(self, scores: Sequence[str]) -> WindowWatch:
+        return WindowWatch(self.stages, scores)
 
     def _position_embedding(self, hw_shape: Tuple[int, int]) -> Tensor:
         """(1, H * W, C), resized where the toolkits would fail."""

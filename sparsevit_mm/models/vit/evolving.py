@@ -13,6 +13,7 @@ from ..selection.ranking import Selection
 from .block import ATTENTION
 from .evolution import blend, gather, margin, representative, select, update
 from .plan import FAST, Group, check_config, groups_of
+from .watch import PatchWatch
 
 Grid = Tuple[int, int]
 Attended = Tuple[Tensor, Optional[Tensor], Union[float, Tensor]]
@@ -50,6 +51,7 @@ class EvolvingBackbone(SparseBackbone):
         self.prefix = int(with_cls_token)
         self._maps: Optional[List[List[Tensor]]] = None  # while recording
         self._margins: Optional[List[float]] = None  # while measuring margins
+        self._watcher: Optional[PatchWatch] = None
 
     def _make_space(self, reselect: str) -> SparsitySpace:
         """Raises ValueError if there is no such way."""
@@ -93,6 +95,18 @@ class EvolvingBackbone(SparseBackbone):
             raise ValueError("importance 'class_attention' needs with_cls_token; without it take "
                              "'received', the attention that patches receive")
 
+    def scores_for(self, config: SparsityConfig) -> List[str]:
+        """Attention scores need a layer before the first that prunes, and that of the class token
+        the token."""
+        found = []
+        for name in self.scores:
+            try:
+                self._check(config, Selection(name), self._reselect)
+            except ValueError:
+                continue
+            found.append(name)
+        return found
+
     def forward(self, x: Tensor) -> Tuple[Union[Tensor, List[Tensor]], ...]:
         """Features of an image.
 
@@ -105,6 +119,8 @@ class EvolvingBackbone(SparseBackbone):
         """
         if not self.sparsity.is_dense:
             self.adapted_to.check(self.selection.importance, self.training)
+        if self._watcher is not None:
+            return self._watcher.run(self._forward, x)
         if self._executor is None:
             return self._forward(x)
         config = self.sparsity, self.selection, self.reselect, self.fast
@@ -131,6 +147,8 @@ class EvolvingBackbone(SparseBackbone):
         Returns:
             The whole sequence and the importance after the group.
         """
+        if self._watcher is not None:
+            x = self._watcher.begin(x, importance, grid, stage)
         tokens, kept, summary = x, None, None
         if group.ratio:
             scores = self._scores(x, importance, grid)
@@ -153,7 +171,10 @@ class EvolvingBackbone(SparseBackbone):
 
         patches = kept and kept.patches
         for layer in group.layers:
+            before = tokens
             tokens, attention, weight = run(layer, tokens, self._attention_score(layer), patches)
+            if self._watcher is not None:
+                self._watcher.add(before, tokens)
             importance = self._blend(importance, attention, weight, patches)
             if layer != group.layers[-1]:
                 collect(layer, whole)
@@ -193,6 +214,9 @@ class EvolvingBackbone(SparseBackbone):
             return min(self._margins, default=float('inf'))
         finally:
             self._margins = None
+
+    def _watch(self, scores: Sequence[str]) -> PatchWatch:
+        return PatchWatch(self, scores)
 
     def _record(self, maps: List[List[Tensor]]) -> list:
         self._maps = maps
