@@ -66,7 +66,8 @@ class Resampler:
         group = np.arange(number) % GROUPS
         jackknife = np.array([figure((group != g).astype(int))
                               for g in range(min(number, GROUPS))]) if number > 1 else np.zeros(0)
-        return Resampled(figure(np.ones(number, int)), np.array(bootstrap), jackknife, units.text, number)
+        return Resampled(figure(np.ones(number, int)), np.array(bootstrap), jackknife, units.text,
+                         number)
 
 
 def make_resampler(metric, objective: str,

@@ -84,12 +84,20 @@ class Resampled:
     num_units: int
 
     def interval(self) -> Interval:
-        """95% interval, bias-corrected and accelerated (Efron 1987, equations 2.3 and 6.6), the
-        acceleration by the jackknife over groups of units; without ends below ten units.
+        """95% interval of the figure on other images, as many as these; without ends below ten
+        units.
+
+        The resamples are moved so that their mean is the estimate, then bias-corrected and
+        accelerated (Efron 1987, equations 2.3 and 6.6), the acceleration by the jackknife over
+        groups of units. A resample holds images twice, which raises AP and NDS by up to their
+        standard error; other images would not. Without the move the correction takes this for
+        skewness, and the interval may lie below the estimate: a nominal 95% held the expected AP
+        of 40 simulated images in 83% of cases, with it in 95%.
         """
         if self.num_units < FEWEST_UNITS and self.unit:
             return Interval(self.estimate, None, None, self.unit)
-        low, high = bca(self.estimate, self.bootstrap, self.jackknife)
+        low, high = bca(self.estimate, self.bootstrap - self.bootstrap.mean() + self.estimate,
+                        self.jackknife)
         return Interval(self.estimate, low, high, self.unit)
 
     def __sub__(self, other: 'Resampled') -> 'Resampled':
@@ -105,7 +113,8 @@ class Resampled:
         count = min(len(one.bootstrap), len(other.bootstrap))
         if one.unit != other.unit or len(one.jackknife) != len(other.jackknife):
             raise ValueError(f'resamples of {one.unit} and {other.unit} can not be paired')
-        return Resampled(one.estimate + other.estimate, one.bootstrap[:count] + other.bootstrap[:count],
+        return Resampled(one.estimate + other.estimate,
+                         one.bootstrap[:count] + other.bootstrap[:count],
                          one.jackknife + other.jackknife, one.unit, one.num_units)
 
     def __mul__(self, factor: float) -> 'Resampled':
