@@ -151,7 +151,8 @@ def report(entries: List[Entry], rows: List[Compared], times: np.ndarray, backbo
     ratios = times / times[:, :1]
     table = Table(title='CamVid, 51 test images; latency of the backbone, batch 1, fp32',
                   title_justify='left')
-    for column in ('', 'mIoU', '95% interval', 'latency', 'of dense', 'GMACs', 'sparsity'):
+    for column in ('', 'mIoU', f'95% over {rows[0].interval.unit}', 'latency', 'of dense', 'GMACs',
+                   'sparsity'):
         table.add_column(column)
     for i, (entry, row) in enumerate(zip(entries, rows)):
         spread = np.percentile(ratios[:, i], (25, 75))

@@ -146,8 +146,8 @@ def report(task: Task, cfg, checkpoint: Path, winner_config: Path, meter, work_d
 def show(task: Task, rows: List, title: str) -> None:
     table = Table(title=title, title_justify='left')
     objective, *others = task.metrics
-    for column in ('', objective, '95% interval', *others, 'latency', 'of dense', 'GMACs',
-                   'sparsity by stage'):
+    for column in ('', objective, f'95% over {rows[0].interval.unit}', *others, 'latency',
+                   'of dense', 'GMACs', 'sparsity by stage'):
         table.add_column(column)
     for row in rows:
         figures = [f'{row.metrics.get(key, 0.):.{task.digits}f}' for key in task.metrics.values()]

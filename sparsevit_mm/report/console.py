@@ -12,7 +12,7 @@ from ..search.pipeline import SearchPipeline
 from ..search.request import SearchRequest
 from ..search.study import SparsitySearch
 from ..search.summary import Summary
-from .statistics import backbone_alone, less_dense
+from .statistics import backbone_alone, less_dense, less_dense_heading
 
 SAID_EVERY = 60.  # seconds of waiting
 DRIFT = .05  # of the dense latency during a search, from which on it is said
@@ -84,7 +84,7 @@ def show_search(result: SearchResult) -> None:
     on_some = summary.dense_full is not None
     of_model = any(f.backbone for f in summary.finalists)
     table = Table(title=f'{summary.metric}; latency of {result.setting}', title_justify='left')
-    for column in ('', summary.metric.rsplit('/', 1)[-1], 'less dense (95%)',
+    for column in ('', summary.metric.rsplit('/', 1)[-1], less_dense_heading(summary),
                    *['in the search'] * on_some, 'latency', 'of dense', *['backbone'] * of_model,
                    'sparsity'):
         table.add_column(column)

@@ -14,7 +14,7 @@ from .html import Section, details, figure, page, paragraph, table, tiles
 from .sections import (check_section, first_look_section, importance_section, progress_section,
                        sensitivity_section, windows_section)
 from .source import SearchRecord
-from .statistics import backbone_alone, less_dense
+from .statistics import backbone_alone, less_dense, less_dense_heading
 
 REPORT, FIGURES = 'report.html', 'report'  # in the work directory
 NO_REFERENCES = 'Not recorded: run the search with --references.'
@@ -103,7 +103,7 @@ def _tradeoff(record: SearchRecord, alike: Sequence[Candidate], folder: Path) ->
         'tradeoff', lambda: draw_tradeoff(record, alike),
         f'{short(summary.metric)} over latency of all evaluated candidates',
         'Up and to the left is better. Each dot is a candidate; the line joins those that none '
-        'beats in both. The vertical bars are 95% bootstrap intervals over images, the dashed '
+        'beats in both. The vertical bars are 95% bootstrap intervals, the dashed '
         'lines the limits of the search.', folder)]
     if not summary.references:
         parts.append(paragraph(f'Uniform ratios and smaller images: {NO_REFERENCES}', 'note'))
@@ -124,8 +124,8 @@ def _finalists(record: SearchRecord, alike: Sequence[Candidate], folder: Path) -
     on_some = summary.dense_full is not None
     of_model = any(f.backbone for f in summary.finalists)
     heads = ['at most' if record.pareto else 'place', 'trial', short(summary.metric),
-             'less dense (95%)', *['in the search'] * on_some, 'searched (ms)', 'again (ms)',
-             'of dense', *['backbone alone'] * of_model, 'within noise', 'sparsity']
+             less_dense_heading(summary), *['in the search'] * on_some, 'searched (ms)',
+             'again (ms)', 'of dense', *['backbone alone'] * of_model, 'within noise', 'sparsity']
     rows = []
     for place, finalist in enumerate(summary.finalists, 1):
         c = finalist.candidate

@@ -6,7 +6,7 @@ import optuna
 from optuna.distributions import FloatDistribution
 from optuna.importance import MeanDecreaseImpurityImportanceEvaluator, get_param_importances
 
-from ..evaluation.intervals import difference
+from ..evaluation.intervals import difference, interval
 from ..search.candidates import Candidate
 from ..search.summary import Finalist, Summary
 
@@ -84,6 +84,15 @@ def less_dense(summary: Summary, finalist: Finalist) -> str:
     if one is None or other is None:
         return f'{summary.metric_of(finalist) - summary.dense_metric:+.4f}'
     return difference(one, other).text('+.4f')
+
+
+def less_dense_heading(summary: Summary) -> str:
+    """Heading of :func:`less_dense`, which names what was drawn: scenes, blocks or images."""
+    resampled = summary.dense_resampled
+    if resampled is None:
+        return 'less dense'
+    unit = interval(resampled).unit
+    return f'less dense (95% over {unit})' if unit else 'less dense (95%)'
 
 
 def backbone_alone(finalist: Finalist) -> List[str]:

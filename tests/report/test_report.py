@@ -130,6 +130,7 @@ def test_finalists_stand_with_both_latencies_both_metrics_and_their_noise(full):
     summary, text = full.record.summary, full.texts['finalists']
     alike = within_noise(summary.evaluated, max(summary.evaluated, key=lambda c: c.metric))
     assert 1 < len(alike) < 25 and f'{len(alike)} of 25' in full.texts['']
+    assert 'less dense (95% over 200 images)' in text
     assert text.count(' yes ') == sum(f.candidate in alike for f in summary.finalists)
     for finalist in summary.finalists:
         c = finalist.candidate

@@ -12,9 +12,10 @@ def comparison_table(comparison: ScoreComparison, title: str) -> Table:
     """Metric, difference to the config's own score and share of objects that ran, of each score."""
     table = _table(title)
     figure = comparison.metric.rsplit('/', 1)[-1]
+    drawn = f'(95% over {comparison.rows[0].intervals[0].unit})'
     for label in comparison.labels:
-        table.add_column(f'{figure}, {label}\n(95%)', justify='right')
-    table.add_column(f'mean less {comparison.own!r}\n(95%)', justify='right')
+        table.add_column(f'{figure}, {label}\n{drawn}', justify='right')
+    table.add_column(f'mean less {comparison.own!r}\n{drawn}', justify='right')
     shares = any(row.shares for row in comparison.rows)
     for label in comparison.labels if shares else ():
         table.add_column(f'objects run\n{label}', justify='right')
