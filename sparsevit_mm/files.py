@@ -21,15 +21,22 @@ def replacing(path: Union[str, os.PathLike]) -> Iterator[Path]:
             partial.unlink()
 
 
+def absolute(path: Union[str, os.PathLike]) -> str:
+    """The absolute path, symbolic links as they were named; but where ``..`` follows one, which
+    Python's ``abspath`` strikes out in the text, the place that the system means."""
+    text = os.path.abspath(path)
+    meant = os.path.realpath(path)  # follows links as it goes, as the system does
+    return text if os.path.realpath(text) == meant else meant
+
+
 def way_to(path: Union[str, os.PathLike], folder: Union[str, os.PathLike]) -> str:
     """The path relative to a folder, if that leads there whether ``..`` is followed from link to
     link, as the system does, or struck out in the text, as Python's ``abspath`` does; else, where a
     symbolic link lies between, the absolute path."""
-    absolute = os.path.abspath(path)
-    relative = os.path.relpath(absolute, folder)
-    joined = os.path.join(os.path.abspath(folder), relative)
-    same = os.path.realpath(absolute)
-    # realpath follows links as it goes: so does the system.
+    target, start = absolute(path), absolute(folder)
+    relative = os.path.relpath(target, start)
+    joined = os.path.join(start, relative)
+    same = os.path.realpath(target)
     if os.path.realpath(joined) == same == os.path.realpath(os.path.normpath(joined)):
         return relative
-    return absolute
+    return target

@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from sparsevit_mm.files import replacing, way_to
+from sparsevit_mm.files import absolute, replacing, way_to
 
 
 def test_a_file_takes_its_place_when_it_is_whole(tmp_path):
@@ -54,3 +54,14 @@ def test_a_path_that_holds_behind_a_symbolic_link(tmp_path):
     beside = tmp_path / 'proj/work_dirs/s1/winner.py'
     beside.touch()
     assert way_to(beside, beside.parent) == 'winner.py'
+
+
+def test_dots_behind_a_symbolic_link_mean_what_they_mean_to_the_system(tmp_path, monkeypatch):
+    (tmp_path / 'proj').mkdir()
+    (tmp_path / 'disk/deep').mkdir(parents=True)
+    (tmp_path / 'proj/link').symlink_to('../disk/deep')
+    monkeypatch.chdir(tmp_path / 'proj')
+    (tmp_path / 'disk/det.py').touch()
+    assert os.path.samefile('link/../det.py', absolute('link/../det.py'))
+    assert os.path.samefile(way_to('link/../det.py', tmp_path / 'proj'), 'link/../det.py')
+    assert absolute('link/new.py') == str(tmp_path / 'proj/link/new.py')  # a link keeps its name

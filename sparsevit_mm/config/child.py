@@ -64,7 +64,8 @@ def module_of(base: Path, out: Path) -> str:
     Raises:
         ValueError: Folders or file have names that no import statement takes.
     """
-    base, folder = base.resolve(), out.parent.resolve()
+    # The file itself may be a link: what it is based on is looked for beside the link.
+    base, folder = base.parent.resolve() / base.name, out.parent.resolve()
     parts = Path(os.path.relpath(base.with_suffix(''), folder)).parts
     ups = parts.count('..')
     if _importable(parts[ups:]):

@@ -1,11 +1,11 @@
 """The search's answer as a small mm config over the one it started from."""
-import os
 from pathlib import Path
 from typing import Dict, Optional, Sequence
 
 from mmengine.config import Config
 
 from ..compat import is_lazy_config
+from ..files import absolute
 from ..sparsity import SparsityConfig
 from .child import body_of, child_text, merge, write_config
 from .reading import find_backbone, nested, without_adaptation
@@ -50,7 +50,7 @@ def export_config(cfg: Config, config: str, options: Optional[Dict], sparsity: S
     for key, value in (('scope', scope), ('importance', importance)):
         if value is not None:
             merge(body, nested((*find_backbone(cfg), key), value))
-    body['load_from'] = checkpoint if '://' in checkpoint else os.path.abspath(checkpoint)
+    body['load_from'] = checkpoint if '://' in checkpoint else absolute(checkpoint)
     if cfg.get('custom_hooks'):
         body['custom_hooks'] = without_adaptation(cfg.custom_hooks)
     schedule = finetune_schedule(cfg)

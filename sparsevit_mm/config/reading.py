@@ -5,6 +5,7 @@ from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 
+from ..files import absolute
 from ..models import backbone_names
 
 ADAPTATION_HOOK = 'SparsityAdaptationHook'
@@ -20,7 +21,7 @@ def load_config(path: str, options: Optional[Dict] = None) -> Config:
     if '::' in path:
         cfg = get_config(path)
     elif Path(path).is_file():
-        cfg = Config.fromfile(path)
+        cfg = Config.fromfile(absolute(path))
     else:
         raise FileNotFoundError(f'config {path} is not there')
     if options:

@@ -2,7 +2,6 @@
 and where the study is."""
 import json
 import math
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Optional
@@ -15,7 +14,7 @@ from mmengine.config import Config
 from ..config.export import export_config
 from ..cost.latency import LatencySetting
 from ..evaluation.scores.compare import ScoreComparison
-from ..files import replacing, way_to
+from ..files import absolute, replacing, way_to
 from ..front import Front, FrontPoint
 from ..version import __version__
 from .limits import Limits
@@ -63,14 +62,14 @@ def write_manifest(work_dir: Path, request: SearchRequest, study: str, end: str)
         'storage': shown(request.storage),
         'study': study,
         'end': end,
-        'config': os.path.abspath(request.config) if '::' not in request.config else
+        'config': absolute(request.config) if '::' not in request.config else
         request.config,
         'checkpoint': request.checkpoint if '://' in request.checkpoint else
-        os.path.abspath(request.checkpoint),
+        absolute(request.checkpoint),
         'winners': {name: way_to(path, work_dir)
                     for name, path in request.winners().items()},
         'options': request.options,
-        'table': request.table and os.path.abspath(request.table),
+        'table': request.table and absolute(request.table),
     }, indent=2, default=str)
     with replacing(work_dir / MANIFEST) as partial:
         partial.write_text(text + '\n', encoding='utf-8')

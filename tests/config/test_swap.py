@@ -371,3 +371,14 @@ def test_a_semi_supervised_model_is_not_adapted(write, swapped):
     assert swapped(config, 'plain.py').model.detector.backbone.type == 'SparseSwinTransformer'
     with pytest.raises(ValueError, match='two, of student and teacher'):
         swapped(config, adapt=True)
+
+
+def test_a_child_behind_a_link_finds_its_base(write, tmp_path, monkeypatch):
+    write('proj/configs/det.py', model=dict(type='A', backbone=SWIN))
+    (tmp_path / 'disk/deep/er').mkdir(parents=True)
+    (tmp_path / 'proj/work_dirs').symlink_to('../disk/deep/er')
+    monkeypatch.chdir(tmp_path / 'proj')
+    for config, out in (('configs/det.py', 'work_dirs/new.py'),
+                        ('work_dirs/../../../proj/configs/det.py', 'new.py')):
+        swap_backbone(config, Path(out))
+        assert load_config(out).model.backbone.type == 'SparseSwinTransformer'

@@ -113,3 +113,16 @@ def test_base_that_no_import_can_name_is_refused_with_what_to_do(name, write, tm
     assert not out.exists()
     if '/' in name:
         swap_backbone(config, Path(config).with_name('new.py'))
+
+
+def test_a_link_leads_neither_child_nor_base_astray(write, tmp_path, monkeypatch):
+    write(name='proj/configs/det.py')
+    (tmp_path / 'disk/deep/er').mkdir(parents=True)
+    (tmp_path / 'proj/work_dirs').symlink_to('../disk/deep/er')
+    # A config that is a link itself is based on what lies beside the link.
+    (tmp_path / 'proj/configs/det.py').rename(tmp_path / 'disk/det.py')
+    (tmp_path / 'proj/configs/det.py').symlink_to('../../disk/det.py')
+    monkeypatch.chdir(tmp_path / 'proj')
+    for out in ('work_dirs/new.py', 'configs/new.py'):
+        swap_backbone('configs/det.py', Path(out))
+        assert load_config(out).model['backbone']['type'] is SparseSwinTransformer

@@ -18,10 +18,11 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from postgres import PASSWORD
 from sqlalchemy import event, exc
+from sqlalchemy.engine import URL
 
 from sparsevit_mm.search.store import journal, retrying
 from sparsevit_mm.search.store.retrying import RetryingStorage, StorageError
-from sparsevit_mm.search.store.storage import open_storage, shown
+from sparsevit_mm.search.store.storage import open_storage, shown, sqlite_url
 
 pytest_plugins = ['postgres']
 fork = multiprocessing.get_context('fork')
@@ -476,3 +477,18 @@ def test_tables_of_another_program_are_refused(tmp_path, logged):
         open_storage(f'sqlite:///{tmp_path}/x.db')
     assert RDBStorage(f'sqlite:///{tmp_path}/y.db')  # while Optuna's own are taken
     assert open_storage(f'sqlite:///{tmp_path}/y.db')
+
+
+@pytest.mark.parametrize('name', ['a?b', 'a%20b', 'a b', 'a#b', '{a}', 'a@b', 'a:b'])
+def test_a_url_leads_to_its_file_whatever_is_in_the_name(tmp_path, name):
+    (tmp_path / name).mkdir()
+    optuna.create_study(storage=open_storage(sqlite_url(tmp_path / name / 's.db')))
+    assert [p for p in tmp_path.rglob('*') if p.is_file()] == [tmp_path / name / 's.db']
+
+
+def test_a_url_that_would_lead_to_another_file_is_refused(tmp_path, monkeypatch):
+    """SQLAlchemy 2.0 writes names into URLs as they are."""
+    monkeypatch.setattr(URL, 'render_as_string', lambda self, **_: f'sqlite:///{self.database}')
+    assert sqlite_url(tmp_path / 'a b.db').endswith('/a b.db')
+    with pytest.raises(ValueError, match=re.escape(f"can't name the file {tmp_path}/a?b/s.db")):
+        sqlite_url(tmp_path / 'a?b' / 's.db')

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Dict, List
 from urllib.parse import quote, quote_plus
 
+import sqlalchemy
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy import exc
@@ -45,8 +46,18 @@ def open_storage(url: str, patience: float = 600., full_patience: float = 60.) -
 
 
 def sqlite_url(path: Path) -> str:
-    """URL of an SQLite database in a file, whatever is in its name."""
-    return URL.create('sqlite', database=str(path.resolve())).render_as_string()
+    """URL of an SQLite database in a file, whatever is in its name.
+
+    Raises:
+        ValueError: The SQLAlchemy installed would read another file from it: before 2.1 it takes
+            what follows a question mark for a query.
+    """
+    database = str(path.resolve())
+    url = URL.create('sqlite', database=database).render_as_string()
+    if make_url(url).database != database:
+        raise ValueError(f'SQLAlchemy {sqlalchemy.__version__} can\'t name the file {database}: '
+                         f'choose a path without a question mark, or update SQLAlchemy to 2.1')
+    return url
 
 
 def shown(url: str) -> str:
