@@ -3,9 +3,11 @@
 pycocotools and mmdet tell of a gap by a KeyError, or of no object by a metric of -1.
 """
 import json
+import math
+import os
 from collections import Counter
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 from mmengine.config import Config, ConfigDict
 from mmengine.registry import DATASETS, init_default_scope
@@ -13,41 +15,53 @@ from mmengine.registry import DATASETS, init_default_scope
 from .data import is_annotation_loader, leaves
 from .reading import is_type, walk
 
-FILES = 3000  # images whose files are looked for
 LARGEST = 200 << 20  # bytes; a larger file takes longer to read than a slip costs
+
+
+class Use(NamedTuple):
+    """What a file is read for.
+
+    Attributes:
+        scored: Whether an evaluator counts its objects.
+        from_file: Whether that reads the file by itself.
+        masks: Whether masks are trained or scored.
+    """
+    scored: bool
+    from_file: bool
+    masks: bool
 
 
 def check_boxes(cfg: Config, split: str) -> None:
     """Makes sure that the local COCO files of a split ('train', 'val', 'test') fit the config: its
     classes are in the file, the heads tell as many apart, there are objects, and every annotation
-    has what is read of it.
+    has what is read of it. Where results are written only (``format_only``), a file without
+    annotations will do.
 
     Raises:
         ValueError: Names file and annotation, class, or head.
         FileNotFoundError: Names images.
     """
-    evaluators = cfg.get(f'{split}_evaluator') or []
-    evaluators = evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]
-    kinds = {kind for e in evaluators if is_type(e, 'CocoMetric')
-             for kind in _texts(e.get('metric', 'bbox'))}
     for leaf in leaves(cfg[f'{split}_dataloader']['dataset']):
-        path = _local_file(leaf)
-        if path is None:
+        if not (is_type(leaf, 'CocoDataset') and leaf.get('ann_file')):
             continue
         init_default_scope(cfg.get('default_scope', 'mmengine'))
-        classes = _classes(leaf)
-        masks = 'segm' in kinds or any(step.get('with_mask') for step in leaf.get('pipeline') or ()
-                                       if is_annotation_loader(step))
-        record = read_annotations(path)
-        _check_classes(cfg, path, record, classes)
-        _check_annotations(path, record, masks)
+        classes, path = classes_of(leaf), _local_file(leaf)
+        if not leaf.get('return_classes'):  # else names are prompts, and heads score any
+            _check_heads(cfg, leaf, classes)
+        if path is None:
+            continue
+        use = _use(cfg, split, leaf)
+        needed = split == 'train' or use.scored
+        record = read_annotations(path, needed)
+        _check_classes(path, record, classes)
+        _check_annotations(path, record, classes, use)
         _check_images(path, record, leaf)
-        if split != 'test' or kinds:
-            _check_objects(path, record, classes)
+        if needed:
+            check_objects(path, record, classes)
 
 
-def read_annotations(path: Path) -> Dict[str, Any]:
-    """A COCO file.
+def read_annotations(path: Path, needed: bool = True) -> Dict[str, Any]:
+    """A COCO file. With `needed` off, one without annotations, as those of test-dev, gets none.
 
     Raises:
         ValueError: It is no such file; says what is missing.
@@ -56,6 +70,8 @@ def read_annotations(path: Path) -> Dict[str, Any]:
         record = json.loads(path.read_text(encoding='utf-8'))
     except ValueError as error:
         raise ValueError(f'{path} is no JSON: {error}') from None
+    if isinstance(record, dict) and not needed:
+        record.setdefault('annotations', [])
     for key in ('images', 'annotations', 'categories'):
         if not isinstance(record, dict) or not isinstance(record.get(key), list):
             raise ValueError(f'{path} holds no list of {key}: nothing can be trained or scored on '
@@ -63,24 +79,54 @@ def read_annotations(path: Path) -> Dict[str, Any]:
     return record
 
 
+def objects_of(record: Dict, classes: Sequence[str]) -> List[Dict]:
+    """The annotations that a metric counts: of the classes, all if there are none, and no crowd."""
+    ids = _ids(record, classes)
+    return [a for a in record['annotations'] if a.get('category_id') in ids
+            and not a.get('iscrowd')]
+
+
+def check_objects(path: Path, record: Dict, classes: Sequence[str]) -> None:
+    """Raises ValueError if a file shows no object that a metric counts: pycocotools then gives -1.
+    """
+    if not objects_of(record, classes):
+        raise ValueError(f'{path} holds 0 objects of the {len(_ids(record, classes))} classes on '
+                         f'{len(record["images"])} images, crowds apart: no metric is defined')
+
+
+def _ids(record: Dict, classes: Sequence[str]) -> Set[int]:
+    return {c['id'] for c in record['categories'] if not classes or c['name'] in classes}
+
+
+def _use(cfg: Config, split: str, leaf: ConfigDict) -> Use:
+    evaluators = cfg.get(f'{split}_evaluator') or []
+    evaluators = evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]
+    coco = [e for e in evaluators if is_type(e, 'CocoMetric') and not e.get('format_only')]
+    kinds = {kind for e in coco for kind in _texts(e.get('metric', 'bbox'))}
+    loaded = any(step.get('with_mask') for step in leaf.get('pipeline') or ()
+                 if is_annotation_loader(step))
+    return Use(bool(coco), any(e.get('ann_file') for e in coco), 'segm' in kinds or loaded)
+
+
 def _texts(value) -> List[str]:
     return [value] if isinstance(value, str) else list(value)
 
 
 def _local_file(leaf: ConfigDict) -> Optional[Path]:
-    """Its annotation file, if that is a local one of moderate size that mmdet's class reads."""
-    if not is_type(leaf, 'CocoDataset') or leaf.get('backend_args') or not leaf.get('ann_file'):
+    """Its annotation file, if that is a local one of moderate size."""
+    if leaf.get('backend_args'):
         return None
     path = Path(leaf.get('data_root') or '') / leaf['ann_file']
     return path if path.is_file() and path.stat().st_size <= LARGEST else None
 
 
-def _classes(leaf: ConfigDict) -> Tuple[str, ...]:
+def classes_of(leaf: Dict) -> Tuple[str, ...]:
+    """Names of the classes of a data set, its own by default."""
     built = DATASETS.build({**leaf, 'pipeline': [], 'lazy_init': True})
     return tuple(built.metainfo.get('classes') or ())
 
 
-def _check_classes(cfg: Config, path: Path, record: Dict, classes: Sequence[str]) -> None:
+def _check_classes(path: Path, record: Dict, classes: Sequence[str]) -> None:
     names = [category['name'] for category in record['categories']]
     missing = [name for name in classes if name not in names]
     if missing:
@@ -91,10 +137,13 @@ def _check_classes(cfg: Config, path: Path, record: Dict, classes: Sequence[str]
                          f'{len(classes)} classes of the config (metainfo); it has '
                          f'{", ".join(names[:10])}{", ..." * (len(names) > 10)}'
                          + ''.join(f'; {text}' for text in alike[:3]))
+
+
+def _check_heads(cfg: Config, leaf: ConfigDict, classes: Sequence[str]) -> None:
     for place, number in _heads(cfg.get('model') or {}):
         if classes and number != len(classes):
-            raise ValueError(f'{path}: {len(classes)} classes (metainfo), {place}.num_classes is '
-                             f'{number}')
+            raise ValueError(f'{leaf.get("ann_file")}: {len(classes)} classes (metainfo), '
+                             f'{place}.num_classes is {number}')
 
 
 def _heads(model: Dict) -> Iterator[Tuple[str, int]]:
@@ -106,45 +155,58 @@ def _heads(model: Dict) -> Iterator[Tuple[str, int]]:
             yield '.'.join(keys), node['num_classes']
 
 
-def _check_annotations(path: Path, record: Dict, masks: bool) -> None:
+def _check_annotations(path: Path, record: Dict, classes: Sequence[str], use: Use) -> None:
     for kind in ('images', 'annotations'):
         twice = [i for i, n in Counter(item.get('id') for item in record[kind]).items() if n > 1]
         if twice:
             raise ValueError(f'{path}: {kind[:-1]} id {twice[0]} is there twice')
+    ids = _ids(record, classes)
     for annotation in record['annotations']:
-        problem = _problem(annotation, masks)
+        problem = _problem(annotation, annotation.get('category_id') in ids, use)
         if problem:
             raise ValueError(f'{path}: annotation {annotation.get("id")} {problem}')
 
 
-def _problem(annotation: Dict, masks: bool) -> str:
+def _problem(annotation: Dict, counts: bool, use: Use) -> str:
+    """What mmdet's CocoDataset or pycocotools would fail on, if anything. The first passes over
+    what is to be ignored and boxes without an area, the second over other classes."""
+    for key in ('image_id', 'category_id'):
+        if annotation.get(key) is None:
+            return f'has no {key!r}'
+    if annotation.get('ignore') and not use.from_file:
+        return ''
     box = annotation.get('bbox')
     if not isinstance(box, list) or len(box) != 4 or any(
-            not isinstance(v, (int, float)) for v in box):
+            not isinstance(v, (int, float)) or not math.isfinite(v) for v in box):
         return f'has the box {box}, not [x, y, width, height]'
-    for key in ('image_id', 'category_id', 'area', 'iscrowd'):
-        if key not in annotation:
-            return f'has no {key!r}'
-    if masks and not annotation.get('segmentation'):
+    if annotation.get('area') is None:
+        return "has no 'area'"
+    if not counts:
+        return ''
+    if use.from_file and 'iscrowd' not in annotation:
+        return "has no 'iscrowd'"
+    passed_over = not use.from_file and (annotation['area'] <= 0 or min(box[2:]) < 1)
+    if use.masks and not passed_over and not annotation.get('segmentation'):
         return 'has no segmentation, and the config trains or scores masks'
     return ''
 
 
 def _check_images(path: Path, record: Dict, leaf: ConfigDict) -> None:
-    """A sample of the image files: a missing one would end a training in its midst."""
+    """A missing image would end a training in its midst."""
+    for image in record['images']:
+        lacking = [key for key in ('file_name', 'height', 'width') if image.get(key) is None]
+        if lacking:
+            raise ValueError(f'{path}: image {image.get("id")} has no {lacking[0]!r}')
     folder = Path(leaf.get('data_root') or '') / (leaf.get('data_prefix') or {}).get('img', '')
-    step = max(1, len(record['images']) // FILES)
-    missing = [image['file_name'] for image in record['images'][::step]
-               if not (folder / image.get('file_name', '')).is_file()]
+    present: Dict[Path, Set[str]] = {}  # a listing of a folder is faster than a look at each file
+    missing = []
+    for image in record['images']:
+        file = folder / image['file_name']
+        if file.parent not in present:
+            present[file.parent] = set(os.listdir(file.parent)) if file.parent.is_dir() else set()
+        if file.name not in present[file.parent]:
+            missing.append(image['file_name'])
     if missing:
-        raise FileNotFoundError(f'{path}: {len(missing)} of {len(record["images"][::step])} images '
-                                f'are not in {folder}: {", ".join(missing[:3])}'
+        raise FileNotFoundError(f'{path}: {len(missing)} of {len(record["images"])} images are not '
+                                f'in {folder}: {", ".join(missing[:3])}'
                                 + ', ...' * (len(missing) > 3))
-
-
-def _check_objects(path: Path, record: Dict, classes: Sequence[str]) -> None:
-    ids = {c['id'] for c in record['categories'] if not classes or c['name'] in classes}
-    number = sum(a['category_id'] in ids for a in record['annotations'])
-    if not number:
-        raise ValueError(f'{path} holds {number} objects of the {len(ids)} classes on '
-                         f'{len(record["images"])} images: no metric is defined there')

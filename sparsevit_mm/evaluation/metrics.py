@@ -1,5 +1,6 @@
 """What a search maximises."""
 import math
+import re
 from typing import Dict, Optional
 
 from mmengine.config import Config
@@ -15,6 +16,7 @@ _METRICS = {
     'CityscapesMetric': 'averageScoreCategories',  # IoU by category: of classes it gives none
     'NuScenesMetric': 'NuScenes metric/pred_instances_3d_NuScenes/NDS',
 }
+_NEVER_NEGATIVE = re.compile(r'AP|AR@')
 
 
 def objective(metrics: Metrics, metric: str) -> float:
@@ -37,7 +39,7 @@ def default_metric(cfg: Config) -> str:
 
 def check_metric(metrics: Metrics, metric: str) -> None:
     """Raises ValueError if the dense model's metrics lack the objective, listing what there is, or
-    if it is NaN."""
+    if it is undefined: NaN, or pycocotools' -1 (no object of a size, say)."""
     if not metrics:
         raise ValueError('the dense model detects nothing, so the evaluator gives no metric: '
                          'is this the right checkpoint?')
@@ -45,3 +47,6 @@ def check_metric(metrics: Metrics, metric: str) -> None:
         raise ValueError(f'the evaluator gives no {metric!r}; it gives {", ".join(metrics)}')
     if metrics[metric] != metrics[metric]:
         raise ValueError(f'{metric} of the dense model is NaN: nothing can be compared with it')
+    if metrics[metric] < 0 and _NEVER_NEGATIVE.search(metric):
+        raise ValueError(f'{metric} is {metrics[metric]:g}, undefined: the data hold no object '
+                         f'that it counts')

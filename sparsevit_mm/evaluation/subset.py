@@ -11,7 +11,7 @@ from mmengine.config import Config
 from mmengine.fileio import get_local_path, load
 from mmengine.registry import DATASETS, init_default_scope
 
-from ..config.boxes import read_annotations
+from ..config.boxes import check_objects, classes_of, objects_of, read_annotations
 from ..config.data import nuscenes_version
 from ..config.reading import is_type
 from .nuscenes_subset import INFOS, write_frames
@@ -31,7 +31,7 @@ def restrict_to_subset(cfg: Config, split: str, num_samples: int, seed: int,
 
     Raises:
         ValueError: A number below 1, or an evaluator or data set without a transformation here;
-            nuScenes frames that can not be scored (see
+            a COCO file without objects; nuScenes frames that can not be scored (see
             :func:`~sparsevit_mm.evaluation.nuscenes_subset.write_frames`).
         FileNotFoundError: nuScenes tables that are not there.
     """
@@ -66,9 +66,12 @@ def _coco(dataset: Dict, evaluator: Dict, num_samples: int, seed: int, work_dir:
     if not evaluator.get('ann_file'):
         return _as_shown(dataset, evaluator, num_samples, seed, work_dir)
     with get_local_path(evaluator['ann_file'], backend_args=evaluator.get('backend_args')) as path:
-        annotations = read_annotations(Path(path))
+        annotations = read_annotations(Path(path), not evaluator.get('format_only'))
     images = sorted(annotations['images'], key=lambda image: image['id'])
-    labelled = {a['image_id'] for a in annotations['annotations']}
+    classes = classes_of(dataset)
+    if not evaluator.get('format_only'):
+        check_objects(evaluator['ann_file'], annotations, classes)
+    labelled = {a['image_id'] for a in objects_of(annotations, classes)}
     chosen = choose(len(images), num_samples, seed,
                     [image['id'] in labelled for image in images])
     images = [images[i] for i in chosen]
