@@ -138,12 +138,11 @@ def from_mmpretrain(arguments: Dict) -> Dict:
     new.update(_of_blocks(left.pop('stage_cfgs', None) or {}))
     init_cfg = left.pop('init_cfg', None)
     if init_cfg:
-        known = init_cfg if isinstance(init_cfg, dict) else {}
-        prefix = known.get('prefix') or 'backbone'
-        if known.get('type') != 'Pretrained' or prefix.rstrip('.') != 'backbone':
-            raise ValueError(f'init_cfg {init_cfg} has no counterpart: {BACKBONE} takes '
-                             f'type="Pretrained", and the backbone of the checkpoint')
-        new['init_cfg'] = dict(type='Pretrained', checkpoint=known['checkpoint'])
+        check_init_cfg(init_cfg)
+        new['init_cfg'] = dict(type='Pretrained', checkpoint=init_cfg['checkpoint'])
+        prefix = init_cfg.get('prefix') or 'backbone'
+        if prefix.rstrip('.') != 'backbone':  # which is where weights are looked for by default
+            new['init_cfg']['prefix'] = prefix
     if left:
         raise ValueError(f'{BACKBONE} has no counterpart of {", ".join(sorted(left))}')
     return new

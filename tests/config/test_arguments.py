@@ -24,7 +24,9 @@ SAME = [
     (dict(use_abs_pos_embed=True, img_size=(224, 256)),
      dict(use_abs_pos_embed=True, pretrain_img_size=(224, 256))),
     (dict(init_cfg=dict(PRETRAINED, prefix='backbone.'), in_channels=4, with_cp=True),
-     dict(init_cfg=PRETRAINED, in_channels=4, with_cp=True))]
+     dict(init_cfg=PRETRAINED, in_channels=4, with_cp=True)),
+    (dict(init_cfg=dict(PRETRAINED, prefix='student.backbone')),
+     dict(init_cfg=dict(PRETRAINED, prefix='student.backbone')))]
 DIFFERENT = [
     (dict(pad_small_map=False), 'pad_small_map=False'),
     (dict(out_after_downsample=True), 'out_after_downsample=True'),
@@ -42,7 +44,7 @@ DIFFERENT = [
      'stage_cfgs .*attn_cfgs'),
     (dict(stage_cfgs=[dict(block_cfgs={})] * 4), 'stage_cfgs'),
     (dict(init_cfg=[dict(type='TruncNormal', layer='Linear')]), 'init_cfg .*TruncNormal'),
-    (dict(init_cfg=dict(PRETRAINED, prefix='neck')), 'init_cfg .*neck'),
+    (dict(init_cfg=dict(type='Pretrained', prefix='backbone')), 'init_cfg .*names no checkpoint'),
     (dict(gap=True, extra=1), 'no counterpart of extra, gap')]
 
 
