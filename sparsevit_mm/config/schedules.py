@@ -23,14 +23,19 @@ def adaptation_schedule(cfg: Dict) -> Dict[str, Any]:
             train_cfg[key] = _shorter(train_cfg[key])
             if train_cfg.get('val_interval', 0) > train_cfg[key]:
                 train_cfg['val_interval'] = train_cfg[key]
+            if train_cfg.get('val_begin', 1) > 1:
+                train_cfg['val_begin'] = _shorter(train_cfg['val_begin'])
+            if train_cfg.get('dynamic_intervals'):
+                train_cfg['dynamic_intervals'] = [
+                    (_shorter(begin), interval)
+                    for begin, interval in train_cfg['dynamic_intervals']]
             new['train_cfg'] = train_cfg
     wrapper = deepcopy(cfg.get('optim_wrapper') or {})
     if _rate(cfg) is not None:
         wrapper['optimizer']['lr'] = _rate(cfg) / SLOWER
         new['optim_wrapper'] = wrapper
-    if cfg.get('param_scheduler') and new:
-        schedulers = cfg['param_scheduler']
-        schedulers = schedulers if isinstance(schedulers, (list, tuple)) else [schedulers]
+    schedulers = _schedulers(cfg)
+    if schedulers and new:
         warm = max((s.get('end', 0) for s in schedulers if _is_warm_up(s)), default=0)
         new['param_scheduler'] = [_shortened(s, warm) for s in schedulers]
     return new
@@ -45,6 +50,8 @@ def finetune_schedule(cfg: Dict) -> Dict[str, Any]:
         return {}
     slower = dict(optim_wrapper=dict(optimizer=dict(lr=_rate(cfg) / SLOWER)))
     if not (_is_coco(cfg) and 'max_epochs' in cfg['train_cfg']):
+        if any(s.get('eta_min') for s in _schedulers(cfg)):
+            slower['param_scheduler'] = [_slower(deepcopy(s)) for s in _schedulers(cfg)]
         return slower
     adam = any(is_type(cfg['optim_wrapper']['optimizer'], name) for name in ADAM)
     return dict(
@@ -79,7 +86,19 @@ def _shortened(scheduler: Dict, warm: int) -> Dict:
             new[key] = _shorter(new[key])
     if new.get('milestones'):
         new['milestones'] = _distinct([_shorter(m) for m in new['milestones']])
-    return new
+    return _slower(new)
+
+
+def _slower(scheduler: Dict) -> Dict:
+    """A scheduler whose lowest rate, if that is stated, is a tenth too."""
+    if not scheduler.get('eta_min'):
+        return scheduler
+    return {**scheduler, 'eta_min': scheduler['eta_min'] / SLOWER}
+
+
+def _schedulers(cfg: Dict) -> List[Dict]:
+    schedulers = cfg.get('param_scheduler') or []
+    return list(schedulers) if isinstance(schedulers, (list, tuple)) else [schedulers]
 
 
 def _distinct(milestones: List[int]) -> List[int]:

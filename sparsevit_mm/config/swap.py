@@ -222,6 +222,18 @@ def _no_pretraining(base: Dict, keys: Keys) -> Dict:
     return {name: None for name in ('init_cfg', 'pretrained') if node.get(name) is not None}
 
 
+def _pretrained_above(base: Dict, swaps: List[Swap]) -> List[Keys]:
+    """Where a model around a backbone names weights for it, as mmseg's ``model.pretrained``."""
+    found: Dict[Keys, None] = {}
+    for swap in swaps:
+        node = base
+        for i, key in enumerate(swap.keys):
+            if isinstance(node, dict) and node.get('pretrained') is not None:
+                found[(*swap.keys[:i], 'pretrained')] = None
+            node = _child(node, key)
+    return list(found)
+
+
 def _swapped(base: Dict, swaps: List[Swap], adapt: bool, new_style: bool) -> Dict:
     """The whole config as it is to be."""
     prefix = f'{PACKAGE}.' if new_style else ''  # a class there, which to_dict names so
@@ -234,6 +246,11 @@ def _swapped(base: Dict, swaps: List[Swap], adapt: bool, new_style: bool) -> Dic
             node.clear()
         node.update(swap.arguments, type=prefix + swap.kind.name)
     if adapt:
+        for *place, name in _pretrained_above(base, swaps):
+            node = new
+            for key in place:
+                node = _child(node, key)
+            node[name] = None
         new['custom_hooks'] = [*(new.get('custom_hooks') or []),
                                dict(type=prefix + ADAPTATION_HOOK, **HOOK)]
         new.update(adaptation_schedule(base))
@@ -263,7 +280,9 @@ def _body(base: Dict, expected: Dict, swaps: List[Swap], adapt: bool) -> Dict:
                 node = node[key]
             node['_delete_'] = True
         paths.append(swap.keys)
-    body = body_of(new, [*paths, *([('custom_hooks', )] if adapt else [])])
+    if adapt:
+        paths += [('custom_hooks', ), *_pretrained_above(base, swaps)]
+    body = body_of(new, paths)
     if adapt:
         body.update(_schedule_body(base))
     return body
@@ -299,20 +318,27 @@ def _new_style_text(module: str, base: Dict, swaps: List[Swap], adapt: bool) -> 
     lines = ['from mmengine.config import read_base', '', 'with read_base():',
              f'    from {module} import *', '', f'from {PACKAGE} import {", ".join(names)}', '']
     for swap in swaps:
-        target, node = swap.keys[0], base[swap.keys[0]]
-        for key in swap.keys[1:]:
-            target += f'[{key}]' if isinstance(node, (list, tuple)) else f'[{key!r}]'
-            node = _child(node, key)
+        target = _target(base, swap.keys)
         arguments = ''.join(f', {k}={v!r}' for k, v in swap.arguments.items())
         lines += [f'{target}.clear()'] if swap.whole else []
         lines += [f'{target}.update(dict(type={swap.kind.name}{arguments}))']
     if adapt:
         kept = '*custom_hooks, ' if base.get('custom_hooks') else ''
+        lines += [f'{_target(base, keys)} = None' for keys in _pretrained_above(base, swaps)]
         settings = ''.join(f', {k}={v!r}' for k, v in HOOK.items())
         lines += [f'custom_hooks = [{kept}dict(type={ADAPTATION_HOOK}{settings})]']
         for key, value in _schedule_body(base).items():
             lines += _assignments(key, value)
     return '\n'.join(lines) + '\n'
+
+
+def _target(base: Dict, keys: Keys) -> str:
+    """How Python names a place within nested dicts and lists."""
+    target, node = keys[0], base[keys[0]]
+    for key in keys[1:]:
+        target += f'[{key}]' if isinstance(node, (list, tuple)) else f'[{key!r}]'
+        node = _child(node, key)
+    return target
 
 
 def _assignments(target: str, value) -> Iterator[str]:

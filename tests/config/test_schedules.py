@@ -46,3 +46,20 @@ def test_the_published_rate_is_that_of_adamw(optimizer, rate):
 def test_elsewhere_it_is_a_tenth_of_the_rate():
     assert finetune_schedule(ITERS) == dict(optim_wrapper=dict(optimizer=dict(
         lr=pytest.approx(.001))))
+
+
+def test_the_lowest_rate_shrinks_with_the_rate():
+    """Else it would lie above the first."""
+    cosine = dict(type='CosineAnnealingLR', begin=0, end=30, T_max=30, eta_min=5e-5)
+    cfg = dict(ITERS, param_scheduler=cosine)
+    assert adaptation_schedule(cfg)['param_scheduler'] == [
+        dict(cosine, end=10, T_max=10, eta_min=pytest.approx(5e-6))]
+    assert finetune_schedule(cfg)['param_scheduler'] == [dict(cosine, eta_min=pytest.approx(5e-6))]
+    assert cosine['eta_min'] == 5e-5
+
+
+def test_validation_begins_within_the_shorter_training():
+    cfg = dict(ITERS, train_cfg=dict(max_iters=90000, val_interval=5000, val_begin=60000,
+                                     dynamic_intervals=[(85500, 900)]))
+    assert adaptation_schedule(cfg)['train_cfg'] == dict(
+        max_iters=30000, val_interval=5000, val_begin=20000, dynamic_intervals=[(28500, 900)])

@@ -382,3 +382,11 @@ def test_a_child_behind_a_link_finds_its_base(write, tmp_path, monkeypatch):
                         ('work_dirs/../../../proj/configs/det.py', 'new.py')):
         swap_backbone(config, Path(out))
         assert load_config(out).model.backbone.type == 'SparseSwinTransformer'
+
+
+def test_an_adaptation_loads_no_pretraining_that_the_model_names(write, swapped):
+    """As mmseg's segmentors name it for their backbone."""
+    config = write(model=dict(type='EncoderDecoder', pretrained='imagenet.pth',
+                              backbone=dict(type='SwinTransformer', pretrained=None)))
+    assert swapped(config, adapt=True).model.pretrained is None
+    assert swapped(config, 'plain.py').model.pretrained == 'imagenet.pth'

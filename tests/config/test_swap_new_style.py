@@ -126,3 +126,9 @@ def test_a_link_leads_neither_child_nor_base_astray(write, tmp_path, monkeypatch
     for out in ('work_dirs/new.py', 'configs/new.py'):
         swap_backbone('configs/det.py', Path(out))
         assert load_config(out).model['backbone']['type'] is SparseSwinTransformer
+
+
+def test_an_adaptation_loads_no_pretraining_that_the_model_names(write, tmp_path):
+    config = write('backbone=swin, pretrained="imagenet.pth"')
+    swap_backbone(config, tmp_path / 'configs/new.py', adapt=True)
+    assert load_config(str(tmp_path / 'configs/new.py')).model['pretrained'] is None
