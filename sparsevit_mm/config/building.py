@@ -53,7 +53,9 @@ def build_backbone(cfg: Config, checkpoint: Optional[str] = None) -> SparseBackb
         node = node[int(key)] if isinstance(node, (list, tuple)) else node[key]
     backbone = MODELS.build({**node, 'init_cfg': None})
     if checkpoint is not None:
-        _load_part(backbone, checkpoint, '.'.join(map(str, keys[1:])) + '.')
+        # A model around the model, as for test-time augmentation, is not in a checkpoint's names.
+        prefix = re.sub(r'^(module\.)+', '', '.'.join(map(str, keys[1:])) + '.')
+        _load_part(backbone, checkpoint, prefix)
     return backbone
 
 

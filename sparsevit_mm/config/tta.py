@@ -3,6 +3,9 @@ from copy import deepcopy
 
 from mmengine.config import Config
 
+from .data import leaves
+from .reading import is_type
+
 META_KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip',
              'flip_direction')
 
@@ -15,20 +18,21 @@ def use_tta(cfg: Config) -> None:
         ValueError: The config has none (names what is missing), or predicts masks, which mmdet
             can't merge.
     """
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset['dataset']
+    datasets = list(leaves(cfg.test_dataloader.dataset))
     if cfg.get('default_scope') == 'mmdet':
-        if cfg.model.get('roi_head', {}).get('mask_head'):
-            raise ValueError('--tta: mmdet\'s DetTTAModel merges boxes, no masks')
         cfg.setdefault('tta_model', dict(type='DetTTAModel', tta_cfg=dict(
             nms=dict(type='nms', iou_threshold=.5), max_per_img=100)))
+        masks = (cfg.model.get('roi_head') or {}).get('mask_head')
+        if masks and is_type(cfg.tta_model, 'DetTTAModel'):
+            raise ValueError('--tta: mmdet\'s DetTTAModel merges boxes, no masks')
         flips = [dict(type='RandomFlip', prob=1.), dict(type='RandomFlip', prob=0.)]
         pack = dict(type='PackDetInputs', meta_keys=META_KEYS)
         cfg.setdefault('tta_pipeline', [
-            *deepcopy(dataset.pipeline[:-1]), dict(type='TestTimeAug', transforms=[flips, [pack]])])
+            *deepcopy(datasets[0].pipeline[:-1]),
+            dict(type='TestTimeAug', transforms=[flips, [pack]])])
     missing = [key for key in ('tta_model', 'tta_pipeline') if key not in cfg]
     if missing:
         raise ValueError(f'--tta: the config has no {" and no ".join(missing)}')
-    dataset.pipeline = cfg.tta_pipeline
+    for dataset in datasets:
+        dataset.pipeline = deepcopy(cfg.tta_pipeline)
     cfg.model = dict(deepcopy(cfg.tta_model), module=cfg.model)
