@@ -13,8 +13,8 @@ TOOLKITS = {'mmdet', 'mmseg', 'mmdet3d', 'mmpretrain'}
 LEAVES = {'bevdet', 'classification'}  # which configs import that need their toolkit
 
 # Each line may import from the lines above it only; what is not named stands on top of all.
-LAYERS = [{'version', 'sparsity', 'files', 'compat'}, {'operating_point'}, {'models', 'front'}, {'weights'}, {'cost'},
-          {'budget', 'hooks', 'config'}, {'evaluation'}, {'search'},
+LAYERS = [{'version', 'sparsity', 'files', 'compat'}, {'operating_point'}, {'models', 'front'},
+          {'weights'}, {'cost'}, {'budget', 'hooks', 'config'}, {'evaluation'}, {'search'},
           {'visualization', 'deploy'}, {'report'}, {'cli'}]
 MODEL_LAYERS = [{'tracing', 'checkpoints', 'block_widths', 'grids'},
                 {'windows', 'chunks', 'knobs'}, {'selection', 'execution'}, {'interface'},

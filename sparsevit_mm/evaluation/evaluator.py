@@ -27,7 +27,7 @@ from ..operating_point import operating_point
 from ..sparsity import Sparsity, SparsityConfig
 from .bootstrap import Resampler, make_resampler
 from .in_step import InStep
-from .metric_keys import check_key
+from .metrics import check_key
 from .nuscenes_eval import accept_any_predictions
 
 _OF_TRAINING = ('CheckpointHook', 'EarlyStoppingHook')

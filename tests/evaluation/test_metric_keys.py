@@ -4,7 +4,7 @@ from helpers import ToyMetric
 from mmdet.evaluation import CocoMetric
 from mmseg.evaluation import CityscapesMetric, IoUMetric
 
-from sparsevit_mm.evaluation.metric_keys import check_key, known_keys
+from sparsevit_mm.evaluation.metrics import check_key, known_keys
 
 
 def never():
