@@ -19,7 +19,7 @@ from ..operating_point import PointSpace
 from ..sparsity import SparsityConfig
 from .baselines import References
 from .candidates import Candidate, write_csv
-from .deadline import deadline
+from .store.deadline import deadline
 from .finals import Finals
 from .identity import config_identity, file_identity
 from .limits import Limits

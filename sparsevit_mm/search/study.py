@@ -16,7 +16,7 @@ from ..compat import trial_id
 from ..evaluation.in_step import OutOfStep
 from ..sparsity import SparsityConfig
 from .candidates import DUPLICATE, EVALUATED, FAILED, REJECTED, Candidate, pareto_front
-from .deadline import deadline
+from .store.deadline import deadline
 from .problem import Problem
 from .propose.sampler import Genes, from_params, make_sampler, search_space, to_params
 from .propose.screening import FirstLook
@@ -47,7 +47,7 @@ class SparsitySearch:
         sampler: One of :data:`~.propose.sampler.SAMPLERS`.
         population_size: Of NSGA-II.
         timeout: Seconds for one candidate; one that takes longer is recorded as failed, and ends
-            this process, see :func:`~.deadline.deadline`.
+            this process, see :func:`~.store.deadline.deadline`.
 
     Raises:
         ValueError: The sampler is none, or can't do with two objectives. The study is left then.

@@ -8,7 +8,7 @@ from landscape import Landscape, metric_of
 
 from sparsevit_mm.report.console import SearchConsole
 from sparsevit_mm.search.candidates import FAILED
-from sparsevit_mm.search.deadline import EXIT_CODE, deadline
+from sparsevit_mm.search.store.deadline import EXIT_CODE, deadline
 
 fork = multiprocessing.get_context('fork')
 
