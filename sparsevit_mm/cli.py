@@ -2,7 +2,9 @@
 import argparse
 import os
 import sys
+import traceback
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Iterator
 
 import torch
@@ -13,13 +15,29 @@ from .config.reading import open_config
 from .cost.latency import LatencySetting
 
 
+PACKAGE = Path(__file__).resolve().parent
+OURS = 'tools', 'demo', 'generators', 'benchmarks'  # folders beside it
+
+
 @contextmanager
-def clear_errors() -> Iterator[None]:
-    """Ends the program with code 1 and one message where the input is at fault."""
+def clear_errors(show_traceback: bool = False) -> Iterator[None]:
+    """Ends the program with code 1 and one message where the input is at fault: where this package
+    itself raised, or the demo beside it. Errors of other libraries, and those that nobody meant to
+    raise, keep their traceback; all do with `show_traceback`."""
     try:
         yield
     except (ValueError, FileNotFoundError, FileExistsError) as error:
+        if show_traceback or not _is_meant(error):
+            raise
         sys.exit(f'error: {error}')
+
+
+def _is_meant(error: BaseException) -> bool:
+    """Whether a ``raise`` of this package or of its tools made the error."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    file = Path(last.filename).resolve()
+    ours = file.is_relative_to(PACKAGE) or file.parent.name in OURS
+    return ours and (last.line or '').startswith('raise')
 
 
 def config_from(args: argparse.Namespace) -> Config:

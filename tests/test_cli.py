@@ -1,7 +1,9 @@
 import argparse
+import json
 import sys
 
 import arguments as tool_arguments
+import numpy as np
 import pytest
 import torch
 from helpers import BACKBONE, toy_config
@@ -11,6 +13,8 @@ from mmengine.runner import Runner
 from sparsevit_mm import cli
 from sparsevit_mm.config import building
 from sparsevit_mm.config.data import input_shape
+from sparsevit_mm.config.reading import load_config
+from sparsevit_mm.cost.latency import LatencySetting
 
 
 def test_shape_of(*pipeline, wrapped=0, split='test'):
@@ -93,16 +97,6 @@ def test_amp_asks_for_mmengines_wrapper_with_dynamic_loss_scale(monkeypatch):
         type='AmpOptimWrapper', loss_scale='dynamic', optimizer=dict(lr=1))
 
 
-@pytest.mark.parametrize('error', [
-    ValueError('sparsity 2'), FileNotFoundError('a.json'), FileExistsError('out.py')])
-def test_faulty_input_ends_with_code_1_and_one_message(error, capsys):
-    with pytest.raises(SystemExit) as end:
-        with cli.clear_errors():
-            raise error
-    # What the interpreter makes of a text: that line on stderr, and code 1.
-    assert end.value.code == f'error: {error}'
-
-
 def test_faults_of_the_program_keep_their_traceback():
     with pytest.raises(KeyError), cli.clear_errors():
         raise KeyError('bug')
@@ -150,3 +144,25 @@ def test_runner_type_of_the_config_is_respected(tmp_path):
     assert type(building.build_runner(toy_config(tmp_path))) is Runner
     assert type(building.build_runner(toy_config(tmp_path, runner_type='OwnRunner'))) is OwnRunner
     assert 'torch.distributed' in sys.modules and not torch.distributed.is_initialized()
+
+
+def meant(kind=ValueError):
+    raise kind('--rounds 0: at least one is needed')
+
+
+@pytest.mark.parametrize('raises', [
+    lambda: LatencySetting((0, 1)), lambda: load_config('nowhere.py')])
+def test_what_the_package_raises_is_one_line(raises):
+    with pytest.raises(SystemExit) as ended, cli.clear_errors():
+        raises()
+    assert str(ended.value).startswith('error: ') and '\n' not in str(ended.value)
+    with pytest.raises((ValueError, FileNotFoundError)), cli.clear_errors(show_traceback=True):
+        raises()
+
+
+@pytest.mark.parametrize('raises', [
+    lambda: torch.zeros(2).unflatten(0, (3, -1)).tolist(), lambda: np.zeros(3).reshape(2, 2),
+    lambda: int('x'), lambda: open('nowhere'), lambda: json.loads('{'), meant])
+def test_what_others_raise_or_nobody_meant_keeps_its_trace(raises):
+    with pytest.raises((ValueError, RuntimeError, FileNotFoundError)), cli.clear_errors():
+        raises()

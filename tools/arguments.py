@@ -21,8 +21,11 @@ class DictAction(argparse.Action):
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(description=description,
-                                   formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=description,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--traceback', action='store_true',
+                        help='show where an error in the input was found')
+    return parser
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

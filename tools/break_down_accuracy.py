@@ -83,7 +83,7 @@ def main() -> None:
     from sparsevit_mm.cli import clear_errors
     from sparsevit_mm.visualization.breakdown import break_down
     from sparsevit_mm.visualization.breakdown_figure import draw_breakdown, write_breakdown
-    with clear_errors():
+    with clear_errors(args.traceback):
         cfg, configs = prepare(args)
         breakdown = break_down(cfg, args.checkpoint, configs, args.split,
                                lambda label: print(f'evaluating {label} ...', flush=True))

@@ -35,7 +35,7 @@ def main() -> None:
     from sparsevit_mm.evaluation.scores.check import check_selection
     from sparsevit_mm.evaluation.scores.tables import comparison_table, notes, stage_table
     from sparsevit_mm.files import replacing
-    with clear_errors():
+    with clear_errors(args.traceback):
         cfg = config_from(args)
         out = args.out or Path(cfg.work_dir)
         out = out if out.suffix == '.json' else out / 'selection.json'

@@ -23,7 +23,7 @@ def main() -> None:
     from sparsevit_mm.cli import clear_errors
     from sparsevit_mm.config.compact import compact_model
     out = args.out or Path(f'{Path(args.config.replace("::", "/")).stem}_compact.py')
-    with clear_errors():
+    with clear_errors(args.traceback):
         made = compact_model(args.config, args.checkpoint, out, args.overwrite, args.cfg_options)
     print(f'heads of each block: {" ".join(heads_of(made.after))} of '
           f'{" ".join(heads_of(made.before))}')

@@ -52,7 +52,7 @@ def main() -> None:
     from sparsevit_mm.cost.latency import LatencySetting
     from sparsevit_mm.deploy import (check_onnx, check_program, export_onnx, export_program,
                                      measure_onnx)
-    with clear_errors():
+    with clear_errors(args.traceback):
         cfg = load_config(args.config, args.cfg_options)
         backbone = build_backbone(cfg, args.checkpoint)
         if not args.checkpoint:

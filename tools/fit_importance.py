@@ -82,7 +82,7 @@ def main() -> None:
     from sparsevit_mm.config.swap import ensure_sparse
     from sparsevit_mm.evaluation.scores.fit import fit_checkpoint
     args.device = args.device or default_device()
-    with clear_errors():
+    with clear_errors(args.traceback):
         config = ensure_sparse(args.config, Path(args.work_dir or 'work_dirs'))
         if config != args.config:
             print(f'the dense Swin of {args.config} is swapped in {config}')

@@ -38,7 +38,7 @@ def main() -> None:
     args = parse_args()
     from sparsevit_mm.cli import clear_errors
     from sparsevit_mm.config.reading import load_config
-    with clear_errors():
+    with clear_errors(args.traceback):
         cfg = load_config(args.config, args.cfg_options)
         if args.table is None:
             compare(args, cfg)

@@ -27,7 +27,7 @@ def main() -> None:
     from sparsevit_mm.report.source import read_search
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     args.device = args.device or default_device()
-    with clear_errors():
+    with clear_errors(args.traceback):
         print(write_report(read_search(args.work_dir, args.storage), args.images, args.device))
 
 

@@ -106,7 +106,7 @@ def main() -> None:
     from sparsevit_mm.search import search
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    with clear_errors():
+    with clear_errors(args.traceback):
         cfg = load_config(args.config, args.cfg_options)
         result = search(
             args.config, args.checkpoint, args.max_latency, max_macs=args.max_macs * 1e9,

@@ -26,7 +26,7 @@ def main() -> None:
     from sparsevit_mm.config.swap import swap_backbone
     name = Path(args.config.replace('::', '/')).stem
     out = args.out or Path(f'{name}_sparse.py')
-    with clear_errors():
+    with clear_errors(args.traceback):
         swaps = swap_backbone(args.config, out, args.sparsity, args.adapt, args.overwrite)
     for swap in swaps:
         print(f'{swap.dotted}: {swap.old_type} -> {swap.kind.name}')

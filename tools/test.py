@@ -32,7 +32,7 @@ def main() -> None:
     from sparsevit_mm.config.tta import use_tta
     from sparsevit_mm.evaluation.subset import restrict_to_subset
     from sparsevit_mm.models.checkpoints import check_fits
-    with clear_errors():
+    with clear_errors(args.traceback):
         cfg = config_from(args)
         cfg.load_from = args.checkpoint or cfg.get('load_from')
         if not cfg.load_from:

@@ -21,7 +21,7 @@ def main() -> None:
     from sparsevit_mm.config.data import check_data
     from sparsevit_mm.config.labels import check_labels
     from sparsevit_mm.models.checkpoints import read_checkpoint
-    with clear_errors():
+    with clear_errors(args.traceback):
         cfg = config_from(args)
         splits = ['train'] + (['val'] if cfg.get('val_dataloader') else [])
         check_data(cfg, *splits)

@@ -33,7 +33,7 @@ def main() -> None:
     from sparsevit_mm.visualization.frames import loads_cameras
     from sparsevit_mm.visualization.overlay import check_folder
     args.device = args.device or default_device()
-    with clear_errors():
+    with clear_errors(args.traceback):
         cfg = load_config(args.config, args.cfg_options)
         check_folder(args.out)
         if args.sparsity is not None:
