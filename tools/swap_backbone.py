@@ -34,9 +34,11 @@ def main() -> None:
         print(f'{len(swaps)} backbones: SparsityAdaptationHook, the search and '
               f'get_sparse_backbone handle models with exactly one')
     print(f'wrote {out}')
-    if args.adapt and load_config(str(out)).get('load_from') is None:
+    if args.adapt:
+        given = load_config(str(out)).get('load_from')
         print('adaptation starts from the trained dense model: set load_from to its checkpoint, in '
-              f'{out} or by train.py --cfg-options load_from=CHECKPOINT')
+              f'{out} or by train.py --cfg-options load_from=CHECKPOINT'
+              + (f' (the config starts from {given} now)' if given else ''))
 
 
 if __name__ == '__main__':

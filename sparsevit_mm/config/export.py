@@ -1,8 +1,10 @@
 """The search's answer as a small mm config over the one it started from."""
+import logging
 from pathlib import Path
 from typing import Dict, Optional, Sequence
 
 from mmengine.config import Config
+from mmengine.logging import print_log
 
 from ..compat import is_lazy_config
 from ..files import absolute
@@ -57,6 +59,8 @@ def export_config(cfg: Config, config: str, options: Optional[Dict], sparsity: S
     merge(body, schedule)
     if not schedule:
         comments = [*comments, 'no schedule: the config has no training part']
+        print_log(f'{out} gets no schedule for fine-tuning: {config} has no training part',
+                  'current', logging.WARNING)
     header = ''.join(f'# {line}\n' for line in comments)
     keys = find_backbone(cfg)
 

@@ -1,64 +1,22 @@
 """Any mm config with a Swin or ViT backbone as one that is sparse: a small child over it."""
 from copy import deepcopy
 from pathlib import Path
-from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Tuple
+from typing import Dict, Iterator, List
 
 from mmengine.config import Config
 from mmengine.config.utils import ConfigParsingError
 
 from ..compat import base_files, is_lazy_config
-from ..models import EvoVisionTransformer, SparseSwinTransformer, backbone_names
-from ..sparsity import Sparsity, SparsitySpace
-from .arguments import check_swin, check_vit, from_mmpretrain
+from ..models import backbone_names
+from ..sparsity import Sparsity
 from .child import Keys, body_of, child_text, module_of, writable, write_config
-from .reading import ADAPTATION_HOOK, find_type, is_type, list_backbones, load_config
+from .reading import ADAPTATION_HOOK, is_type, load_config
 from .schedules import adaptation_schedule
+from .swappable import Swap, child_at, find_backbones, find_swaps
 
 PACKAGE = 'sparsevit_mm'
-# Scopes whose backbones take other arguments than those of mmdet, mmseg and mmpose.
-CLASSIFIERS = ('mmpretrain', 'mmcls')
-
-
-class Kind(NamedTuple):
-    """What takes the place of a dense backbone.
-
-    Attributes:
-        name: Of its class.
-        check: Arguments -> its SparsitySpace; raises on those that do not fit.
-        to_adapt: Arguments where it is to be adapted.
-    """
-    name: str
-    check: Callable[[Dict], SparsitySpace]
-    to_adapt: Dict
-
-
-KINDS = {
-    'SwinTransformer': Kind(SparseSwinTransformer.__name__, check_swin, dict(skipped='linear')),
-    'VisionTransformer': Kind(EvoVisionTransformer.__name__, check_vit, {}),
-}
 HOOK = dict(distillation=1.)
 CHECKED = ('model', 'custom_hooks', 'custom_imports')
-
-
-class Swap(NamedTuple):
-    """One backbone that changes.
-
-    Attributes:
-        keys: From the config's top to it.
-        old_type: What it was, as the config has it.
-        kind: What takes its place.
-        arguments: What is written: all of its arguments if `whole`, else those that change.
-        whole: Whether its other arguments go.
-    """
-    keys: Keys
-    old_type: str
-    kind: Kind
-    arguments: Dict
-    whole: bool
-
-    @property
-    def dotted(self) -> str:
-        return '.'.join(self.keys)
 
 
 def swap_backbone(config: str, out: Path, sparsity: Sparsity = None, adapt: bool = False,
@@ -100,7 +58,7 @@ def swap_backbone(config: str, out: Path, sparsity: Sparsity = None, adapt: bool
         raise ValueError(f'{out} is a base of {config}: give another name for the new config')
 
     base = cfg.to_dict()  # not the config itself, which would import what a lazy type names
-    swaps = _find_swaps(base, config, sparsity)
+    swaps = find_swaps(base, config, sparsity)
     if adapt and len(swaps) > 1:
         raise ValueError(f'{ADAPTATION_HOOK} adapts exactly one backbone; {config} holds '
                          f'{len(swaps)}: {", ".join(swap.dotted for swap in swaps)}')
@@ -140,7 +98,7 @@ def ensure_sparse(config: str, folder: Path) -> str:
     Raises:
         As :func:`swap_backbone`.
     """
-    if _find(_load(config).to_dict(), backbone_names()):
+    if find_backbones(_load(config).to_dict(), backbone_names()):
         return config
     out = folder / f'{Path(config.replace("::", "/")).stem}_sparse.py'
     swap_backbone(config, out, overwrite=True)
@@ -161,64 +119,11 @@ def _files(path: str) -> Iterator[Path]:
         yield from _files(base)
 
 
-def _find_swaps(base: Dict, config: str, sparsity: Sparsity) -> List[Swap]:
-    sparse = _find(base, backbone_names())
-    if sparse:
-        name, keys = sparse[0]
-        raise ValueError(f'{config} holds {name} already, at {".".join(keys)}: set its sparsity in '
-                         f'the config, or by --sparsity of test.py')
-    found = _find(base, KINDS)
-    if not found:
-        raise ValueError(f'{config} holds no {" or ".join(KINDS)}; its backbones: '
-                         f'{list_backbones(base)}')
-    return [_swap(base, keys, sparsity, KINDS[name]) for name, keys in found]
-
-
-def _find(base: Dict, names: Iterable[str]) -> List[Tuple[str, Keys]]:
-    return [(name, keys) for name in names for keys in find_type(base, name)]
-
-
-def _swap(base: Dict, keys: Keys, sparsity: Sparsity, kind: Kind) -> Swap:
-    node, scope = base, base.get('default_scope')
-    for key in keys:
-        node = _child(node, key)
-        if isinstance(node, dict):
-            scope = node.get('_scope_') or scope
-    old_type = str(node['type'])
-    if '.' in old_type:
-        scope = old_type.split('.')[0]
-    whole = scope in CLASSIFIERS
-    arguments = {k: v for k, v in node.items() if k not in ('type', '_scope_')}
-    try:
-        if whole and kind is not KINDS['SwinTransformer']:
-            raise ValueError(f'the VisionTransformer of {scope} has no counterpart here: its '
-                             f'weights load into mmseg\'s, by init_cfg')
-        if whole:
-            arguments = from_mmpretrain(arguments)
-        new = {}
-        if sparsity is not None:
-            new['sparsity'] = sparsity
-        if kind.name == EvoVisionTransformer.__name__ and not node.get('with_cls_token', True):
-            new['importance'] = 'received'  # there is no class attention
-        space = kind.check({**arguments, **new})
-        if sparsity is not None:
-            ratios = space.config(sparsity).to_list()
-            flat = {ratio for stage in ratios for ratio in stage}
-            new['sparsity'] = flat.pop() if len(flat) == 1 else ratios
-    except (TypeError, ValueError) as error:
-        raise ValueError(f'{".".join(keys)}: {error}') from None
-    return Swap(keys, old_type, kind, {**arguments, **new} if whole else new, whole)
-
-
-def _child(node, key: str):
-    return node[int(key)] if isinstance(node, (list, tuple)) else node[key]
-
-
 def _no_pretraining(base: Dict, keys: Keys) -> Dict:
     """Arguments that keep a backbone from loading weights of a pretraining, where it does so."""
     node = base
     for key in keys:
-        node = _child(node, key)
+        node = child_at(node, key)
     return {name: None for name in ('init_cfg', 'pretrained') if node.get(name) is not None}
 
 
@@ -230,7 +135,7 @@ def _pretrained_above(base: Dict, swaps: List[Swap]) -> List[Keys]:
         for i, key in enumerate(swap.keys):
             if isinstance(node, dict) and node.get('pretrained') is not None:
                 found[(*swap.keys[:i], 'pretrained')] = None
-            node = _child(node, key)
+            node = child_at(node, key)
     return list(found)
 
 
@@ -241,7 +146,7 @@ def _swapped(base: Dict, swaps: List[Swap], adapt: bool, new_style: bool) -> Dic
     for swap in swaps:
         node = new
         for key in swap.keys:
-            node = _child(node, key)
+            node = child_at(node, key)
         if swap.whole:
             node.clear()
         node.update(swap.arguments, type=prefix + swap.kind.name)
@@ -249,7 +154,7 @@ def _swapped(base: Dict, swaps: List[Swap], adapt: bool, new_style: bool) -> Dic
         for *place, name in _pretrained_above(base, swaps):
             node = new
             for key in place:
-                node = _child(node, key)
+                node = child_at(node, key)
             node[name] = None
         new['custom_hooks'] = [*(new.get('custom_hooks') or []),
                                dict(type=prefix + ADAPTATION_HOOK, **HOOK)]
@@ -337,7 +242,7 @@ def _target(base: Dict, keys: Keys) -> str:
     target, node = keys[0], base[keys[0]]
     for key in keys[1:]:
         target += f'[{key}]' if isinstance(node, (list, tuple)) else f'[{key!r}]'
-        node = _child(node, key)
+        node = child_at(node, key)
     return target
 
 

@@ -108,13 +108,20 @@ def _nuscenes(dataset: Dict, evaluator: Dict, num_samples: int, seed: int,
         raise ValueError('--num-samples can not restrict a nuScenes data set that has `indices`')
     ann_file = os.path.join(dataset.get('data_root') or '', dataset['ann_file'])
     infos = load(ann_file)
-    frames = [infos['data_list'][i] for i in choose(len(infos['data_list']), num_samples, seed)]
+    labelled = list(map(_shows_objects, infos['data_list']))
+    frames = [infos['data_list'][i]
+              for i in choose(len(infos['data_list']), num_samples, seed, labelled)]
     infos['data_list'] = [{**frame, 'sample_idx': i} for i, frame in enumerate(frames)]
     folder = write_frames(infos, evaluator['data_root'], nuscenes_version(dataset), work_dir,
                           f'{Path(ann_file).stem}_{len(frames)}_frames_seed{seed}')
     dataset['ann_file'] = evaluator['ann_file'] = str(folder / INFOS)
     evaluator['data_root'] = str(folder)
     evaluator['backend_args'] = None  # the new file is local
+
+
+def _shows_objects(frame: Dict) -> bool:
+    """Whether mmdet3d's infos know an object of a scored class in a frame."""
+    return any(i.get('bbox_label_3d', -1) >= 0 for i in frame.get('instances') or ())
 
 
 _TRANSFORMS = {'CocoMetric': _coco, 'IoUMetric': _as_shown, 'CityscapesMetric': _as_shown,

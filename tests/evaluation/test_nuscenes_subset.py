@@ -209,3 +209,19 @@ def test_frames_without_any_object_are_refused(tmp_path):
         restricted(cfg, 2, 0, tmp_path / 'work')
     with pytest.raises(Exception, match='Invalid box type: None'):
         evaluate(cfg)
+
+
+@pytest.mark.parametrize('seed', range(4))
+def test_a_subset_shows_an_object_where_some_frame_does(tmp_path, seed):
+    cfg = nuscenes_config(write_nuscenes(tmp_path / 'data'))
+
+    def label(frames):
+        for frame in frames:
+            frame['instances'] = [dict(bbox_label_3d=0 if frame is frames[2] else -1)]
+
+    change_infos(cfg, label)
+    infos = pickle.loads(Path(cfg.val_evaluator.ann_file).read_bytes())
+    token = infos['data_list'][2]['token']
+    cfg = restricted(cfg, 1, seed, tmp_path / 'work')
+    drawn = pickle.loads(Path(cfg.val_evaluator.ann_file).read_bytes())['data_list']
+    assert [frame['token'] for frame in drawn] == [token]

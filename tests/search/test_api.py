@@ -13,6 +13,7 @@ from sparsevit_mm.cost.latency import LatencySetting
 from sparsevit_mm.evaluation.evaluator import Evaluation
 from sparsevit_mm.report.source import read_search
 from sparsevit_mm.search import SearchResult, Watch, api, search
+from sparsevit_mm.search.limits import Limits
 
 SETTING = LatencySetting((16, 16), num_threads=1)
 FEW = dict(metric='toy/output', rounds=1, num_trials=12, setting=SETTING)
@@ -117,3 +118,21 @@ def test_a_misspelt_metric_is_told_before_anything_is_evaluated(toy, tmp_path, m
     with pytest.raises(ValueError, match="no 'toy/outptu'; it gives toy/sparsity"):
         search(*toy, '500%', work_dir=tmp_path / 's', **{**FEW, 'metric': 'toy/outptu'})
     assert not list(tmp_path.rglob('search.json'))
+
+
+def test_a_config_without_a_training_part_gets_its_winner(toy, tmp_path):
+    """As a deployment's."""
+    cfg = Config.fromfile(toy[0])
+    for key in ('train_dataloader', 'train_cfg', 'optim_wrapper'):
+        del cfg[key]
+    cfg.dump(tmp_path / 'deploy.py')
+    result = search(str(tmp_path / 'deploy.py'), toy[1], '500%', work_dir=tmp_path / 's', **FEW)
+    winner = load_config(str(result.configs['winner']))
+    assert winner.model.backbone.sparsity == result.winner.candidate.config.to_list()
+    assert '# no schedule' in result.configs['winner'].read_text()
+
+
+def test_a_model_that_pruning_slows_down_is_told_so():
+    with pytest.raises(ValueError, match='nothing is so fast; the dense model takes 11.2 ms and '
+                                         'the sparsest 13.0 ms: pruning saves nothing here'):
+        Limits(max_latency=1).check_reachable(13., 11.2, 0)

@@ -34,6 +34,14 @@ def test_what_was_swapped_and_written_is_told(tmp_path, monkeypatch):
     assert child.custom_hooks == [dict(type='SparsityAdaptationHook', distillation=1.)]
 
 
+@pytest.mark.parametrize('settings', ['', "load_from = 'coco.pth'\n"])
+def test_the_checkpoint_of_the_dense_model_is_asked_for(tmp_path, settings):
+    (tmp_path / 'base.py').write_text(settings + "model = dict(a=dict(type='SwinTransformer'))")
+    outcome = run_tool('swap_backbone', tmp_path / 'base.py', '-o', tmp_path / 'new.py', '--adapt')
+    assert 'set load_from to its checkpoint' in outcome.output
+    assert ('coco.pth now' in outcome.output) == bool(settings)
+
+
 def test_several_backbones_are_told_of(tmp_path):
     swin = dict(type='SwinTransformer')
     (tmp_path / 'base.py').write_text(f'model = dict(a={swin}, b=[{swin}])')
