@@ -1,11 +1,15 @@
 # LeViT-384 with token evolution, trained from scratch on ImageNet-1k for 300 epochs: mmpretrain's
-# recipe of LeViT, without its teacher and with the class token that token evolution needs;
-# there is no stochastic depth.
+# recipe of LeViT, without its teacher and with the class token that token evolution needs.
 _base_ = ['mmpretrain::levit/levit-384_8xb256_in1k.py', '../_base_/evo_in1k_300e.py']
 
 model = dict(
     backbone=dict(
-        _delete_=True, type='EvoLeViT', arch='384', output_cls_token=True, sparsity=0.5),
+        _delete_=True,
+        type='EvoLeViT',
+        arch='384',
+        drop_path_rate=0.1,
+        output_cls_token=True,
+        sparsity=0.5),
     neck=None,
     head=dict(type='EvoLeViTClsHead', distillation=False))
 train_cfg = dict(max_epochs=300)

@@ -2,7 +2,7 @@
 import inspect
 from typing import Callable, Dict
 
-from ..models import EvoVisionTransformer, SparseSwinTransformer
+from ..models import EvoLeViT, EvoVisionTransformer, SparseSwinTransformer
 from ..models.checkpoints import check_init_cfg
 from ..models.swin.sparse_swin import image_size, swin_widths
 from ..models.vit.evo_vit import vit_widths
@@ -35,6 +35,11 @@ def check_vit(arguments: Dict) -> SparsitySpace:
         'num_layers', 'reselect', 'stages', 'dense_layers')))
     space.config(values['sparsity'])
     return space
+
+
+def check_levit(arguments: Dict) -> SparsitySpace:
+    """As :func:`check_swin`, of EvoLeViT: it is built, small as it is."""
+    return EvoLeViT(**{**arguments, 'init_cfg': None}).space
 
 
 def check_swin(arguments: Dict) -> SparsitySpace:

@@ -22,8 +22,9 @@ CHECKED = ('model', 'custom_hooks', 'custom_imports')
 def swap_backbone(config: str, out: Path, sparsity: Sparsity = None, adapt: bool = False,
                   overwrite: bool = False) -> List[Swap]:
     """Writes a child of a config in which each ``SwinTransformer`` of the model, at any depth, is
-    a :class:`.SparseSwinTransformer` of the same arguments, and each ``VisionTransformer`` of mmseg
-    an :class:`.EvoVisionTransformer`. All else stays.
+    a :class:`.SparseSwinTransformer` of the same arguments, each ``VisionTransformer`` of mmseg an
+    :class:`.EvoVisionTransformer`, and those of mmpretrain and its ``LeViT`` our counterparts, see
+    :mod:`.classifiers`. All else stays.
 
     The child of a new-style config (``read_base``) is one too.
 

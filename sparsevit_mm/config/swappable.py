@@ -1,10 +1,11 @@
 """The dense backbones of a config that have a sparse counterpart, and the arguments of that."""
 from typing import Callable, Dict, Iterable, List, NamedTuple, Tuple
 
-from ..models import EvoVisionTransformer, SparseSwinTransformer, backbone_names
+from ..models import EvoLeViT, EvoVisionTransformer, SparseSwinTransformer, backbone_names
 from ..sparsity import Sparsity, SparsitySpace
-from .arguments import check_swin, check_vit, from_mmpretrain
+from .arguments import check_levit, check_swin, check_vit, from_mmpretrain
 from .child import Keys
+from .classifiers import distilled_of_mmpretrain, levit_of_mmpretrain, vit_of_mmpretrain
 from .reading import find_type, list_backbones
 
 # Scopes whose backbones take other arguments than those of mmdet, mmseg and mmpose.
@@ -18,15 +19,23 @@ class Kind(NamedTuple):
         name: Of its class.
         check: Arguments -> its SparsitySpace; raises on those that do not fit.
         to_adapt: Arguments where it is to be adapted.
+        of_mmpretrain: Arguments of mmpretrain's class of that name -> ours.
+        elsewhere: Whether other toolkits have a class of that name, with our arguments.
     """
     name: str
     check: Callable[[Dict], SparsitySpace]
     to_adapt: Dict
+    of_mmpretrain: Callable[[Dict], Dict]
+    elsewhere: bool = True
 
 
 KINDS = {
-    'SwinTransformer': Kind(SparseSwinTransformer.__name__, check_swin, dict(skipped='linear')),
-    'VisionTransformer': Kind(EvoVisionTransformer.__name__, check_vit, {}),
+    'SwinTransformer': Kind(SparseSwinTransformer.__name__, check_swin, dict(skipped='linear'),
+                            from_mmpretrain),
+    'VisionTransformer': Kind(EvoVisionTransformer.__name__, check_vit, {}, vit_of_mmpretrain),
+    'DistilledVisionTransformer': Kind(EvoVisionTransformer.__name__, check_vit, {},
+                                       distilled_of_mmpretrain, elsewhere=False),
+    'LeViT': Kind(EvoLeViT.__name__, check_levit, {}, levit_of_mmpretrain, elsewhere=False),
 }
 
 
@@ -84,14 +93,11 @@ def _swap(base: Dict, keys: Keys, sparsity: Sparsity, kind: Kind) -> Swap:
     old_type = str(node['type'])
     if '.' in old_type:
         scope = old_type.split('.')[0]
-    whole = scope in CLASSIFIERS
+    whole = scope in CLASSIFIERS or not kind.elsewhere
     arguments = {k: v for k, v in node.items() if k not in ('type', '_scope_')}
     try:
-        if whole and kind is not KINDS['SwinTransformer']:
-            raise ValueError(f'the VisionTransformer of {scope} has no counterpart here: its '
-                             f'weights load into mmseg\'s, by init_cfg')
         if whole:
-            arguments = from_mmpretrain(arguments)
+            arguments = kind.of_mmpretrain(arguments)
         new = {}
         if sparsity is not None:
             new['sparsity'] = sparsity

@@ -1,6 +1,6 @@
 """The dense model that adaptation starts from, as teacher of the configurations drawn."""
 import copy
-from typing import Optional
+from typing import List, Optional, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,8 @@ LOSS = 'loss_distillation'
 
 class Distillation:
     """Adds to a model's losses how far the features of its pruned backbone are from those of a
-    frozen copy that runs all windows: the mean squared difference, averaged over the outputs.
+    frozen copy that runs all windows: the mean squared difference, averaged over the outputs, where
+    a ViT's map and its class token count as two.
 
     The copy runs within the model's own forward, without gradients, and the loss joins the model's
     dict of losses. So there is one forward and one backward pass of the wrapped model, as DDP and a
@@ -53,7 +54,8 @@ class Distillation:
             return
         with torch.no_grad():
             targets = self.teacher(args[0])
-        losses = [F.mse_loss(out.float(), target.float()) for out, target in zip(outs, targets)]
+        losses = [F.mse_loss(out.float(), target.float())
+                  for out, target in zip(_parts(outs), _parts(targets))]
         loss = torch.stack(losses).mean()
         self.loss = loss if self.loss is None else self.loss + loss
 
@@ -61,3 +63,8 @@ class Distillation:
         loss, self.loss = self.loss, None
         if loss is not None and isinstance(output, dict):
             output[LOSS] = self.weight * loss
+
+
+def _parts(outs: Sequence) -> List[Tensor]:
+    """Maps, and what stands beside them in lists."""
+    return [part for out in outs for part in (out if isinstance(out, (list, tuple)) else [out])]

@@ -151,6 +151,22 @@ def unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
+def rename(backbone: nn.Module, state: Dict[str, torch.Tensor], prefix: str) -> None:
+    """Gives the weights of a backbone within a state dict the names that it has for them.
+
+    Args:
+        backbone: With `own_names`.
+        state: Of a whole model, changed in place.
+        prefix: Of the backbone's names in it, with the dot.
+    """
+    theirs = {key[len(prefix):]: value for key, value in state.items() if key.startswith(prefix)}
+    ours = backbone.own_names(theirs)
+    if ours is not theirs:
+        for key in theirs:
+            del state[prefix + key]
+        state.update({prefix + key: value for key, value in ours.items()})
+
+
 def check_fits(model: nn.Module, path: str) -> None:
     """Makes sure that a checkpoint file holds every parameter and buffer of a model and no other,
     before mmengine loads it without a word about what it left out. What adaptation adds may be
@@ -163,6 +179,9 @@ def check_fits(model: nn.Module, path: str) -> None:
     model, checkpoint = unwrapped(model), read_checkpoint(path)
     state: Dict[str, torch.Tensor] = checkpoint.get('state_dict', checkpoint)
     state = {re.sub(r'^module\.', '', k): v for k, v in state.items()}
+    for name, module in model.named_modules():
+        if hasattr(module, 'own_names'):
+            rename(module, state, f'{name}.' if name else '')
     current = model.state_dict()
     problems = {
         'missing': sorted(k for k in current.keys() - state.keys() if not OF_ADAPTATION.search(k)),

@@ -222,3 +222,23 @@ def test_an_adaptation_resumed_with_other_settings_is_refused(tmp_path, change, 
     resumed.load_from, resumed.resume = str(path), True
     with pytest.raises(ValueError, match=named):
         build_runner(resumed).train()
+
+
+def test_class_tokens_beside_the_maps_count_too(randomise):
+    config = dict(type='EvoVisionTransformer', img_size=16, patch_size=2, embed_dims=8,
+                  num_layers=3, num_heads=2, output_cls_token=True, sparsity=.5, dense_layers=1)
+
+    class Classifier(ToyModel):
+
+        def forward(self, inputs, mode='tensor'):
+            (features, token), = self.backbone(inputs)
+            return dict(loss=features.mean() + token.mean())
+
+    model = randomise(Classifier(config)).train()
+    distil(model)
+    losses = step(model)
+    (target, target_token), = dense_features(model)
+    (features, token), = model.backbone(INPUTS)
+    wanted = ((features - target).square().mean() + (token - target_token).square().mean()) / 2
+    torch.testing.assert_close(losses[LOSS], wanted)
+    assert (features - target).square().mean() != (token - target_token).square().mean()

@@ -13,7 +13,7 @@ from ...sparsity import Sparsity, SparsityConfig, SparsitySpace, kept_windows
 from ..selection.ranking import Selection
 from .evolving import EvolvingBackbone
 from .levit_layers import ConvBN, FeedForwardResidual, LeViTAttention, LeViTLayer, take_every
-from .levit_pretrained import load_levit
+from .levit_pretrained import from_dense, load_levit
 from .plan import RESELECT
 
 ARCHS = {
@@ -39,6 +39,7 @@ class EvoLeViT(EvolvingBackbone):
         img_size: Size of the input, in pixels: LeViT's positions and biases belong to one size.
         in_channels: Channels of the input.
         attn_ratio, mlp_ratio: Channels of values and of hidden layers, over keys and embeddings.
+        drop_path_rate: Stochastic depth of all residuals.
         with_cls_token: Whether there is a class token.
         attention_bias: Whether attention has biases, and the input no position embeddings.
         out_indices: Stages whose features are returned, of strides 16, 32 and 64.
@@ -59,6 +60,7 @@ class EvoLeViT(EvolvingBackbone):
                  in_channels: int = 3,
                  attn_ratio: float = 2,
                  mlp_ratio: float = 2,
+                 drop_path_rate: float = 0.,
                  with_cls_token: bool = True,
                  attention_bias: bool = False,
                  out_indices: Sequence[int] = (2, ),
@@ -97,8 +99,8 @@ class EvoLeViT(EvolvingBackbone):
         for stage, (width, heads, depth) in enumerate(zip(widths, arch['num_heads'], depths)):
             self.places.append(len(self.blocks))
             for _ in range(depth):
-                self.blocks.append(LeViTLayer(width, mlp_ratio, num_heads=heads, grid=grid,
-                                              attn_ratio=attn_ratio, **common))
+                self.blocks.append(LeViTLayer(width, mlp_ratio, drop_path_rate, num_heads=heads,
+                                              grid=grid, attn_ratio=attn_ratio, **common))
             if stage + 1 < len(depths):
                 subsample = LeViTAttention(
                     width, num_heads=width // arch['key_dims'], attn_ratio=2 * attn_ratio,
@@ -106,7 +108,8 @@ class EvoLeViT(EvolvingBackbone):
                 if self.absolute:
                     subsample.poss = self._positions(grid, width)
                 hidden = int(mlp_ratio * widths[stage + 1])
-                self.blocks.extend([subsample, FeedForwardResidual(widths[stage + 1], hidden)])
+                self.blocks.extend([subsample, FeedForwardResidual(widths[stage + 1], hidden,
+                                                                   drop_path_rate)])
                 grid = _halved(grid, 1)
         self.selection = Selection(importance)
         self.sparsity = sparsity
@@ -229,6 +232,10 @@ class EvoLeViT(EvolvingBackbone):
             'reselect': self.reselect,
             'parameters': sum(p.numel() for p in self.parameters()),
         }
+
+    def own_names(self, state: Dict[str, Tensor]) -> Dict[str, Tensor]:
+        dense = any(name.startswith('stages.') for name in state)  # of mmpretrain
+        return from_dense(state, self)[0] if dense else state
 
     def init_weights(self) -> None:
         """From the checkpoint that `init_cfg` names; from scratch as built."""

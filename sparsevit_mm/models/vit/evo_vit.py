@@ -21,7 +21,7 @@ from .block import EncoderLayer
 from .evolving import EvolvingBackbone
 from .macs import vit_macs
 from .plan import blend_weights, make_space
-from .pretrained import init_from_scratch, load_pretrained
+from .pretrained import init_from_scratch, load_pretrained, translate
 
 
 def vit_widths(num_layers: int, num_heads: int, hidden: float, block_heads: Widths,
@@ -56,7 +56,10 @@ class EvoVisionTransformer(EvolvingBackbone):
         qkv_bias: Whether attention has biases, that of its output projection included, as in mmseg.
         drop_rate, attn_drop_rate, drop_path_rate: Dropout, and stochastic depth of FFNs.
         with_cls_token: Whether the class token runs along.
-        output_cls_token: Whether outputs are pairs of map and class token.
+        with_dist_token: Whether a distillation token does too, as in mmpretrain's
+            ``DistilledVisionTransformer``.
+        output_cls_token: Whether outputs are lists of map, class token and, where there is one,
+            distillation token.
         norm_cfg, act_cfg: mmcv layer configs.
         patch_norm, patch_bias, pre_norm, final_norm: Norms and bias that may be there.
         interpolate_mode: Of resized position embeddings.
@@ -107,6 +110,7 @@ class EvoVisionTransformer(EvolvingBackbone):
                  attn_drop_rate: float = 0.,
                  drop_path_rate: float = 0.,
                  with_cls_token: bool = True,
+                 with_dist_token: bool = False,
                  output_cls_token: bool = False,
                  norm_cfg: dict = dict(type='LN'),
                  act_cfg: dict = dict(type='GELU'),
@@ -156,7 +160,13 @@ class EvoVisionTransformer(EvolvingBackbone):
             stride=patch_size, padding=patch_pad, bias=patch_bias,
             norm_cfg=norm_cfg if patch_norm else None)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, embed_dims))
-        self.pos_embed = nn.Parameter(torch.zeros(1, math.prod(self.grid) + 1, embed_dims))
+        if with_dist_token:
+            if not with_cls_token:
+                raise ValueError('with_dist_token needs with_cls_token')
+            self.dist_token = nn.Parameter(torch.zeros(1, 1, embed_dims))
+            self.prefix = 2
+        self.pos_embed = nn.Parameter(torch.zeros(
+            1, math.prod(self.grid) + 1 + with_dist_token, embed_dims))
         self.drop_after_pos = nn.Dropout(drop_rate)
         self.pre_norm, self.final_norm = pre_norm, final_norm
         if pre_norm:
@@ -167,7 +177,7 @@ class EvoVisionTransformer(EvolvingBackbone):
             EncoderLayer(embed_dims, num_heads, hidden, drop_rate, attn_drop_rate, rate, num_fcs,
                          qkv_bias, act_cfg, norm_cfg, with_cp, heads)
             for rate, heads, hidden in zip(drop_path_rates, *vit_widths(
-                num_layers, num_heads, mlp_ratio * embed_dims, block_heads, ffn_widths)))
+                num_layers, num_heads, round(mlp_ratio * embed_dims), block_heads, ffn_widths)))
         if final_norm:
             self.norm1_name, norm = build_norm_layer(norm_cfg, embed_dims, postfix=1)
             self.add_module(self.norm1_name, norm)
@@ -197,14 +207,17 @@ class EvoVisionTransformer(EvolvingBackbone):
 
     def _embed(self, x: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
         x, hw_shape = self.patch_embed(x)
-        position = self.pos_embed
+        position, tokens = self.pos_embed, [self.cls_token]
+        if self.prefix == 2:
+            tokens.append(self.dist_token)
+        first = len(tokens)
         if tuple(hw_shape) != self.grid:
-            grid = position[:, 1:].reshape(1, *self.grid, -1).permute(0, 3, 1, 2)
+            grid = position[:, first:].reshape(1, *self.grid, -1).permute(0, 3, 1, 2)
             grid = F.interpolate(grid, size=tuple(hw_shape), mode=self.interpolate_mode,
                                  align_corners=False if 'bi' in self.interpolate_mode else None)
-            position = torch.cat([position[:, :1], grid.flatten(2).transpose(1, 2)], 1)
-        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1)
-        x = self.drop_after_pos(x + position)[:, 1 - self.prefix:]
+            position = torch.cat([position[:, :first], grid.flatten(2).transpose(1, 2)], 1)
+        x = torch.cat([*(token.expand(x.shape[0], -1, -1) for token in tokens), x], 1)
+        x = self.drop_after_pos(x + position)[:, first - self.prefix:]
         return (getattr(self, self.pre_ln_name)(x) if self.pre_norm else x), hw_shape
 
     def _finish(self, x: Tensor, layer: int) -> Tensor:
@@ -259,6 +272,11 @@ class EvoVisionTransformer(EvolvingBackbone):
             super().init_weights()
         else:
             init_from_scratch(self)
+
+    def own_names(self, state: Dict[str, Tensor]) -> Dict[str, Tensor]:
+        if not any('.attn.qkv.' in name for name in state):
+            return state
+        return translate(state, self.prefix == 2)[0]
 
     def train(self, mode: bool = True) -> 'EvoVisionTransformer':
         """Sets the mode; returns self."""

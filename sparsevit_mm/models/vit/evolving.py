@@ -1,12 +1,13 @@
 """Base of the backbones with slow-fast token evolution: select, run the selected patches, update
 the others (Evo-ViT, section 3)."""
 import math
-from typing import Callable, List, Optional, Sequence, Tuple, Union
+from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
 
 from ...sparsity import Sparsity, SparsityConfig, SparsitySpace, kept_windows
+from ..checkpoints import rename
 from ..interface import SparseBackbone
 from ..selection.importance import LEARNED, TOKEN_SCORES, MapInfo
 from ..selection.ranking import Selection
@@ -35,7 +36,8 @@ class EvolvingBackbone(SparseBackbone):
         **kwargs: Of :class:`~..interface.SparseBackbone`, without space and sparsity.
 
     Attributes:
-        prefix: Tokens before the patches: 1 with a class token, else 0.
+        prefix: Tokens before the patches: 1 with a class token, 2 with a distillation token too,
+            else 0.
     """
     scores = (*ATTENTION, *(name for name in TOKEN_SCORES if name != LEARNED))
 
@@ -204,7 +206,16 @@ class EvolvingBackbone(SparseBackbone):
 
     def _output(self, x: Tensor, grid: Grid) -> Union[Tensor, List[Tensor]]:
         out = x[:, self.prefix:].transpose(1, 2).unflatten(2, tuple(grid)).contiguous()
-        return [out, x[:, 0]] if self.output_cls_token else out
+        return [out, *x[:, :self.prefix].unbind(1)] if self.output_cls_token else out
+
+    def own_names(self, state: Dict[str, Tensor]) -> Dict[str, Tensor]:
+        """The weights of a dense backbone of mmpretrain, as a whole model's checkpoint holds them,
+        under the names of this one; others as they are."""
+        return state
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        rename(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def smallest_margin(self, image: Tensor) -> float:
         self._margins = []

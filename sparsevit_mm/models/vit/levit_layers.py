@@ -4,6 +4,7 @@ from typing import Optional, Tuple
 
 import torch
 import torch.nn.functional as F
+from mmcv.cnn.bricks import DropPath
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
@@ -162,17 +163,18 @@ class LeViTAttention(nn.Module):
 
 
 class LeViTLayer(BaseModule):
-    """Attention and FFN with their residuals."""
+    """Attention and FFN with their residuals, each with stochastic depth."""
 
-    def __init__(self, embed_dims: int, mlp_ratio: float, **attention):
+    def __init__(self, embed_dims: int, mlp_ratio: float, drop_path_rate: float = 0., **attention):
         super().__init__()
         self.m1 = _Inner(LeViTAttention(embed_dims, **attention))
-        self.m2 = FeedForwardResidual(embed_dims, int(mlp_ratio * embed_dims))
+        self.drop_path = DropPath(drop_path_rate)
+        self.m2 = FeedForwardResidual(embed_dims, int(mlp_ratio * embed_dims), drop_path_rate)
 
     def forward(self, x: Tensor, *args) -> Tuple[Tensor, Optional[Tensor]]:
         """As :meth:`LeViTAttention.forward`."""
         out, scores = self.m1.m(x, *args)
-        return self.m2(x + out), scores
+        return self.m2(x + self.drop_path(out)), scores
 
 
 class _Inner(nn.Module):
@@ -184,14 +186,15 @@ class _Inner(nn.Module):
 
 
 class FeedForwardResidual(nn.Module):
-    """x + FFN(x)."""
+    """x + FFN(x), with stochastic depth."""
 
-    def __init__(self, embed_dims: int, hidden: int):
+    def __init__(self, embed_dims: int, hidden: int, drop_path_rate: float = 0.):
         super().__init__()
         self.m = FeedForward(embed_dims, hidden).m
+        self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.m(x)
+        return x + self.drop_path(self.m(x))
 
 
 def take_every(patches: Tensor, grid: Tuple[int, int], stride: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Weights of LeViT under the names of the released Evo-ViT, of LeViT itself and of mmpretrain."""
 import re
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Tuple
 
 from mmengine.logging import print_log
 from torch import Tensor, nn
@@ -31,16 +31,22 @@ def load_levit(backbone: nn.Module, source: str, prefix: Optional[str] = None) -
     left_out = [key for key in state if HEADS.match(key)]
     state = {key: value for key, value in state.items() if key not in left_out}
     if not any('.m1.' in key for key in state):
-        state = _from_dense(state, backbone)
-        lacking = [key for key in backbone.state_dict()
-                   if _OF_EVOLUTION.search(key) and key not in state]
-        state.update({key: backbone.state_dict()[key] for key in lacking})
-        print_log(f'{source} is of a dense LeViT: {len(lacking)} parameters of token evolution '
+        state, lacking = from_dense(state, backbone)
+        print_log(f'{source} is of a dense LeViT: {lacking} parameters of token evolution '
                   f'stay as they are', 'current')
     load_strictly(backbone, state, left_out, source)
 
 
-def _from_dense(state: Dict[str, Tensor], backbone: nn.Module) -> Dict[str, Tensor]:
+def from_dense(state: Dict[str, Tensor], backbone: nn.Module) -> Tuple[Dict[str, Tensor], int]:
+    """The weights of a dense LeViT under the names of an EvoLeViT, with what that has beside them
+    as it is; and the number of the latter."""
+    new, current = _renamed(state, backbone), backbone.state_dict()
+    lacking = {key: value for key, value in current.items()
+               if _OF_EVOLUTION.search(key) and key not in new}
+    return {**new, **lacking}, len(lacking)
+
+
+def _renamed(state: Dict[str, Tensor], backbone: nn.Module) -> Dict[str, Tensor]:
     targets, new = _places(backbone), {}
     first = [0]  # of each of mmpretrain's stages, in the flat list
     for stage, depth in enumerate(backbone.depths):

@@ -1,4 +1,5 @@
 """Weights of plain ViTs, whatever names they come under."""
+import math
 import re
 from typing import Dict, List, Optional, Tuple
 
@@ -21,7 +22,7 @@ _TIMM = (
     (r'^projs\.(\d+)\.', r'layers.\1.attn.attn.out_proj.'),
     (r'^blocks\.', 'layers.'),
     (r'^norm\.', 'ln1.'),
-    (r'^norm_pre\.', 'ln_pre.'),
+    (r'^(norm_pre|pre_norm)\.', 'ln_pre.'),
 )
 _OF_LAYERS = (
     (r'\.norm(\d)\.', r'.ln\1.'),
@@ -36,9 +37,9 @@ HEADS = re.compile(r'^(head|head_dist|fc|pre_logits)\.')
 def load_pretrained(backbone: nn.Module, source: str, prefix: Optional[str] = None) -> None:
     """Loads a checkpoint of mmseg, mmpretrain, timm, DeiT or the released Evo-ViT into a ViT.
 
-    Classifier heads, and a final norm that the backbone has no place for, are left out with one
-    line of log; so are a distillation token and its position. A position embedding of another size
-    is resized.
+    Classifier heads, and a final norm or a distillation token with its position that the backbone
+    has no place for, are left out with one line of log. A position embedding of another size is
+    resized.
 
     Args:
         backbone: An EvoVisionTransformer.
@@ -52,8 +53,8 @@ def load_pretrained(backbone: nn.Module, source: str, prefix: Optional[str] = No
             ``patch_bias=True`` where that is what is missing.
     """
     state = read_pretrained(source, prefix)
-    state, left_out = translate(state)
     current = backbone.state_dict()
+    state, left_out = translate(state, 'dist_token' in current)
     if 'patch_embed.projection.bias' in set(state) - set(current):
         raise ValueError(f'{source}: its patch embedding has a bias, the backbone has none: give '
                          f'it patch_bias=True')
@@ -91,8 +92,9 @@ def load_strictly(backbone: nn.Module, state: StateDict, left_out: List[str],
     backbone.load_state_dict(state, strict=False)
 
 
-def translate(state: StateDict) -> Tuple[StateDict, List[str]]:
-    """Names of any origin -> mmseg's, and what has no place in a backbone."""
+def translate(state: StateDict, with_dist_token: bool = False) -> Tuple[StateDict, List[str]]:
+    """Names of any origin -> mmseg's, and what has no place in a backbone: heads, and without
+    `with_dist_token` a distillation token and its position."""
     new, left_out = {}, []
     for key, value in _fuse(state).items():
         if HEADS.match(key):
@@ -104,7 +106,7 @@ def translate(state: StateDict) -> Tuple[StateDict, List[str]]:
         for pattern, replacement in _OF_LAYERS:
             key = re.sub(pattern, replacement, key)
         new[key] = value
-    if 'dist_token' in new:
+    if 'dist_token' in new and not with_dist_token:
         left_out.append('dist_token and its position')
         del new['dist_token']
         new['pos_embed'] = torch.cat([new['pos_embed'][:, :1], new['pos_embed'][:, 2:]], 1)
@@ -125,20 +127,23 @@ def _fuse(state: StateDict) -> StateDict:
 
 
 def _resize(position: Tensor, backbone: nn.Module, source: str) -> Tensor:
-    """(1, 1 + N, C) to the backbone's grid."""
+    """(1, P + N, C) to the backbone's grid; P is 1, or 2 with a distillation token."""
     if position.shape == backbone.pos_embed.shape:
         return position
-    grid = grid_of(position.shape[1] - 1, backbone.grid, f'{source}: a position embedding')
+    first = backbone.pos_embed.shape[1] - math.prod(backbone.grid)
+    grid = grid_of(position.shape[1] - first, backbone.grid, f'{source}: a position embedding')
     print_log(f'{source}: position embedding resized from {grid[0]}x{grid[1]} to '
               f'{backbone.grid[0]}x{backbone.grid[1]}', 'current')
-    return torch.cat([position[:, :1], resize_grid(position[:, 1:], grid, backbone.grid,
-                                                   backbone.interpolate_mode)], 1)
+    return torch.cat([position[:, :first], resize_grid(position[:, first:], grid, backbone.grid,
+                                                       backbone.interpolate_mode)], 1)
 
 
 def init_from_scratch(backbone: nn.Module) -> None:
     """As mmseg initialises its ``VisionTransformer``."""
     trunc_normal_(backbone.pos_embed, std=.02)
     trunc_normal_(backbone.cls_token, std=.02)
+    if backbone.prefix == 2:
+        trunc_normal_(backbone.dist_token, std=.02)
     for name, module in backbone.named_modules():
         if isinstance(module, nn.Linear):
             trunc_normal_(module.weight, std=.02)

@@ -218,3 +218,13 @@ def test_a_released_checkpoint_loads_without_its_heads(make, tmp_path):
         type='Pretrained', checkpoint=str(tmp_path / 'levit.pth')))
     model.init_weights()
     assert torch.equal(model.poss, source.poss)
+
+
+def test_stochastic_depth_is_of_training_alone(make):
+    model, dense = make(drop_path_rate=.99), make()
+    dense.load_state_dict(model.state_dict())
+    x = torch.randn(2, 3, 112, 112)
+    assert torch.equal(model(x)[0], dense(x)[0])
+    for one in (model, dense):
+        one.train()
+    assert not torch.allclose(model(x)[0], dense(x)[0])

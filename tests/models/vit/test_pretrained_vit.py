@@ -100,3 +100,16 @@ def test_what_does_not_fit_is_listed(source, tmp_path, changes, named):
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match='w.pth'):
         build(tmp_path / 'w.pth')
+
+
+def test_a_distillation_token_and_its_position_have_a_place_where_asked_for(randomise, tmp_path):
+    source = randomise(EvoVisionTransformer(**SHAPE, with_dist_token=True, output_cls_token=True))
+    torch.save(renamed(source.state_dict(), TO_MMPRETRAIN), tmp_path / 'w.pth')
+    same = build(tmp_path / 'w.pth', with_dist_token=True).state_dict()
+    assert all(torch.equal(same[key], value) for key, value in source.state_dict().items())
+    larger = build(tmp_path / 'w.pth', with_dist_token=True, img_size=64)
+    assert torch.equal(larger.pos_embed[:, :2], source.pos_embed[:, :2])
+    (map_, token, distilled), = source(torch.randn(2, 3, 40, 32))
+    assert map_.shape == (2, 16, 5, 4) and token.shape == distilled.shape == (2, 16)
+    with pytest.raises(ValueError, match='with_dist_token needs with_cls_token'):
+        EvoVisionTransformer(**SHAPE, with_dist_token=True, with_cls_token=False)
