@@ -120,13 +120,15 @@ class UnitMasks(Masking):
 
     def drop_and_grow(self, importance: Mapping[str, Tensor], growth: Mapping[str, Tensor],
                       fraction: float) -> int:
-        """Updates the masks of the groups that have both; weights stay as they are.
+        """Updates the masks of the groups that have both, and a gradient; weights stay as they are.
 
         Returns:
             Number of units that exist now and did not before.
         """
         moved = 0
         for name in importance.keys() & growth.keys():
+            if not growth[name].any():
+                continue  # the block did not run: nothing says which of the others would be worth it
             before = self.masks[name]
             self.masks[name] = drop_and_grow_units(importance[name], growth[name], before,
                                                    fraction)

@@ -66,3 +66,38 @@ def test_mask_rcnn(tmp_path):
             assert not any(value[~mask].any() for value in (
                 step['weights'][name], *step['moments'][name].values())
                 if value.shape == mask.shape)
+
+
+@pytest.mark.slow
+def test_heads_and_neurons_of_a_mask_rcnn_move_and_are_taken_out(tmp_path):
+    """Backbone by the interface, windows pruned at random ratios, weights outside it untouched."""
+    import unit_toy
+
+    from sparsevit_mm.config.building import build_backbone
+    from sparsevit_mm.config.compact import compact_model
+    from sparsevit_mm.config.reading import load_config
+    adaptation = dict(type='SparsityAdaptationHook')
+    made = config(tmp_path, custom_hooks=[dict(unit_toy.HOOK, interval=1), adaptation])
+    made.model, made.default_scope = mask_rcnn(), 'mmdet'
+    made.model.backbone = dict(type='SparseSwinTransformer', embed_dims=8, num_heads=(2, 2, 4, 4))
+    made.model.neck.in_channels = [8, 16, 32, 64]
+    made.train_dataloader.update(dataset=dict(type='OneBox'), batch_size=1,
+                                 collate_fn=dict(type='pseudo_collate'))
+    made.train_cfg = dict(type='IterBasedTrainLoop', max_iters=5, val_interval=99)
+    made.val_dataloader = made.val_evaluator = made.val_cfg = None
+    made.optim_wrapper = dict(ADAMW, clip_grad=dict(max_norm=1.))
+    made.dump(tmp_path / 'trained.py')
+    runner, watch = build_runner(made), unit_toy.Watch()
+    runner.register_hook(watch)
+    runner.train()
+    unit_toy.check_laws(runner, watch.steps)
+    first, last = watch.steps[0]['masks'], watch.steps[-1]['masks']
+    for kind in ('heads', 'neurons'):
+        assert any(not torch.equal(first[name], last[name]) for name in first if kind in name)
+    done = compact_model(str(tmp_path / 'trained.py'), str(tmp_path / 'iter_5.pth'),
+                         tmp_path / 'small.py')
+    assert done.difference < 1e-5
+    small = load_config(str(tmp_path / 'small.py'))
+    assert small.custom_hooks == [adaptation]
+    assert build_backbone(small, str(done.checkpoint)).attention_blocks()[0].ffn.layers[1].weight \
+        .shape == (8, 19)

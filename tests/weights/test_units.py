@@ -104,3 +104,21 @@ def test_scores_and_steps_of_the_released_code(run, block):
         assert set((mask & ~moved).nonzero().flatten().tolist()) == set(
             held['heads_removed'].tolist())
         assert moved.nonzero().flatten().tolist() == sorted(held['heads_after'].tolist())
+
+
+def test_units_of_a_block_without_a_gradient_stay():
+    """One that no window ran, say: its neurons are no worse than the others."""
+    from mmengine.registry import MODELS
+
+    from sparsevit_mm.weights import unit_groups
+    from sparsevit_mm.weights.unit_masking import UnitMasks, first_units
+    groups = unit_groups(MODELS.build(dict(
+        type='EvoVisionTransformer', img_size=16, patch_size=4, embed_dims=8, num_layers=2,
+        num_heads=2)))
+    masks = UnitMasks(groups, first_units(groups, dict(heads=.5, neurons=.5)))
+    before = {name: mask.clone() for name, mask in masks.masks.items()}
+    ones = {name: torch.ones(group.number) for name, group in groups.items()}
+    growth = {name: ones[name] * ('layers.1' in name) for name in groups}
+    assert masks.drop_and_grow(ones, growth, .5) == 8  # of 16; the one head stays
+    changed = [name for name in before if not torch.equal(before[name], masks.masks[name])]
+    assert changed == ['layers.1.neurons']
