@@ -128,7 +128,7 @@ class UnitMasks(Masking):
         moved = 0
         for name in importance.keys() & growth.keys():
             if not growth[name].any():
-                continue  # the block did not run: nothing says which of the others would be worth it
+                continue  # the block did not run: nothing says what others would be worth
             before = self.masks[name]
             self.masks[name] = drop_and_grow_units(importance[name], growth[name], before,
                                                    fraction)
