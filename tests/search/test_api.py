@@ -124,7 +124,7 @@ def test_a_config_without_a_training_part_gets_its_winner(toy, tmp_path):
     """As a deployment's."""
     cfg = Config.fromfile(toy[0])
     for key in ('train_dataloader', 'train_cfg', 'optim_wrapper'):
-        del cfg[key]
+        cfg.pop(key)
     cfg.dump(tmp_path / 'deploy.py')
     result = search(str(tmp_path / 'deploy.py'), toy[1], '500%', work_dir=tmp_path / 's', **FEW)
     winner = load_config(str(result.configs['winner']))
