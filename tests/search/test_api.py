@@ -11,6 +11,7 @@ from mmengine.runner import save_checkpoint
 from sparsevit_mm.config.reading import load_config
 from sparsevit_mm.cost.latency import LatencySetting
 from sparsevit_mm.evaluation.evaluator import Evaluation
+from sparsevit_mm.report.console import show_search
 from sparsevit_mm.report.source import read_search
 from sparsevit_mm.search import SearchResult, Watch, api, search
 from sparsevit_mm.search.limits import Limits
@@ -136,3 +137,12 @@ def test_a_model_that_pruning_slows_down_is_told_so():
     with pytest.raises(ValueError, match='nothing is so fast; the dense model takes 11.2 ms and '
                                          'the sparsest 13.0 ms: pruning saves nothing here'):
         Limits(max_latency=1).check_reachable(13., 11.2, 0)
+
+
+@pytest.mark.parametrize('dtype, said', [('bf16', True), ('fp32', False)])
+def test_what_precision_the_metric_is_of_is_said(toy, tmp_path, capsys, dtype, said):
+    setting = LatencySetting((16, 16), dtype=dtype, num_threads=1)
+    result = search(*toy, '500%', work_dir=tmp_path / 's', **{**FEW, 'setting': setting})
+    show_search(result)
+    text = 'latencies are of bf16, eager; toy/output was evaluated in fp32, eager'
+    assert (text in capsys.readouterr().out) == said
