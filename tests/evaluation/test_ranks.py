@@ -144,11 +144,14 @@ def test_one_process_needs_no_group_and_calls_at_once():
 def test_processes_may_write_the_same_subset_at_once(tmp_path, monkeypatch):
     ann_file = tmp_path / 'val.json'
     ann_file.write_text(json.dumps(dict(
-        images=[dict(id=i) for i in range(9)], annotations=[], categories=[])))
+        images=[dict(id=i) for i in range(9)], categories=[dict(id=1, name='a')],
+        annotations=[dict(id=i, image_id=i, category_id=1) for i in range(9)])))
 
     def restrict():
+        dataset = dict(type='CocoDataset', ann_file='', pipeline=[],
+                       metainfo=dict(classes=('a', )))
         cfg = Config(dict(
-            val_dataloader=dict(dataset=dict(type='CocoDataset', ann_file='', pipeline=[])),
+            default_scope='mmdet', val_dataloader=dict(dataset=dataset),
             val_evaluator=dict(type='CocoMetric', ann_file=str(ann_file))))
         restrict_to_subset(cfg, 'val', 4, 0, str(tmp_path / 'subsets'))
         return Path(cfg.val_evaluator.ann_file)

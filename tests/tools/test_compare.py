@@ -53,4 +53,4 @@ def test_resamples_differ_and_are_of_the_same_images(tiny_seg, tmp_path):
     assert dense.resampled.bootstrap.std() > 0
     # Of eight images there is no interval.
     for interval in (dense.interval, dense.difference(sparse)):
-        assert not interval.known and interval.unit == '8 images'
+        assert not interval.known and interval.unit == '4 blocks of 2 consecutive frames'

@@ -134,7 +134,7 @@ def test_a_pareto_search_goes_on_only_as_one(front, tiny):
 def test_a_point_below_the_reachable_latencies_is_named(tiny, tmp_path):
     message = refused('search_sparsity', tiny.config, tiny.checkpoint, '--work-dir', tmp_path,
                       *FEW, '--pareto', '--points', '100%,0.001ms')
-    assert '--points 0.001ms' in message and 'reachable here' in message
+    assert '--points 0.001ms' in message and 'nothing is so fast' in message
 
 
 def test_finalists_are_judged_in_other_scopes_too(tiny, tmp_path):
@@ -176,7 +176,7 @@ def test_calibration_of_a_stock_config_needs_no_sparse_backbone(tiny, tmp_path):
                        *FEW, '--calibrate', '--trials', 10, '--points', '300%')
     assert outcome.code == 0, outcome.error
     row = next(line for line in outcome.output.splitlines() if '300%' in line)
-    assert re.search(r'[+-]0\.\d{4} \([+-]0\.\d{4} to [+-]0\.\d{4}\)', row)
+    assert re.search(r'[+-]0\.\d{4} \(none: 8 images\)', row)  # too few for an interval
     winner = Config.fromfile(tmp_path / 'w' / 'winner_300pct.py')
     assert winner.model.backbone.type == 'SparseSwinTransformer'
 

@@ -47,6 +47,12 @@ class ScoreRow:
     less_own: Optional[Interval] = None
     shares: Optional[List[float]] = None
 
+    @classmethod
+    def from_json(cls, record: Dict) -> 'ScoreRow':
+        less_own = record['less_own']
+        return cls(**{**record, 'intervals': [Interval(**i) for i in record['intervals']],
+                      'less_own': less_own and Interval(**less_own)})
+
 
 @dataclass
 class ScoreComparison:
@@ -74,7 +80,7 @@ class ScoreComparison:
 
     @classmethod
     def from_json(cls, record: Dict) -> 'ScoreComparison':
-        return cls(**{**record, 'rows': [ScoreRow(**row) for row in record['rows']]})
+        return cls(**{**record, 'rows': [ScoreRow.from_json(row) for row in record['rows']]})
 
 
 def take_samples(cfg: Config, num_samples: Optional[int], seed: int) -> int:
