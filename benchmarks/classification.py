@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -22,16 +21,17 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from jobs import Job, run_jobs
+from small_images import SIZE, augmented, normalised, read_images
 from sparsevit_mm import EvoVisionTransformer
+from sparsevit_mm.cli import clear_errors
 from sparsevit_mm.compat import timer
 from sparsevit_mm.cost.macs import backbone_macs
 from sparsevit_mm.files import replacing
 from sparsevit_mm.weights import WeightMasks, drop_fraction, maskable_weights
 from sparsevit_mm.weights.masking import draw_masks
 
-SIZE, CLASSES, PER_CLASS, DENSE_LAYERS = 32, 10, 2000, 3
+CLASSES, PER_CLASS, DENSE_LAYERS = 10, 2000, 3
 EPOCHS, BATCH, LR, DECAY, WARM_UP = 8, 128, 1e-3, .05, 60  # iterations
-MEAN, STD = torch.tensor([123.7, 116.3, 103.5]), torch.tensor([58.4, 57.1, 57.4])
 DENSITY, UPDATES, UPDATES_END, PRUNED_AT = .5, 80, .8, .75
 RESAMPLES = 2000
 
@@ -107,38 +107,6 @@ class Classifier(nn.Module):
         else:
             mean = patches.mean(1)
         return self.head(self.norm(mean)), self.head(self.norm(token))
-
-
-def read_images(folder: Path, cache: Path, per_class: Optional[int]) -> Tuple[Tensor, Tensor]:
-    """(N, 3, H, W) uint8 RGB and (N, ) int64. Raises FileNotFoundError without images."""
-    if not cache.exists():
-        classes = sorted(path for path in folder.glob('*') if path.is_dir())
-        if not classes:
-            raise FileNotFoundError(f'{folder} holds no folders of classes')
-        files = [(path, label) for label, of_class in enumerate(classes)
-                 for path in sorted(of_class.iterdir())[:per_class]]
-        images = np.stack([cv2.imread(str(path))[..., ::-1] for path, _ in files])
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(cache) as partial_file:
-            np.savez(partial_file, images=images, labels=[label for _, label in files])
-    with np.load(cache) as pack:
-        images, labels = torch.from_numpy(pack['images']), torch.from_numpy(pack['labels'])
-    return images.permute(0, 3, 1, 2).contiguous(), labels
-
-
-def normalised(images: Tensor) -> Tensor:
-    return (images.float() - MEAN.view(3, 1, 1)) / STD.view(3, 1, 1)
-
-
-def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Flipped, and cropped after padding by 4 pixels."""
-    padded = F.pad(images, (4, ) * 4)
-    flips = torch.rand(len(images), generator=generator) < .5
-    offsets = torch.randint(9, (len(images), 2), generator=generator).tolist()
-    crops = torch.stack([image[:, y:y + SIZE, x:x + SIZE]
-                         for image, (y, x) in zip(padded, offsets)])
-    crops[flips] = crops[flips].flip(-1)
-    return crops
 
 
 class SparseWeights:
@@ -221,8 +189,17 @@ def run(args: argparse.Namespace, name: str, seed: int, result: Path) -> None:
     with replacing(result) as partial_file:
         partial_file.write_text(json.dumps(dict(
             accuracy=100 * float(hits.mean()), density=density,
-            macs=backbone_macs(model.backbone, (SIZE, SIZE)),
+            epochs=args.epochs, macs=backbone_macs(model.backbone, (SIZE, SIZE)),
             correct=np.packbits(hits).tobytes().hex(), images=len(hits))))
+
+
+def check_epochs(results: Sequence[Path], epochs: int) -> None:
+    """Raises ValueError where a result was trained for another number of epochs."""
+    for path in results:
+        made = json.loads(path.read_text()).get('epochs', EPOCHS) if path.exists() else epochs
+        if made != epochs:
+            raise ValueError(f'{path} was trained for {made} epochs, not {epochs}: '
+                             'choose another --out')
 
 
 def hits_of(result: Path) -> np.ndarray:
@@ -299,6 +276,8 @@ def main() -> None:
     jobs = [Job(result_of(args.out, name, seed),
                 partial(run, args, name, seed, result_of(args.out, name, seed)))
             for seed in args.seeds for name in args.variants]
+    with clear_errors():
+        check_epochs([job.done for job in jobs], args.epochs)
     failed = run_jobs(jobs, args.workers)
     print_results(args.out, args.variants, args.seeds)
     if failed:

@@ -85,6 +85,16 @@ def operating_point(sparsity: SparsityConfig,
     return OperatingPoint(sparsity, knobs) if knobs else sparsity
 
 
+def point_of(space: SparsitySpace, sparsity: Any) -> SparsityConfig:
+    """What a backbone of the space takes, with the knobs that were given beside it, if any.
+
+    Args:
+        space: Of the backbone.
+        sparsity: As :meth:`~.sparsity.SparsitySpace.config` takes it, or an OperatingPoint.
+    """
+    return operating_point(space.config(sparsity), getattr(sparsity, 'knobs', ()))
+
+
 @dataclass(frozen=True)
 class PointSpace(SparsitySpace):
     """A SparsitySpace whose configurations have knobs beside them: one gene each, after those of

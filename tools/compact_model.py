@@ -1,5 +1,5 @@
-"""Takes heads and FFN neurons that structured sparse training left out of a model for real: writes
-a config and a checkpoint of an ordinary smaller one."""
+"""Writes the config and the checkpoint of a smaller dense model: without the heads and FFN neurons
+that structured sparse training pruned."""
 import argparse
 from pathlib import Path
 

@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 
 from ..models import SparseBackbone
 from ..models.checkpoints import read_checkpoint
-from .reading import find_backbone
+from .reading import find_backbone, node_at
 
 
 def build_runner(cfg: Config) -> Runner:
@@ -48,10 +48,8 @@ def build_backbone(cfg: Config, checkpoint: Optional[str] = None) -> SparseBackb
         FileNotFoundError, ValueError: As find_backbone; no checkpoint, or one that does not fit.
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
-    keys, node = find_backbone(cfg), cfg
-    for key in keys:
-        node = node[int(key)] if isinstance(node, (list, tuple)) else node[key]
-    backbone = MODELS.build({**node, 'init_cfg': None})
+    keys = find_backbone(cfg)
+    backbone = MODELS.build({**node_at(cfg, keys), 'init_cfg': None})
     if checkpoint is not None:
         # A model around the model, as for test-time augmentation, is not in a checkpoint's names.
         prefix = re.sub(r'^(module\.)+', '', '.'.join(map(str, keys[1:])) + '.')

@@ -17,7 +17,7 @@ from ..weights.compaction import compact
 from ..weights.masking import Masks, unpack
 from .building import build_backbone
 from .child import Keys, body_of, child_text, write_config
-from .reading import find_backbone, is_type, load_config
+from .reading import find_backbone, is_type, load_config, node_at, pretrained_above
 
 HOOK, RECORD = 'StructuredSparseTrainingHook', 'structured_sparse_training'
 
@@ -82,9 +82,9 @@ def compact_model(config: str, checkpoint: str, out: Path, overwrite: bool = Fal
     prefix = '.'.join(map(str, keys[1:])) + '.'
     smaller = compact(before, _masks(held, prefix))
 
-    changes = dict(block_heads=smaller.block_heads, ffn_widths=smaller.ffn_widths, init_cfg=None)
+    changes = dict(block_heads=smaller.block_heads, ffn_widths=smaller.ffn_widths)
     new, paths = _changed(cfg.to_dict(), keys, changes, str(target.resolve()))
-    after = MODELS.build({**_node(new, keys), 'init_cfg': None}).eval()
+    after = MODELS.build(node_at(new, keys)).eval()
     after.load_state_dict(smaller.state)
     paths += [tuple(name.split('.')) for name in options or ()]
     state = {re.sub(r'^module\.', '', key): value
@@ -116,24 +116,17 @@ def _masks(checkpoint: Dict, prefix: str) -> Optional[Masks]:
     return masks
 
 
-def _node(cfg: Dict, keys: Keys) -> Dict:
-    for key in keys:
-        cfg = cfg[int(key)] if isinstance(cfg, (list, tuple)) else cfg[key]
-    return cfg
-
-
 def _changed(base: Dict, keys: Keys, changes: Dict, checkpoint: str):
     """The config with all changes, and where they are."""
     new = deepcopy(base)
-    node = _node(new, keys)
+    node = node_at(new, keys)
+    # Weights of the dense model, that the toolkits would load into this one.
+    changes = dict(changes, init_cfg=None, **dict.fromkeys({'pretrained'} & set(node)))
     node.update(changes)
     paths: List[Keys] = [(*keys, name) for name in changes]
-    # Weights of the dense model, that the toolkits would load into this one.
-    for at in range(1, len(keys) + 1):
-        part = _node(new, keys[:at])
-        if isinstance(part, dict) and part.get('pretrained') is not None:
-            part['pretrained'] = None
-            paths.append((*keys[:at], 'pretrained'))
+    for place in pretrained_above(new, keys):
+        node_at(new, place[:-1])['pretrained'] = None
+        paths.append(place)
     new.update(load_from=checkpoint, resume=False)
     paths += [('load_from', ), ('resume', )]
     hooks = new.get('custom_hooks') or []

@@ -10,7 +10,7 @@ from ..compat import is_lazy_config
 from ..files import absolute
 from ..sparsity import SparsityConfig
 from .child import body_of, child_text, merge, write_config
-from .reading import find_backbone, nested, without_adaptation
+from .reading import find_backbone, nested, node_at, without_adaptation
 from .schedules import finetune_schedule
 
 
@@ -65,11 +65,9 @@ def export_config(cfg: Config, config: str, options: Optional[Dict], sparsity: S
     keys = find_backbone(cfg)
 
     def check(child: Config) -> None:
-        node = child
-        for key in keys:
-            node = node[int(key)] if isinstance(node, (list, tuple)) else node[key]
-        if node['sparsity'] != sparsity.to_list():
+        written = node_at(child, keys)['sparsity']
+        if written != sparsity.to_list():
             raise ValueError(f'{out} can\'t be a child of {config}: its sparsity came out as '
-                             f'{node["sparsity"]}')
+                             f'{written}')
 
     write_config(header + child_text(config, body, out), out, check)

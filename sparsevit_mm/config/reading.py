@@ -76,6 +76,21 @@ def list_backbones(cfg: Dict) -> str:
     return ', '.join(backbones) or 'none'
 
 
+def node_at(cfg, keys: Sequence[str]):
+    """What stands in nested dicts and lists where keys lead; a list's are indices as text."""
+    for key in keys:
+        cfg = cfg[int(key)] if isinstance(cfg, (list, tuple)) else cfg[key]
+    return cfg
+
+
+def pretrained_above(cfg: Dict, keys: Sequence[str]) -> List[Tuple[str, ...]]:
+    """Where the models around a backbone name weights for it, as mmseg's ``model.pretrained``."""
+    places = (tuple(keys[:end]) for end in range(len(keys)))
+    return [(*place, 'pretrained') for place in places
+            if isinstance(node_at(cfg, place), dict)
+            and node_at(cfg, place).get('pretrained') is not None]
+
+
 def nested(keys: Sequence[str], value) -> Dict:
     """``nested(('a', 'b'), 1)`` is ``{'a': {'b': 1}}``."""
     for key in reversed(keys):

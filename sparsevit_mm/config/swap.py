@@ -10,9 +10,9 @@ from ..compat import base_files, is_lazy_config
 from ..models import backbone_names
 from ..sparsity import Sparsity
 from .child import Keys, body_of, child_text, module_of, writable, write_config
-from .reading import ADAPTATION_HOOK, is_type, load_config
+from .reading import ADAPTATION_HOOK, is_type, load_config, node_at, pretrained_above
 from .schedules import adaptation_schedule
-from .swappable import Swap, child_at, find_backbones, find_swaps
+from .swappable import Swap, find_backbones, find_swaps
 
 PACKAGE = 'sparsevit_mm'
 HOOK = dict(distillation=1.)
@@ -122,22 +122,8 @@ def _files(path: str) -> Iterator[Path]:
 
 def _no_pretraining(base: Dict, keys: Keys) -> Dict:
     """Arguments that keep a backbone from loading weights of a pretraining, where it does so."""
-    node = base
-    for key in keys:
-        node = child_at(node, key)
+    node = node_at(base, keys)
     return {name: None for name in ('init_cfg', 'pretrained') if node.get(name) is not None}
-
-
-def _pretrained_above(base: Dict, swaps: List[Swap]) -> List[Keys]:
-    """Where a model around a backbone names weights for it, as mmseg's ``model.pretrained``."""
-    found: Dict[Keys, None] = {}
-    for swap in swaps:
-        node = base
-        for i, key in enumerate(swap.keys):
-            if isinstance(node, dict) and node.get('pretrained') is not None:
-                found[(*swap.keys[:i], 'pretrained')] = None
-            node = child_at(node, key)
-    return list(found)
 
 
 def _swapped(base: Dict, swaps: List[Swap], adapt: bool, new_style: bool) -> Dict:
@@ -145,18 +131,13 @@ def _swapped(base: Dict, swaps: List[Swap], adapt: bool, new_style: bool) -> Dic
     prefix = f'{PACKAGE}.' if new_style else ''  # a class there, which to_dict names so
     new = deepcopy(base)
     for swap in swaps:
-        node = new
-        for key in swap.keys:
-            node = child_at(node, key)
+        node = node_at(new, swap.keys)
         if swap.whole:
             node.clear()
         node.update(swap.arguments, type=prefix + swap.kind.name)
     if adapt:
-        for *place, name in _pretrained_above(base, swaps):
-            node = new
-            for key in place:
-                node = child_at(node, key)
-            node[name] = None
+        for place in pretrained_above(base, swaps[0].keys):
+            node_at(new, place[:-1])['pretrained'] = None
         new['custom_hooks'] = [*(new.get('custom_hooks') or []),
                                dict(type=prefix + ADAPTATION_HOOK, **HOOK)]
         new.update(adaptation_schedule(base))
@@ -181,13 +162,10 @@ def _body(base: Dict, expected: Dict, swaps: List[Swap], adapt: bool) -> Dict:
             paths += [(*swap.keys, name) for name in ('type', *swap.arguments)]
             continue
         if writable(new, swap.keys) == swap.keys:  # within a list, all is replaced anyway
-            node = new
-            for key in swap.keys:
-                node = node[key]
-            node['_delete_'] = True
+            node_at(new, swap.keys)['_delete_'] = True
         paths.append(swap.keys)
     if adapt:
-        paths += [('custom_hooks', ), *_pretrained_above(base, swaps)]
+        paths += [('custom_hooks', ), *pretrained_above(base, swaps[0].keys)]
     body = body_of(new, paths)
     if adapt:
         body.update(_schedule_body(base))
@@ -230,7 +208,8 @@ def _new_style_text(module: str, base: Dict, swaps: List[Swap], adapt: bool) -> 
         lines += [f'{target}.update(dict(type={swap.kind.name}{arguments}))']
     if adapt:
         kept = '*custom_hooks, ' if base.get('custom_hooks') else ''
-        lines += [f'{_target(base, keys)} = None' for keys in _pretrained_above(base, swaps)]
+        lines += [f'{_target(base, keys)} = None'
+                  for keys in pretrained_above(base, swaps[0].keys)]
         settings = ''.join(f', {k}={v!r}' for k, v in HOOK.items())
         lines += [f'custom_hooks = [{kept}dict(type={ADAPTATION_HOOK}{settings})]']
         for key, value in _schedule_body(base).items():
@@ -243,7 +222,7 @@ def _target(base: Dict, keys: Keys) -> str:
     target, node = keys[0], base[keys[0]]
     for key in keys[1:]:
         target += f'[{key}]' if isinstance(node, (list, tuple)) else f'[{key!r}]'
-        node = child_at(node, key)
+        node = node_at(node, [key])
     return target
 
 

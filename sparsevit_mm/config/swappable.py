@@ -6,7 +6,7 @@ from ..sparsity import Sparsity, SparsitySpace
 from .arguments import check_levit, check_swin, check_vit, from_mmpretrain
 from .child import Keys
 from .classifiers import distilled_of_mmpretrain, levit_of_mmpretrain, vit_of_mmpretrain
-from .reading import find_type, list_backbones
+from .reading import find_type, list_backbones, node_at
 
 # Scopes whose backbones take other arguments than those of mmdet, mmseg and mmpose.
 CLASSIFIERS = ('mmpretrain', 'mmcls')
@@ -87,7 +87,7 @@ def find_backbones(base: Dict, names: Iterable[str]) -> List[Tuple[str, Keys]]:
 def _swap(base: Dict, keys: Keys, sparsity: Sparsity, kind: Kind) -> Swap:
     node, scope = base, base.get('default_scope')
     for key in keys:
-        node = child_at(node, key)
+        node = node_at(node, [key])
         if isinstance(node, dict):
             scope = node.get('_scope_') or scope
     old_type = str(node['type'])
@@ -111,8 +111,3 @@ def _swap(base: Dict, keys: Keys, sparsity: Sparsity, kind: Kind) -> Swap:
     except (TypeError, ValueError) as error:
         raise ValueError(f'{".".join(keys)}: {error}') from None
     return Swap(keys, old_type, kind, {**arguments, **new} if whole else new, whole)
-
-
-def child_at(node, key: str):
-    """An entry of a dict, or of a list by its index as text."""
-    return node[int(key)] if isinstance(node, (list, tuple)) else node[key]

@@ -12,7 +12,7 @@ from ..compat import timer, torch_threads
 from ..models import SparseBackbone
 from ..models.execution import EXECUTIONS
 from ..models.selection.ranking import Selection
-from ..operating_point import operating_point
+from ..operating_point import point_of
 from ..sparsity import Sparsity, SparsityConfig
 
 OF = 'backbone', 'model'
@@ -147,8 +147,7 @@ class Meter:
         Returns:
             One Latency for each configuration; ratios are to the first.
         """
-        configs = [operating_point(self.backbone.space.config(c), getattr(c, 'knobs', ()))
-                   for c in configs]
+        configs = [point_of(self.backbone.space, c) for c in configs]
         times = []
         with torch_threads(self.setting.num_threads):
             for _ in range(self.rounds + 1):

@@ -23,7 +23,7 @@ from ..models import get_sparse_backbone
 from ..models.checkpoints import check_fits, unwrapped
 from ..models.knobs import KnobSetter
 from ..models.selection.ranking import Selection
-from ..operating_point import operating_point
+from ..operating_point import point_of
 from ..sparsity import Sparsity, SparsityConfig
 from .bootstrap import Resampler, make_resampler
 from .in_step import InStep
@@ -192,8 +192,7 @@ class Evaluator:
         self._data.append(Evaluation(
             evaluator.metrics[0], build_loop,
             lambda sparsity, selection: self._in_step(
-                index, operating_point(self.backbone.space.config(sparsity),
-                                       getattr(sparsity, 'knobs', ())),
+                index, point_of(self.backbone.space, sparsity),
                 selection or self.selection)))
         return self._data[index]
 

@@ -1,6 +1,7 @@
 """What hooks that train with masks share: when masks move, what a checkpoint holds of them, and
 that all ranks have the same."""
-from typing import Any, Dict, Optional
+import re
+from typing import Any, Dict, List, Optional, Sequence, Union
 
 from mmengine.dist import all_gather_object, get_world_size
 from mmengine.hooks import CheckpointHook, EMAHook, Hook
@@ -214,6 +215,23 @@ class MaskedTrainingHook(Hook):
         if others:
             raise RuntimeError(f'iteration {runner.iter + 1}: the masks of ranks {others} differ '
                                f'from those of rank 0: their weights or gradients do')
+
+
+def as_patterns(name: str, given: Optional[Union[str, Sequence[str]]]) -> Optional[List[str]]:
+    """The regular expressions of an argument, one or several, as a list; None for None.
+
+    Raises:
+        ValueError: One is no regular expression; names the argument.
+    """
+    if given is None:
+        return None
+    patterns = [given] if isinstance(given, str) else list(given)
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(f'{name}: {pattern!r} is no regular expression: {error}') from None
+    return patterns
 
 
 def _epoch_length(runner, otherwise: int) -> int:

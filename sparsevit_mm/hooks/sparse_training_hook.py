@@ -1,5 +1,4 @@
 """Sparse training from scratch: a part of the weights exists, and which part moves."""
-import re
 from typing import Dict, Optional, Sequence, Set, Union
 
 from mmengine.registry import HOOKS
@@ -10,7 +9,7 @@ from ..weights.densities import check_density
 from ..weights.layers import LayerWeight
 from ..weights.masking import DISTRIBUTIONS, Masks, draw_masks
 from ..weights.masks import parse_pattern
-from .masked_training import MaskedTrainingHook
+from .masked_training import MaskedTrainingHook, as_patterns
 
 
 @HOOKS.register_module()
@@ -78,14 +77,7 @@ class SparseTrainingHook(MaskedTrainingHook):
         if distribution not in DISTRIBUTIONS:
             raise ValueError(f'distribution is {distribution!r}: none of '
                              f'{", ".join(DISTRIBUTIONS)}')
-        layers = [layers] if isinstance(layers, str) else layers
-        for expression in layers or ():
-            try:
-                re.compile(expression)
-            except re.error as error:
-                raise ValueError(f'layers: {expression!r} is no regular expression: '
-                                 f'{error}') from None
-        self.layers = None if layers is None else list(layers)
+        self.layers = as_patterns('layers', layers)
         self.density, self.distribution, self.seed = density, distribution, seed
         super().__init__(interval, end, drop_fraction, last_drop_fraction)
 

@@ -1,5 +1,4 @@
 """Structured sparse training: a part of the heads and FFN neurons exists, and which part moves."""
-import re
 from typing import Dict, NamedTuple, Optional, Sequence, Union
 
 from mmengine.hooks.hook import DATA_BATCH
@@ -13,7 +12,7 @@ from ..weights.masking import Masks
 from ..weights.unit_masking import UnitMasks, first_units
 from ..weights.units import unit_count
 from .head_watch import HeadWatch
-from .masked_training import MaskedTrainingHook
+from .masked_training import MaskedTrainingHook, as_patterns
 
 
 class Scores(NamedTuple):
@@ -78,14 +77,7 @@ class StructuredSparseTrainingHook(MaskedTrainingHook):
                 check_density(density)
             except ValueError as error:
                 raise ValueError(f'{kind[:-1]}_{error}') from None
-        blocks = [blocks] if isinstance(blocks, str) else blocks
-        for expression in blocks or ():
-            try:
-                re.compile(expression)
-            except re.error as error:
-                raise ValueError(f'blocks: {expression!r} is no regular expression: '
-                                 f'{error}') from None
-        self.blocks = None if blocks is None else list(blocks)
+        self.blocks = as_patterns('blocks', blocks)
         super().__init__(interval, end, drop_fraction, last_drop_fraction)
 
     @property

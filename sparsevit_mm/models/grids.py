@@ -1,9 +1,17 @@
 """The grid of a position embedding, of which a checkpoint holds the number of positions alone."""
 import math
-from typing import Sequence, Tuple
+from typing import Sequence, Tuple, Union
 
 import torch.nn.functional as F
 from torch import Tensor
+
+
+def image_size(size: Union[int, Sequence[int]]) -> Tuple[int, int]:
+    """Height and width of one or two numbers. Raises ValueError on others."""
+    sides = [size] if isinstance(size, int) else list(size)
+    if len(sides) not in (1, 2) or not all(isinstance(s, int) and s > 0 for s in sides):
+        raise ValueError(f'pretrain_img_size {size} is not one or two numbers of pixels')
+    return sides[0], sides[-1]
 
 
 def grid_of(count: int, like: Sequence[int], what: str) -> Tuple[int, int]:

@@ -115,7 +115,7 @@ def _latency_of(setting: LatencySetting, latencies: Sequence[Latency], knobs: Se
     """What a latency is of, where nobody says: a budget in milliseconds is for what runs."""
     if table is not None:
         return LatencyTable.load(table).setting.get('of', 'backbone')
-    in_ms = any(not parse_latency(value, 'latency')[1] for value in latencies)
+    in_ms = any(not parse_latency(value, '--points')[1] for value in latencies)
     return 'model' if in_ms or knobs else setting.of
 
 

@@ -19,7 +19,6 @@ from ..operating_point import PointSpace
 from ..sparsity import SparsityConfig
 from .baselines import References
 from .candidates import Candidate, write_csv
-from .store.deadline import deadline
 from .finals import Finals
 from .identity import config_identity, file_identity
 from .limits import Limits
@@ -29,6 +28,7 @@ from .request import SearchRequest, point_latency
 from .results import SearchResult, write_front, write_manifest, write_winners
 from .score import SearchedScore
 from .splits import Evaluations
+from .store.deadline import deadline
 from .store.joining import JoinedStudy
 from .study import SparsitySearch
 
@@ -305,7 +305,7 @@ class SearchPipeline:
     def _smaller(self, size: Tuple[int, int]) -> Tuple[float, float]:
         """Milliseconds and objective of the dense model on smaller images."""
         smaller, own = (meter.measure([self.densest])[0].median for meter in (
-            self._meter(self.request.rounds, size), self._meter(self.request.rounds)))
+            self._meter(self.request.rounds, size), self.meter))
         ratio = smaller / own
         metrics = self.evaluations.smaller[size](self.densest)
         return ratio * self.dense_latency, self.search.problem.objective(metrics)

@@ -103,10 +103,10 @@ class SearchRequest:
             if self.sampler == 'published':
                 raise ValueError('--sampler published has one objective; --pareto goes with the '
                                  'others')
-            latencies = [parse_latency(point, '--points') for point in self.points]
             for point in self.points:
-                point_latency(point, 1.)
-            if len({*latencies}) < len(self.points):
+                point_latency(point, 1.)  # raises
+            if len({parse_latency(point, '--points') for point in self.points}) < len(
+                    self.points):
                 raise ValueError(f'--points {",".join(self.points)}: two of them are the same')
 
     def winners(self) -> Dict[str, Path]:

@@ -28,32 +28,6 @@ HOOKS = [dict(type='EMAHook', momentum=.1), dict(type='NumClassCheckHook')]
 ADAPT = dict(type='SparsityAdaptationHook', distillation=1.)
 
 
-@pytest.fixture
-def write(tmp_path):
-    """Writes a config file of some top-level settings; gives its path."""
-
-    def write_file(name='base.py', **settings):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = ''.join(f'{key} = {value!r}\n' for key, value in settings.items())
-        path.write_text(text)
-        return str(path)
-
-    return write_file
-
-
-@pytest.fixture
-def swapped(tmp_path):
-    """Swaps; gives the child as it is read."""
-
-    def swap(config, name='out/new.py', **options):
-        swap_backbone(config, tmp_path / name, **options)
-        assert not list((tmp_path / name).parent.glob('.*'))
-        return load_config(str(tmp_path / name))
-
-    return swap
-
-
 def with_type(value, new='SparseSwinTransformer'):
     """A config in which each Swin is of another type."""
     if isinstance(value, dict):
@@ -92,19 +66,6 @@ def test_base_may_be_of_any_format(name, tmp_path, swapped):
 def test_imports_of_the_base_are_kept(settings, imports, write, swapped):
     config = write(model=MODELS_WITH_SWIN['backbone'], **settings)
     assert swapped(config).custom_imports == imports
-
-
-@pytest.mark.parametrize('settings, adapted', [
-    ({}, [ADAPT]), (dict(custom_hooks=None), [ADAPT]),
-    (dict(custom_hooks=HOOKS), [*HOOKS, ADAPT]),
-    (dict(custom_hooks=[dict(ADAPT, seed=4), *HOOKS]), [dict(ADAPT, seed=4), *HOOKS])])
-def test_adaptation_is_appended_once_and_other_hooks_are_kept(settings, adapted, write, swapped):
-    config = write(model=MODELS_WITH_SWIN['backbone'], **settings)
-    child, plain = swapped(config, adapt=True), swapped(config, 'plain.py')
-    assert child.custom_hooks == adapted
-    assert child.model.backbone.get('skipped') == ('linear' if ADAPT in adapted else None)
-    assert plain.get('custom_hooks') == settings.get('custom_hooks')
-    assert 'skipped' not in plain.model.backbone
 
 
 @pytest.mark.parametrize('model', ['backbone', 'item'])
@@ -343,36 +304,6 @@ def test_every_vit_that_mmseg_ships_is_swapped(swapped, randomise):
                 torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5, msg=text)
 
 
-def without_scopes(value):
-    if isinstance(value, dict):
-        return {k: without_scopes(v) for k, v in value.items() if k != '_scope_'}
-    return [without_scopes(v) for v in value] if isinstance(value, list) else value
-
-
-def test_adaptation_gets_its_own_schedule_and_starts_from_the_dense_model(swapped):
-    """A third of the epochs, a tenth of the rate; the warm-up stays."""
-    child, base = swapped(SHIPPED, adapt=True), load_config(SHIPPED)
-    assert base.train_cfg.max_epochs == 12 and child.train_cfg.max_epochs == 4
-    assert child.optim_wrapper.optimizer.lr == pytest.approx(base.optim_wrapper.optimizer.lr / 10)
-    assert child.optim_wrapper.optimizer.type == base.optim_wrapper.optimizer.type
-    warm, steps = child.param_scheduler
-    assert warm == base.param_scheduler[0]
-    assert (steps.end, steps.milestones) == (4, [3, 4])
-    assert child.load_from is None
-    plain = swapped(SHIPPED, 'plain.py')
-    for key in ('train_cfg', 'optim_wrapper', 'param_scheduler'):
-        assert without_scopes(plain.to_dict()[key]) == base.to_dict()[key]
-
-
-def test_a_semi_supervised_model_is_not_adapted(write, swapped):
-    model = dict(type='SoftTeacher', detector=dict(backbone=dict(type='SwinTransformer')),
-                 semi_train_cfg=dict(freeze_teacher=True))
-    config = write(model=model)
-    assert swapped(config, 'plain.py').model.detector.backbone.type == 'SparseSwinTransformer'
-    with pytest.raises(ValueError, match='two, of student and teacher'):
-        swapped(config, adapt=True)
-
-
 def test_a_child_behind_a_link_finds_its_base(write, tmp_path, monkeypatch):
     write('proj/configs/det.py', model=dict(type='A', backbone=SWIN))
     (tmp_path / 'disk/deep/er').mkdir(parents=True)
@@ -382,11 +313,3 @@ def test_a_child_behind_a_link_finds_its_base(write, tmp_path, monkeypatch):
                         ('work_dirs/../../../proj/configs/det.py', 'new.py')):
         swap_backbone(config, Path(out))
         assert load_config(out).model.backbone.type == 'SparseSwinTransformer'
-
-
-def test_an_adaptation_loads_no_pretraining_that_the_model_names(write, swapped):
-    """As mmseg's segmentors name it for their backbone."""
-    config = write(model=dict(type='EncoderDecoder', pretrained='imagenet.pth',
-                              backbone=dict(type='SwinTransformer', pretrained=None)))
-    assert swapped(config, adapt=True).model.pretrained is None
-    assert swapped(config, 'plain.py').model.pretrained == 'imagenet.pth'

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from sparsevit_mm.config.building import build_runner
+from sparsevit_mm.hooks.masked_training import MaskedTrainingHook
 
 HOOK = dict(type='SparseTrainingHook', density=.4, interval=2, seed=3)
 ADAMW = dict(optimizer=dict(type='AdamW', lr=.01, weight_decay=.05))
@@ -85,12 +86,13 @@ class Watch(Hook):
         self.steps.append(state_of(runner))
 
 
-def sparse_hook(runner):
-    return next(h for h in runner.hooks if type(h).__name__ == 'SparseTrainingHook')
+def masked_hook(runner):
+    """The runner's hook that trains with masks."""
+    return next(h for h in runner.hooks if isinstance(h, MaskedTrainingHook))
 
 
 def state_of(runner):
-    masks = sparse_hook(runner).masks
+    masks = masked_hook(runner).masks
     model = getattr(runner.model, 'module', runner.model)
     optimizer = runner.optim_wrapper.optimizer
     averages = [h.ema_model.module for h in runner.hooks if type(h).__name__ == 'EMAHook']
@@ -120,7 +122,12 @@ def config(work_dir, hook=None, model=None, **changes):
 
 def train(work_dir, *hooks, **changes):
     """Trains; returns the runner and what each iteration left."""
-    runner, watch = build_runner(config(work_dir, **changes)), Watch()
+    return watched(config(work_dir, **changes), *hooks)
+
+
+def watched(cfg, *hooks):
+    """As :func:`train`, of a config."""
+    runner, watch = build_runner(cfg), Watch()
     for hook in (*hooks, watch):
         runner.register_hook(hook)
     runner.train()

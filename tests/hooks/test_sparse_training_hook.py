@@ -8,7 +8,7 @@ import torch
 import torch.multiprocessing as mp
 from mmengine.hooks import Hook
 from sparse_toy import (ADAMW, EMA, HOOK, OPTIMIZERS, check_laws, config, equal,
-                        sparse_hook, state_of, train)
+                        masked_hook, state_of, train)
 from torch import distributed as dist
 
 from sparsevit_mm import SparseTrainingHook
@@ -94,7 +94,7 @@ def test_one_update_is_the_pure_function_of_what_the_step_left(tmp_path, monkeyp
         return after
     monkeypatch.setattr('sparsevit_mm.weights.masking.drop_and_grow', spy)
     runner, steps = train(tmp_path)
-    sparse = sparse_hook(runner).masks.sparse
+    sparse = masked_hook(runner).masks.sparse
     assert 0 < len(sparse) < 4 and len(seen) == 3 * len(sparse)  # the smallest are dense by ERK
     assert [args[0] for _, _, _, args, _ in seen[::len(sparse)]] == [
         drop_fraction(i, 10) for i in (2, 4, 6)]
@@ -212,7 +212,7 @@ def test_several_optimizers_are_refused(tmp_path):
     runner = build_runner(config(tmp_path))
     runner.optim_wrapper = None
     with pytest.raises(TypeError, match='one OptimWrapper, not with NoneType'):
-        sparse_hook(runner).before_train(runner)
+        masked_hook(runner).before_train(runner)
 
 
 def test_the_optimizer_wrapper_is_as_before_when_training_is_over(tmp_path):
@@ -229,7 +229,7 @@ def _train_rank(rank, port, folder, spoil):
 
         def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
             if spoil and rank == 1 and runner.iter == 1:
-                mask = sparse_hook(runner).masks.masks['fc1.weight']
+                mask = masked_hook(runner).masks.masks['fc1.weight']
                 mask.copy_(mask.flip(0))
 
     error = ''

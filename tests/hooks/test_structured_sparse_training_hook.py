@@ -1,14 +1,10 @@
-import os
 import re
-import socket
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from mmengine.hooks import Hook
-from sparse_toy import ADAMW, BY_EPOCH, EMA, OPTIMIZERS, equal
-from torch import distributed as dist
-from unit_toy import BACKBONES, HOOK, SWIN, VIT, check_laws, config, hook_of, train
+from sparse_toy import ADAMW, EMA, OPTIMIZERS, equal, masked_hook
+from unit_toy import BACKBONES, HOOK, SWIN, VIT, check_laws, config, train
 
 from sparsevit_mm import StructuredSparseTrainingHook
 from sparsevit_mm.compat import is_hooked
@@ -42,7 +38,7 @@ def test_what_does_not_exist_is_out_after_every_step_and_counts_stay(tmp_path, o
 def test_heads_and_neurons_change_and_what_comes_trains(tmp_path, backbone):
     """In the released code no neuron ever does."""
     runner, steps = train(tmp_path, backbone=BACKBONES[backbone], hook=dict(interval=3))
-    groups = hook_of(runner).groups
+    groups = masked_hook(runner).groups
     for kind in ('heads', 'neurons'):
         came = 0
         for name, group in groups.items():
@@ -69,7 +65,7 @@ def test_an_update_is_the_rule_with_the_gradients_of_its_step(tmp_path):
 
         def before_train(self, runner):
             self.outputs, self.scores, self.after = {}, [], []
-            hook = hook_of(runner)
+            hook = masked_hook(runner)
             for name, group in hook.groups.items():
                 if group.kind == 'heads':
                     group.layer.register_full_backward_hook(self.backward(name, group.number))
@@ -99,7 +95,7 @@ def test_an_update_is_the_rule_with_the_gradients_of_its_step(tmp_path):
     keep = Keep()
     runner, steps = train(tmp_path, keep)
     for at in (1, 3, 5):
-        for name, group in hook_of(runner).groups.items():
+        for name, group in masked_hook(runner).groups.items():
             before, after = steps[at - 1]['masks'][name], steps[at]['masks'][name]
             importance, growth = keep.scores[at]
             if group.kind == 'heads':
@@ -110,25 +106,6 @@ def test_an_update_is_the_rule_with_the_gradients_of_its_step(tmp_path):
             grown, stays_out = after & ~before, ~after & ~before
             if grown.any() and stays_out.any():
                 assert growth[name][grown].min() >= growth[name][stays_out].max()
-
-
-@pytest.mark.parametrize('changes', [dict(backbone=VIT), dict(backbone=SWIN), BY_EPOCH, dict(
-    optim_wrapper=OPTIMIZERS['accumulated']), dict(custom_hooks=[HOOK, EMA])],
-    ids=['vit', 'swin', 'epochs', 'accumulated', 'averaged'])
-def test_a_training_resumed_from_any_checkpoint_equals_the_unbroken_one_bit_by_bit(
-        tmp_path, changes):
-    _, steps = train(tmp_path / 'whole', **changes)
-    paths = sorted((tmp_path / 'whole').glob('*_[1-9].pth'))
-    assert paths
-    for path in paths:
-        done = int(path.stem.split('_')[-1]) * (4 if changes is BY_EPOCH else 1)
-        if done % 2 and 'optim_wrapper' in changes:
-            continue  # mmengine loses what was accumulated
-        torch.manual_seed(done)
-        _, resumed = train(tmp_path / path.stem, resume=True, load_from=str(path), **changes)
-        assert len(resumed) == len(steps) - done
-        assert all(map(equal, resumed, steps[done:])), path
-    assert not equal(steps[0]['masks'], steps[-1]['masks'])
 
 
 @pytest.mark.parametrize('backbone', BACKBONES)
@@ -283,78 +260,6 @@ def test_backbones_without_heads_to_take_out_and_attention_of_torch_are_refused(
     block.fc1, block.fc2 = block.linear1, block.linear2
     with pytest.raises(ValueError, match='0.self_attn: torch.s MultiheadAttention does not call'):
         unit_groups(torch.nn.Sequential(block), '0')
-
-
-def edited(path, edit):
-    checkpoint = torch.load(path)
-    edit(checkpoint)
-    torch.save(checkpoint, path)
-    return str(path)
-
-
-RECORD = 'structured_sparse_training'
-
-
-def rename(checkpoint):
-    for held in (checkpoint[RECORD]['masks'], checkpoint[RECORD]['shapes']):
-        held['backbone.layers.9.heads'] = held.pop('backbone.layers.0.heads')
-
-
-@pytest.mark.parametrize('edit, hook, message', [
-    (lambda c: c.pop(RECORD), {}, 'holds no masks: it is of no sparse training'),
-    (lambda c: c[RECORD].update(world_size=8), {}, 'ran on 8 ranks, this one runs on 1'),
-    (lambda c: None, dict(head_density=.25), 'head_density=0.5 there, 0.25 here'),
-    (rename, {}, r'backbone.layers.0.heads of shape \[4\] has none; no layer to mask is '),
-    (lambda c: c[RECORD]['shapes'].update({'backbone.layers.0.neurons': [31]}), {},
-     r'backbone.layers.0.neurons is of shape \[31\] there, \[32\] here'),
-    (lambda c: c[RECORD]['masks']['backbone.layers.0.heads'].fill_(255), {},
-     'backbone.layers.0.heads: 4 of 4 exist in the checkpoint, and 2 at the density 0.5'),
-    (lambda c: c['state_dict']['backbone.layers.1.ffn.layers.1.weight'].fill_(1.), {},
-     r'backbone.layers.1.neurons: 208 weights outside the mask of the checkpoint are not zero')],
-    ids=['none', 'ranks', 'settings', 'names', 'shape', 'counts', 'not zero'])
-def test_a_checkpoint_that_can_not_be_resumed_is_refused(tmp_path, edit, hook, message):
-    train(tmp_path / 'whole', train_cfg=dict(by_epoch=False, max_iters=4, val_interval=9))
-    path = edited(tmp_path / 'whole' / 'iter_2.pth', edit)
-    runner = build_runner(config(tmp_path / 'more', hook=hook, resume=True, load_from=path))
-    started = []
-    runner.model.register_forward_pre_hook(lambda *_: started.append(1))
-    with pytest.raises(ValueError, match=message):
-        runner.train()
-    assert not started
-
-
-def test_masks_to_start_from(tmp_path):
-    _, steps = train(tmp_path / 'first')
-    path = str(tmp_path / 'first' / 'iter_10.pth')
-    _, more = train(tmp_path / 'second', load_from=path, hook=dict(end=0, interval=5))
-    assert equal(more[0]['masks'], steps[-1]['masks'])
-
-
-def _train_rank(rank, port, folder):
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2',
-                      MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
-    torch.set_num_threads(1)
-    runner, steps = train(folder / 'whole', launcher='pytorch')
-    _, more = train(folder / 'more', launcher='pytorch', resume=True,
-                    load_from=str(folder / 'whole' / 'iter_5.pth'))
-    check_laws(runner, steps)
-    torch.save(dict(steps=steps, more=more), folder / f'{rank}.pt')
-    dist.destroy_process_group()
-
-
-@pytest.mark.slow
-def test_two_processes_have_equal_masks_and_resume_bit_by_bit(tmp_path):
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    mp.start_processes(_train_rank, (port, tmp_path), nprocs=2, start_method='spawn')
-    first, second = (torch.load(tmp_path / f'{rank}.pt') for rank in (0, 1))
-    assert all(equal(one['masks'], other['masks'])
-               for one, other in zip(first['steps'], second['steps']))
-    assert not equal(first['steps'][0]['masks'], first['steps'][-1]['masks'])
-    for held in (first, second):
-        assert len(held['more']) == 5
-        assert all(map(equal, held['more'], held['steps'][5:]))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='AmpOptimWrapper needs a GPU')

@@ -1,15 +1,10 @@
 """Models with heads and FFN neurons, trained under the structured hook on the noise of
 :mod:`sparse_toy`."""
-import copy
-
 import sparse_toy
 import torch
-from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from torch import nn
-
-from sparsevit_mm.config.building import build_runner
 
 HOOK = dict(type='StructuredSparseTrainingHook', head_density=.5, neuron_density=.6, interval=2)
 SWIN = dict(type='SparseSwinTransformer', embed_dims=8, depths=(2, 2), num_heads=(2, 4),
@@ -82,29 +77,6 @@ class PlainAttention(nn.Module):
         return self.proj(out.transpose(1, 2).flatten(2))
 
 
-class Watch(Hook):
-    """After each iteration: masks, weights, moments and averages."""
-    priority = 'LOWEST'
-
-    def __init__(self):
-        self.steps = []
-
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        model = getattr(runner.model, 'module', runner.model)
-        averages = [h.ema_model.module.state_dict() for h in runner.hooks
-                    if type(h).__name__ == 'EMAHook']
-        state = runner.optim_wrapper.optimizer.state
-        self.steps.append(copy.deepcopy(dict(
-            masks=hook_of(runner).masks.masks, weights=model.state_dict(),
-            moments={name: {key: value for key, value in state.get(p, {}).items()
-                            if torch.is_tensor(value)} for name, p in model.named_parameters()},
-            averages=averages[0] if averages else {})))
-
-
-def hook_of(runner):
-    return next(h for h in runner.hooks if type(h).__name__ == 'StructuredSparseTrainingHook')
-
-
 def config(work_dir, hook=None, backbone=VIT, model=None, **changes):
     changes.setdefault('custom_hooks', [{**HOOK, **(hook or {})}])
     made = sparse_toy.config(work_dir, **changes)
@@ -114,17 +86,13 @@ def config(work_dir, hook=None, backbone=VIT, model=None, **changes):
 
 def train(work_dir, *hooks, **changes):
     """Trains; returns the runner and what each iteration left."""
-    runner, watch = build_runner(config(work_dir, **changes)), Watch()
-    for hook in (*hooks, watch):
-        runner.register_hook(hook)
-    runner.train()
-    return runner, watch.steps
+    return sparse_toy.watched(config(work_dir, **changes), *hooks)
 
 
 def check_laws(runner, steps):
     """Counts stay; units that do not exist have output weights, moments of them and averages of
     zero, and keep their input weights; those that come start with output weights of zero."""
-    groups = hook_of(runner).groups
+    groups = sparse_toy.masked_hook(runner).groups
     for before, step in zip([None] + steps, steps):
         for name, group in groups.items():
             mask = step['masks'][name]

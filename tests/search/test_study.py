@@ -1,8 +1,6 @@
 import csv
 import math
 import os
-import re
-from collections import Counter
 
 import numpy as np
 import optuna
@@ -11,12 +9,10 @@ from helpers import drawn
 from landscape import Landscape, latency_of, macs_of, metric_of
 from optuna.trial import TrialState
 
-from sparsevit_mm.evaluation.in_step import OutOfStep
-from sparsevit_mm.search.candidates import (DUPLICATE, EVALUATED, FAILED, OUTSIDE, read_csv,
+from sparsevit_mm.search.candidates import (DUPLICATE, EVALUATED, OUTSIDE, read_csv,
                                             write_csv)
 from sparsevit_mm.search.limits import Limits
 from sparsevit_mm.search.propose.sampler import SAMPLERS, to_params
-from sparsevit_mm.search.study import FAILURES, EvaluationError
 from sparsevit_mm.sparsity import SparsityConfig
 
 BAND = Limits(max_latency=8., min_latency=4., max_macs=.75e9)
@@ -141,93 +137,6 @@ def test_one_seed_one_search_and_another_seed_another():
     assert seen(0) != seen(1)
 
 
-def test_nan_counts_as_failed_and_the_search_goes_on():
-    landscape = Landscape(metric=lambda c: NAN if c.mean > .3 else metric_of(c))
-    search = landscape.search()
-    search.run(12)
-    failed = [c for c in search.candidates if c.state == FAILED]
-    assert failed and all(c.config.mean > .3 and c.metric is None for c in failed)
-    assert search.best.config.mean <= .3
-    assert search.num_evaluated == len(landscape.evaluated) == 12
-    states = {t.number: t.state for t in search.study.trials}
-    assert all(states[c.trial] == TrialState.FAIL for c in failed)
-
-
-def test_nothing_but_nan_is_an_error():
-    with pytest.raises(ValueError, match='NaN'):
-        Landscape(metric=lambda c: NAN).search().run(10)
-
-
-class Odd(Exception):
-    """Of a toolkit."""
-
-
-def raising(times=99, above=.3):
-    """A metric that raises for some configurations, so many times for each."""
-    asked = Counter()
-
-    def metric(config):
-        asked[config] += 1
-        if config.mean > above and asked[config] <= times:
-            raise Odd('more than 500 boxes')
-        return metric_of(config)
-
-    return metric, asked
-
-
-def test_a_candidate_that_raises_is_recorded_as_failed_and_the_search_goes_on():
-    metric, asked = raising()
-    search = Landscape(metric=metric).search()
-    search.run(12)
-    failed = [c for c in search.candidates if c.state == FAILED]
-    assert failed and all(c.error == 'Odd: more than 500 boxes' for c in failed)
-    assert all(asked[c.config] == 2 for c in failed)  # once more, in case it was the machine
-    assert search.num_evaluated == 12 and search.best.config.mean <= .3
-    states = {t.number: t.state for t in search.study.trials}
-    assert all(states[c.trial] == TrialState.FAIL for c in failed)
-
-
-def test_a_failed_candidate_is_not_met_again_by_a_later_worker(tmp_path):
-    url = f'sqlite:///{tmp_path}/study.db'
-    metric, asked = raising()
-    with Landscape(metric=metric).search(url) as search:
-        search.run(6)
-    before = dict(asked)
-    with Landscape(metric=metric).search(url, resume=True) as search:
-        search.run(12)
-    assert all(asked[config] == count for config, count in before.items())
-
-
-def test_what_failed_once_by_chance_is_evaluated():
-    metric, asked = raising(times=1)
-    search = Landscape(metric=metric).search()
-    search.run(8)
-    assert all(c.state != FAILED for c in search.candidates) and max(asked.values()) == 2
-
-
-def test_failures_in_a_row_stop_the_search_and_are_listed():
-    metric, asked = raising(above=-1)
-    search = Landscape(metric=metric).search()
-    with pytest.raises(EvaluationError, match=f'last {FAILURES} candidates') as stopped:
-        search.run(30)
-    assert str(stopped.value).count('500 boxes') == FAILURES == len(asked)
-
-
-def test_other_ranks_that_left_are_no_fault_of_the_next_candidate():
-    def metric(config):
-        if first.setdefault(0, config) == config and len(calls) == 0:
-            calls.append(config)
-            raise Odd('a rank failed')
-        raise OutOfStep('none follows')
-
-    first, calls = {}, []
-    search = Landscape(metric=metric).search()
-    with pytest.raises(Odd):
-        search.run(8)
-    search.sync()
-    assert [c.error for c in search.candidates] == ['Odd: a rank failed']
-
-
 def test_no_detection_at_all_counts_as_zero():
     search = Landscape(metric=lambda c: {} if c.mean > .3 else metric_of(c)).search()
     search.run(12)
@@ -262,63 +171,6 @@ def test_narrow_band_is_found_where_the_population_is_not():
     search.run(3)
     assert search.num_evaluated == 3 and all(low <= latency_of(c) <= high
                                              for c in landscape.evaluated)
-
-
-def test_band_between_reachable_latencies_is_an_error_that_names_them():
-    landscape = Landscape(choices=(0., .8))
-    with pytest.raises(ValueError, match=r'none of 4 candidates.* 2\.0 to 10\.0 ms'):
-        landscape.search(limits=Limits(max_latency=3., min_latency=2.5)).run(5)
-    assert not landscape.evaluated
-
-
-@pytest.mark.parametrize('limits, named', [
-    (dict(max_latency=1.9), ['1.9', '2.0 ms', '10.0 ms']),
-    (dict(max_latency=20., min_latency=10.1), ['10.1', '2.0 ms', '10.0 ms']),
-    (dict(max_latency=20., max_macs=.1e9), ['0.1 G', '0.2 G'])])
-def test_unreachable_limit_names_what_is_reachable(limits, named):
-    with pytest.raises(ValueError) as error:
-        Limits(**limits).check_reachable(sparsest=2., dense=10., fewest_macs=int(.2e9))
-    assert all(text in str(error.value) for text in named)
-
-
-def test_the_limit_that_an_unreachable_one_is_answered_with_fits():
-    for key, value in ('max_latency', .5), ('min_latency', 20.):
-        with pytest.raises(ValueError) as error:
-            Limits(**{key: value}).check_reachable(2.04, 10.03, 0)
-        fits = float(re.search(r'([\d.]+) ms would fit', str(error.value)).group(1))
-        Limits(**{key: fits}).check_reachable(2.04, 10.03, 0)
-
-
-@pytest.mark.parametrize('limits', [Limits(2.), Limits(99., 10.), Limits(99., 0., .2e9)])
-def test_limit_that_something_just_reaches_is_taken(limits):
-    limits.check_reachable(sparsest=2., dense=10., fewest_macs=int(.2e9))
-
-
-@pytest.mark.parametrize('limits', [Limits(2.), Limits(99., 10.)])
-def test_where_pruning_makes_it_slower_dense_is_the_fastest(limits):
-    limits.check_reachable(sparsest=10., dense=2., fewest_macs=0)
-
-
-def test_min_above_max_is_refused():
-    with pytest.raises(ValueError, match='--min-latency 5 is above --max-latency 4'):
-        Limits(max_latency=4., min_latency=5.)
-    Limits(max_latency=4., min_latency=4.)
-
-
-def test_shares_of_the_dense_latency_become_milliseconds():
-    shares = Limits.parse('70%', '35%', 5e9)
-    assert shares.resolve(40.) == Limits(28., 14., 5e9)
-    assert Limits.parse('70%', '0', 5e9).resolve(40.) == Limits(28., 0., 5e9)
-    assert Limits.parse('28', '14', 5e9).resolve(40.) == Limits(28., 14., 5e9)
-    assert Limits.parse(None, '50%', 5e9).resolve(40.) == Limits(math.inf, 20., 5e9)
-    assert Limits.parse(None, '0', 5e9).resolve(40.) == Limits(max_macs=5e9)
-
-
-@pytest.mark.parametrize('max_latency, min_latency', [
-    ('70%', '10'), ('70', '10%'), ('fast', '0'), ('30', 'slow'), ('%', '0'), ('30%', '40%')])
-def test_limits_that_make_no_band_are_refused(max_latency, min_latency):
-    with pytest.raises(ValueError, match='latency'):
-        Limits.parse(max_latency, min_latency, 1e9)
 
 
 def test_infinite_metrics_survive_the_storage():

@@ -108,8 +108,8 @@ def test_search_goes_on_with_resume_and_only_then(searched, tiny, tmp_path):
 
 @pytest.mark.parametrize('arguments, named', [
     (['--metric', 'mIoU'], ["'mIoU'", 'coco/bbox_mAP', 'coco/segm_mAP_50']),
-    (['--max-latency', 1e-3], ['reachable here', '(sparsest)', '(dense)']),
-    pytest.param(['--min-latency', 1e5], ['reachable here', '(sparsest)', '(dense)'],
+    (['--max-latency', 1e-3], ['--max-latency 0.001 ms', 'sparsest', 'dense', 'would fit']),
+    pytest.param(['--min-latency', 1e5], ['--min-latency 100000 ms', 'sparsest', 'would fit'],
                  marks=pytest.mark.slow),
     pytest.param(['--max-macs', .001], ['--max-macs', 'the sparsest configuration takes'],
                  marks=pytest.mark.slow)])

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ...sparsity import Sparsity, SparsityConfig, SparsitySpace
 from ..block_widths import Widths, block_widths, uniform
+from ..grids import image_size
 from ..interface import SparseBackbone
 from ..selection.head import ImportanceHead, check_heads
 from ..selection.importance import LEARNED
@@ -27,14 +28,6 @@ from .patches import embed_patches, merge_patches, to_features
 from .pretrained import init_from_scratch, load_pretrained
 from .stage import SwinStage
 from .watch import WindowWatch
-
-
-def image_size(size: Union[int, Sequence[int]]) -> Tuple[int, int]:
-    """Height and width of one or two numbers. Raises ValueError on others."""
-    sides = [size] if isinstance(size, int) else list(size)
-    if len(sides) not in (1, 2) or not all(isinstance(s, int) and s > 0 for s in sides):
-        raise ValueError(f'pretrain_img_size {size} is not one or two numbers of pixels')
-    return sides[0], sides[-1]
 
 
 def swin_widths(depths: Sequence[int], num_heads: Sequence[int], channels: Sequence[int],
