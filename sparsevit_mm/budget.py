@@ -38,7 +38,9 @@ def set_latency_budget(model: nn.Module,
             found in another. By default the front's own latencies count.
 
     Returns:
-        The configuration set, an OperatingPoint where there are knobs.
+        The configuration set, an OperatingPoint where there are knobs. An image scale among them is
+        for the caller to follow: the model takes images as they come, see
+        :func:`~.operating_point.image_scale`.
 
     Raises:
         FileNotFoundError: There is no such file.

@@ -10,27 +10,35 @@ from .sparsity import Depths, Genes, SparsityConfig, SparsitySpace
 
 Value = Union[int, float, str, bool]
 PREFIX = 'model.test_cfg.'
+IMAGE_SCALE = 'image_scale'  # factor of the sides of test images
 
 
 @dataclass(frozen=True)
 class Knob:
-    """A value of the model's test config that a search may set.
+    """A value of the model's test config that a search may set, or the size of its images.
 
     Attributes:
-        name: Its place in the config: ``model.test_cfg.rpn.max_per_img``.
+        name: Its place in the config: ``model.test_cfg.rpn.max_per_img``. Or :data:`IMAGE_SCALE`,
+            whose values are factors of the sides that the test pipeline resizes to.
         values: To choose from; a search starts from the first.
 
     Raises:
-        ValueError: Not below ``model.test_cfg``; no values, or two alike.
+        ValueError: Neither below ``model.test_cfg`` nor the image scale; a scale that is no
+            positive number; no values, or two alike.
     """
     name: str
     values: Tuple[Value, ...]
 
     def __post_init__(self):
-        if not self.name.startswith(PREFIX) or self.name.endswith('.'):
-            raise ValueError(f'knob {self.name!r} is no value below {PREFIX[:-1]}: only what a '
-                             f'built model reads at test time can be set')
-        if len({repr(v) for v in self.values}) < max(len(self.values), 1):
+        if self.name == IMAGE_SCALE:
+            if not all(type(v) in (int, float) and v > 0 for v in self.values):
+                raise ValueError(f'knob {self.name}: {list(self.values)} are not all positive '
+                                 f'factors of the sides of images')
+        elif not self.name.startswith(PREFIX) or self.name.endswith('.'):
+            raise ValueError(f'knob {self.name!r} is neither {IMAGE_SCALE} nor a value below '
+                             f'{PREFIX[:-1]}: only what a built model reads at test time can be '
+                             f'set')
+        if len({*map(_identity, self.values)}) < max(len(self.values), 1):
             raise ValueError(f'knob {self.name}: values {list(self.values)} are none, or two of '
                              f'them are the same')
 
@@ -41,6 +49,11 @@ class Knob:
         if not equals or not values:
             raise ValueError(f'--knob {text!r} is not NAME=VALUE,VALUE,...')
         return cls(name.strip(), tuple(_value(v) for v in values.split(',')))
+
+
+def _identity(value: Value) -> str:
+    """1 and 1.0 are the same, 1 and True are not."""
+    return repr(float(value) if type(value) is int else value)
 
 
 def _value(text: str) -> Value:
@@ -83,6 +96,11 @@ def operating_point(sparsity: SparsityConfig,
     knobs = dict(knobs)
     sparsity = SparsityConfig(sparsity, sparsity.depths)
     return OperatingPoint(sparsity, knobs) if knobs else sparsity
+
+
+def image_scale(point: SparsityConfig) -> float:
+    """The factor of the sides of images at a point; 1 where it sets none."""
+    return float(dict(point.knobs).get(IMAGE_SCALE, 1))
 
 
 def point_of(space: SparsitySpace, sparsity: Any) -> SparsityConfig:

@@ -65,7 +65,8 @@ class FakeSearch:
         self.study.set_user_attr('identity', dict(
             checkpoint='0123456789abcdef', depths=SPACE.depths, choices=SPACE.choices,
             metric=metric, num_samples=200, first_look=50 if first_look else None, seed=3,
-            **{'latency setting': 'batch 1 of 800x1333, fp32, A processor of some kind at 2.5 GHz, '
+            **{'evaluated in': 'fp32',
+               'latency setting': 'batch 1 of 800x1333, fp32, A processor of some kind at 2.5 GHz, '
                                   '2 threads, eager, torch 2.13.0'}, **self.limits.identity()))
         self.dense = self.judge(-1, DENSE)
         self.study.set_user_attr('dense', self.dense.to_json())

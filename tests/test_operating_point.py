@@ -47,7 +47,7 @@ def test_json_holds_a_point(point):
     ('model.test_cfg.rpn.max_per_img=1000,500, 300', (1000, 500, 300)),
     ('model.test_cfg.rcnn.score_thr=0.05,.3', (.05, .3)),
     ('model.test_cfg.mode=whole,slide', ('whole', 'slide')),
-    ('model.test_cfg.flip=True,False', (True, False))])
+    ('model.test_cfg.flip=True,False', (True, False)), ('image_scale=1,.75', (1, .75))])
 def test_a_knob_is_parsed(text, values):
     assert Knob.parse(text).values == values
 
@@ -55,7 +55,9 @@ def test_a_knob_is_parsed(text, values):
 @pytest.mark.parametrize('text, message', [
     ('model.test_cfg.rpn.max_per_img', 'is not NAME=VALUE'),
     ('model.test_cfg.rpn.max_per_img=', 'is not NAME=VALUE'),
-    ('model.backbone.depths=1,2', 'no value below model.test_cfg'),
+    ('model.backbone.depths=1,2', 'nor a value below model.test_cfg'),
+    ('image_scale=1,-.5', 'not all positive'), ('image_scale=1,big', 'not all positive'),
+    ('image_scale=1,1.0', 'two of them are the same'),
     ('model.test_cfg.rpn.max_per_img=300,300', 'two of them are the same'),
     ('model.test_cfg.rcnn.score_thr=1e999', 'no value of a knob')])
 def test_what_is_no_knob_is_refused(text, message):

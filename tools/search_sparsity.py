@@ -9,8 +9,8 @@ import argparse
 import os
 from pathlib import Path
 
-from arguments import (POINTS, SAMPLERS, SCOPES, add_latency_arguments, add_runner_arguments,
-                       make_parser)
+from arguments import (DTYPES, POINTS, SAMPLERS, SCOPES, add_latency_arguments,
+                       add_runner_arguments, make_parser)
 
 
 def parse_args() -> argparse.Namespace:
@@ -40,7 +40,11 @@ def parse_args() -> argparse.Namespace:
                       'mIoU or NDS, by evaluator)')
     goal.add_argument('--knob', action='append', default=[], dest='knobs',
                       metavar='NAME=VALUE,VALUE', help='choose a value of the test config beside '
-                      'the ratios: model.test_cfg.rpn.max_per_img=1000,500,300; may be repeated')
+                      'the ratios: model.test_cfg.rpn.max_per_img=1000,500,300; or the size of the '
+                      'images: image_scale=1,.875,.75 of the sides; may be repeated')
+    goal.add_argument('--eval-dtype', choices=DTYPES, metavar='DTYPE',
+                      help='evaluate in fp32, fp16 or bf16; on the CPU the backbone '
+                      'alone (default: as --dtype)')
     effort = parser.add_argument_group('effort')
     effort.add_argument('--trials', type=int, metavar='N', dest='num_trials',
                         help='candidates to evaluate in all (default: 200)')
@@ -89,7 +93,7 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-PASSED_ON = ('min_latency', 'knobs', 'latency_of', 'pareto', 'calibrate', 'work_dir',
+PASSED_ON = ('min_latency', 'knobs', 'eval_dtype', 'latency_of', 'pareto', 'calibrate', 'work_dir',
              'importance', 'metric', 'num_trials', 'num_samples', 'first_look', 'finalists',
              'evaluation_timeout', 'scopes', 'references', 'sampler', 'table', 'seed', 'storage',
              'study', 'resume', 'out', 'overwrite', 'launcher', 'rounds')

@@ -8,9 +8,11 @@ from mmengine.logging import print_log
 
 from ..compat import is_lazy_config
 from ..files import absolute
+from ..operating_point import IMAGE_SCALE, image_scale
 from ..sparsity import SparsityConfig
 from .child import body_of, child_text, merge, write_config
 from .reading import find_backbone, nested, node_at, without_adaptation
+from .resolution import at_scale
 from .schedules import finetune_schedule
 
 
@@ -39,19 +41,15 @@ def export_config(cfg: Config, config: str, options: Optional[Dict], sparsity: S
         cfg: The config that was searched, resolved.
         config: Its path, or ``toolkit::path``.
         options: The ``--cfg-options`` of the search: part of what was searched.
-        sparsity: The winner; its knobs are written too.
+        sparsity: The winner; its knobs are written too, the image scale as the pipelines of val and
+            test.
         checkpoint: What was searched, the start of fine-tuning.
         out: The file to write.
         comments: Lines of provenance.
         scope, importance: Of the backbone's selection; None for the config's.
     """
     body = body_of(cfg, (dotted.split('.') for dotted in options or {}))
-    merge(body, nested((*find_backbone(cfg), 'sparsity'), sparsity.to_list()))
-    for name, value in sparsity.knobs:
-        merge(body, nested(name.split('.'), value))
-    for key, value in (('scope', scope), ('importance', importance)):
-        if value is not None:
-            merge(body, nested((*find_backbone(cfg), key), value))
+    merge(body, settings_of(cfg, sparsity, scope, importance))
     body['load_from'] = checkpoint if '://' in checkpoint else absolute(checkpoint)
     if cfg.get('custom_hooks'):
         body['custom_hooks'] = without_adaptation(cfg.custom_hooks)
@@ -71,3 +69,22 @@ def export_config(cfg: Config, config: str, options: Optional[Dict], sparsity: S
                              f'{written}')
 
     write_config(header + child_text(config, body, out), out, check)
+
+
+def settings_of(cfg: Config, point: SparsityConfig, scope: Optional[str] = None,
+                importance: Optional[str] = None) -> Dict:
+    """What a config is to hold so that its model runs at a point, as nested dicts; see
+    :func:`export_config`."""
+    body: Dict = {}
+    for key, value in dict(sparsity=point.to_list(), scope=scope, importance=importance).items():
+        if value is not None:
+            merge(body, nested((*find_backbone(cfg), key), value))
+    for name, value in point.knobs:
+        if name != IMAGE_SCALE:
+            merge(body, nested(name.split('.'), value))
+    if image_scale(point) != 1:
+        splits = [split for split in ('val', 'test') if cfg.get(f'{split}_dataloader')]
+        scaled, _ = at_scale(cfg, image_scale(point), splits)
+        merge(body, body_of(scaled, ((f'{split}_dataloader', 'dataset', 'pipeline')
+                                     for split in splits)))
+    return body

@@ -1,6 +1,6 @@
 """Latency of the whole model: backbone, neck, heads and post-processing, on real images."""
 from copy import deepcopy
-from typing import Any, Callable, List, Sequence
+from typing import Any, Callable, Dict, List, Mapping, Sequence, Union
 
 import torch
 from mmengine.model import BaseModel
@@ -9,7 +9,9 @@ from ..compat import timer
 from ..models import get_sparse_backbone
 from ..models.checkpoints import unwrapped
 from ..models.knobs import KnobSetter
+from ..models.precision import half_precision
 from ..models.selection.ranking import Selection
+from ..operating_point import image_scale
 from ..sparsity import SparsityConfig
 from .latency import DTYPES, LatencySetting, Meter
 
@@ -21,12 +23,13 @@ class ModelMeter(Meter):
     data samples, so without loading and normalising images, and with post-processing.
 
     The model is copied, so that the one it belongs to keeps its device, sparsity and knobs. Half
-    precision is autocast, as the toolkits run it: post-processing stays in fp32.
+    precision is as :func:`~sparsevit_mm.models.precision.half_precision` has it.
 
     Args:
         model: A model of a toolkit, with a sparse backbone.
         batches: As the toolkit's data loader gives them, see :func:`spread_batches`. Each round
-            runs all configurations on one of them, the next round on the next.
+            runs all configurations on one of them, the next round on the next. A dict of them by
+            image scale, where configurations set it: equally many of each.
         setting: See :class:`~.latency.LatencySetting`; its `of` is 'model'.
         rounds: How often each configuration is run.
         knobs: Names of the knobs that configurations may set.
@@ -35,10 +38,12 @@ class ModelMeter(Meter):
         ValueError: No rounds; no batches; as :class:`~sparsevit_mm.models.knobs.KnobSetter`.
     """
 
-    def __init__(self, model: BaseModel, batches: Sequence[Any], setting: LatencySetting,
-                 rounds: int = 15, knobs: Sequence[str] = ()):
+    def __init__(self, model: BaseModel, batches: Union[Sequence[Any], Mapping[float, Sequence]],
+                 setting: LatencySetting, rounds: int = 15, knobs: Sequence[str] = ()):
         super().__init__(setting, rounds)
-        if not batches:
+        if not isinstance(batches, Mapping):
+            batches = {1.: batches}
+        if not all(batches.values()):
             raise ValueError('no images to measure the whole model on')
         model = unwrapped(model)
         self.model = deepcopy(model).to(setting.device).eval()
@@ -46,22 +51,23 @@ class ModelMeter(Meter):
         self.backbone.execution = setting.execution
         self.set_knobs = KnobSetter(self.model, knobs)
         with torch.inference_mode():
-            self._batches = [self.model.data_preprocessor(deepcopy(batch), False)
-                             for batch in batches]
+            self._batches: Dict[float, List] = {
+                scale: [self.model.data_preprocessor(deepcopy(batch), False) for batch in group]
+                for scale, group in batches.items()}
 
     def select(self, selection: Selection) -> None:
         self.backbone.selection = selection
 
     def next_round(self) -> None:
-        self._batches.append(self._batches.pop(0))
+        for group in self._batches.values():
+            group.append(group.pop(0))
 
     @torch.inference_mode()
     def _run(self, config: SparsityConfig) -> float:
         self.backbone.sparsity = config
         self.set_knobs(config)
-        batch, dtype = self._batches[0], DTYPES[self.setting.dtype]
-        device = torch.device(self.setting.device).type
-        with torch.autocast(device, dtype, enabled=dtype != torch.float32):
+        batch, dtype = self._batches[image_scale(config)][0], DTYPES[self.setting.dtype]
+        with half_precision(self.model, dtype):
             start = timer()  # waits for the device
             if isinstance(batch, dict):
                 self.model(**batch, mode='predict')

@@ -18,12 +18,14 @@ from mmengine.runner import BaseLoop, Runner
 from ..compat import val_loop_is
 from ..config.building import build_runner
 from ..config.reading import is_type
+from ..config.resolution import at_scale
 from ..cost.whole_model import spread_batches
 from ..models import get_sparse_backbone
 from ..models.checkpoints import check_fits, unwrapped
 from ..models.knobs import KnobSetter
+from ..models.precision import half_precision
 from ..models.selection.ranking import Selection
-from ..operating_point import point_of
+from ..operating_point import image_scale, point_of
 from ..sparsity import Sparsity, SparsityConfig
 from .bootstrap import Resampler, make_resampler
 from .in_step import InStep
@@ -46,7 +48,8 @@ class Evaluator:
             of validation by itself.
         checkpoint: Checkpoint file of the whole model.
         build_runner: Config -> mmengine Runner.
-        knobs: Names of the knobs that configurations may set.
+        knobs: Names of the knobs of the model that configurations may set.
+        dtype: See :func:`~sparsevit_mm.models.precision.half_precision`.
 
     Attributes:
         runner: Between evaluations its val loop is that of `cfg`, whatever was evaluated last.
@@ -63,7 +66,7 @@ class Evaluator:
 
     def __init__(self, cfg: Config, checkpoint: str,
                  build_runner: Callable[[Config], Runner] = build_runner,
-                 knobs: Sequence[str] = ()):
+                 knobs: Sequence[str] = (), dtype: torch.dtype = torch.float32):
         cfg = copy.deepcopy(cfg)
         cfg.load_from, cfg.resume = checkpoint, False
         _leave_training(cfg)
@@ -74,11 +77,12 @@ class Evaluator:
         check_fits(model, checkpoint)
         self.model, self.backbone = model, get_sparse_backbone(model)
         self.set_knobs = KnobSetter(model, knobs)
+        self.dtype = dtype
         self.selection = self.backbone.selection
         self._loaded = False
         self._in_step = InStep(self._run)
         self._data: List[Evaluation] = []
-        self.main = self._add(self.runner.val_evaluator, lambda: self.runner.val_loop)
+        self.main = self._add(cfg, self.runner.val_evaluator, self.runner.val_loop)
 
     @property
     def metric(self) -> BaseMetric:
@@ -162,13 +166,9 @@ class Evaluator:
             cfg: Its val data loader, evaluator and loop are used, nothing else. The evaluator is
                 built now, the loader before the first evaluation; its workers end with each one.
         """
-        loader, loop = copy.deepcopy(cfg.val_dataloader), copy.deepcopy(cfg.val_cfg)
-        loader['persistent_workers'] = False
         with _quiet():
             evaluator = self.runner.build_evaluator(copy.deepcopy(cfg.val_evaluator))
-        return self._add(evaluator, lambda: LOOPS.build(
-            {'type': 'ValLoop', **loop},
-            default_args=dict(runner=self.runner, dataloader=loader, evaluator=evaluator)))
+        return self._add(copy.deepcopy(cfg), evaluator)
 
     def serve(self) -> None:
         """Follows rank 0 in each evaluation, until it calls :meth:`stop`; on rank 0 nothing."""
@@ -184,10 +184,21 @@ class Evaluator:
     def __exit__(self, *_) -> None:
         self.stop()
 
-    def _add(self, evaluator, build_loop: Callable) -> 'Evaluation':
+    def _add(self, cfg: Config, evaluator, own: Optional[BaseLoop] = None) -> 'Evaluation':
         for metric in evaluator.metrics:
             if type(metric).__name__ == 'NuScenesMetric':
                 accept_any_predictions(metric)
+
+        def build_loop(factor: float) -> BaseLoop:
+            if factor == 1 and own is not None:
+                return own
+            data = cfg if factor == 1 else at_scale(cfg, factor)[0]
+            loader = dict(copy.deepcopy(data.val_dataloader), persistent_workers=False)
+            with _quiet():
+                return LOOPS.build(
+                    {'type': 'ValLoop', **copy.deepcopy(cfg.val_cfg)},
+                    default_args=dict(runner=self.runner, dataloader=loader, evaluator=evaluator))
+
         index = len(self._data)
         self._data.append(Evaluation(
             evaluator.metrics[0], build_loop,
@@ -198,11 +209,10 @@ class Evaluator:
 
     def _run(self, index: int, config: SparsityConfig, selection: Selection) -> Dict[str, float]:
         runner = self.runner
-        with _quiet():
-            loop = self._data[index].loop
+        loop = self._data[index].loop_at(image_scale(config))
         self.backbone.sparsity, self.backbone.selection = config, selection
         self.set_knobs(config)
-        with val_loop_is(runner, loop), _quiet():
+        with val_loop_is(runner, loop), half_precision(self.model, self.dtype), _quiet():
             # The first time as a validation by itself, which loads the checkpoint.
             metrics = loop.run() if self._loaded else runner.val()
         self._loaded = True
@@ -217,8 +227,10 @@ class Evaluation:
         seconds: That the last evaluation took.
     """
 
-    def __init__(self, metric: BaseMetric, build_loop: Callable, evaluate: Callable):
+    def __init__(self, metric: BaseMetric, build_loop: Callable[[float], BaseLoop],
+                 evaluate: Callable):
         self.metric, self._build_loop, self._evaluate = metric, build_loop, evaluate
+        self._loops: Dict[float, BaseLoop] = {}
         self.seconds = 0.
 
     def __call__(self, sparsity: Sparsity,
@@ -228,10 +240,17 @@ class Evaluation:
         self.seconds = time.perf_counter() - start
         return metrics
 
-    @cached_property
+    def loop_at(self, factor: float) -> BaseLoop:
+        """mmengine's val loop over images whose sides are so many times as long, built when it is
+        first asked for."""
+        if factor not in self._loops:
+            self._loops[factor] = self._build_loop(factor)
+        return self._loops[factor]
+
+    @property
     def loop(self) -> BaseLoop:
-        """mmengine's val loop, built when it is first asked for."""
-        return self._build_loop()
+        """Over images as the config has them."""
+        return self.loop_at(1.)
 
     @cached_property
     def image_paths(self) -> List[str]:
@@ -247,9 +266,9 @@ class Evaluation:
         :func:`~.bootstrap.make_resampler`."""
         return make_resampler(self.metric, objective, lambda: self.image_paths)
 
-    def batches(self, batch_size: int) -> List[Any]:
-        """Some of the data, for :class:`~..cost.whole_model.ModelMeter`."""
-        loader = self.loop.dataloader
+    def batches(self, batch_size: int, factor: float = 1.) -> List[Any]:
+        """Some of the data at an image scale, for :class:`~..cost.whole_model.ModelMeter`."""
+        loader = self.loop_at(factor).dataloader
         return spread_batches(loader.dataset, loader.collate_fn, batch_size)
 
 

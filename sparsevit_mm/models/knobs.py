@@ -5,7 +5,7 @@ from typing import Any, Dict, Iterator, List, Sequence, Set, Tuple
 from mmengine.config import ConfigDict
 from torch import nn
 
-from ..operating_point import PREFIX, Value
+from ..operating_point import IMAGE_SCALE, PREFIX, Value
 from ..sparsity import SparsityConfig
 from .checkpoints import unwrapped
 
@@ -18,7 +18,8 @@ class KnobSetter:
 
     Args:
         model: A model with a ``test_cfg``, wrapped or not.
-        names: Of the knobs, as :class:`~sparsevit_mm.operating_point.Knob` has them.
+        names: Of the knobs, as :class:`~sparsevit_mm.operating_point.Knob` has them. The image
+            scale is the data's, and no matter of the model's.
 
     Raises:
         ValueError: The model has no such value; lists those that are there.
@@ -29,6 +30,8 @@ class KnobSetter:
         self._places: Dict[str, Tuple[List[Dict], str]] = {}
         self._own: Dict[str, Value] = {}
         for name in names:
+            if name == IMAGE_SCALE:
+                continue
             part, key = self._find(name)
             self._places[name] = _alike(model, part), key
             self._own[name] = part[key]
@@ -40,6 +43,8 @@ class KnobSetter:
     def __call__(self, point: SparsityConfig) -> None:
         """Sets the knobs of a point; those that it does not name get the model's own values."""
         for name, value in {**self._own, **dict(point.knobs)}.items():
+            if name == IMAGE_SCALE:
+                continue
             if name not in self._places:
                 raise ValueError(f'{name} is no knob that was asked for')
             parts, key = self._places[name]

@@ -99,9 +99,10 @@ def show_search(result: SearchResult) -> None:
                       *backbone_alone(finalist), finalist.label)
     Console(width=150).print(table)
     setting = result.setting
-    if (setting.dtype, setting.execution) != ('fp32', 'eager'):
+    evaluated_in = summary.identity['evaluated in']
+    if (setting.dtype, setting.execution) != (evaluated_in, 'eager'):
         print(f'latencies are of {setting.dtype}, {setting.execution}; {summary.metric} was '
-              f'evaluated in fp32, eager')
+              f'evaluated in {evaluated_in}, eager')
     if abs(summary.drift) > DRIFT:
         print(f'the dense model took {dense.latency:.1f} ms at the start and '
               f'{summary.dense_latency:.1f} ms at the end ({summary.drift:+.0%}): other work on '

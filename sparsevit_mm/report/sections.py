@@ -6,7 +6,8 @@ from typing import List
 import numpy as np
 from mmengine.config import Config
 
-from ..config.reading import find_backbone, load_config
+from ..config.export import settings_of
+from ..config.reading import load_config
 from ..cost.table import LatencyTable
 from ..search.candidates import DUPLICATE, EVALUATED, FAILED, OUTSIDE, REJECTED, SCREENED
 from ..search.propose.screening import PAIRS, agreement
@@ -168,12 +169,8 @@ def winner_config(record: SearchRecord) -> Config:
         raise ValueError('the search has not ended')
     winner = finalists[0]
     cfg = load_config(str(record.manifest.get('config')), record.manifest.get('options'))
-    settings = dict(sparsity=winner.candidate.config.to_list())
-    for key, value in (('scope', winner.scope), ('importance', record.summary.importance)):
-        if value is not None:
-            settings[key] = value
-    cfg.merge_from_dict({'.'.join(find_backbone(cfg)): settings,
-                         **dict(winner.candidate.config.knobs)})
+    cfg.merge_from_dict(settings_of(cfg, winner.candidate.config, winner.scope,
+                                    record.summary.importance))
     return cfg
 
 

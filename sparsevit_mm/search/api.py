@@ -71,7 +71,8 @@ def search(config: Union[str, Path, Config], checkpoint: str,
             a latency is in milliseconds or there are knobs, the backbone if all are shares; with a
             latency table what that was measured of.
         knobs: Values of the test config to choose beside the ratios:
-            ``'model.test_cfg.rpn.max_per_img=1000,500,300'``.
+            ``'model.test_cfg.rpn.max_per_img=1000,500,300'``; or of the size of the images:
+            ``'image_scale=1,.875,.75'`` of the sides, in multiples of 32 pixels.
         launcher: Of a distributed run. All ranks call this; all but the first get None.
         watch: Gets the progress.
         **request: Further fields of :class:`~.request.SearchRequest`: `num_trials`, `num_samples`,

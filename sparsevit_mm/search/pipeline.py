@@ -15,7 +15,7 @@ from ..cost.whole_model import ModelMeter
 from ..evaluation.metrics import Metrics, check_metric, default_metric
 from ..models.checkpoints import fingerprint
 from ..models.selection.ranking import Selection
-from ..operating_point import PointSpace
+from ..operating_point import PointSpace, image_scale
 from ..sparsity import SparsityConfig
 from .baselines import References
 from .candidates import Candidate, write_csv
@@ -131,7 +131,7 @@ class SearchPipeline:
         points = list(map(sparsest.decode, genes))
         self.dense_latency, fastest = self.joined.record.reach(lambda: self._reach(points))
         limits = request.limits.resolve(self.dense_latency)
-        limits.check_reachable(fastest, self.dense_latency, self.macs(points[0]))
+        limits.check_reachable(fastest, self.dense_latency, min(map(self.macs, points)))
         for point in request.points if request.pareto else ():
             Limits(max_latency=point_latency(point, self.dense_latency)).check_reachable(
                 fastest, self.dense_latency, 0, f'--points {point}')
@@ -149,8 +149,13 @@ class SearchPipeline:
             **dict(canonical=self.table.canonical) if self.table else {})
 
     def macs(self, config: SparsityConfig) -> int:
-        setting = self.request.setting
-        return backbone_macs(self.backbone, setting.shape, setting.batch_size, config)
+        return backbone_macs(self.backbone, self._shape(config), self.request.setting.batch_size,
+                             config)
+
+    def _shape(self, config: SparsityConfig) -> Tuple[int, int]:
+        """(H, W) of the images of a configuration, in pixels."""
+        scale = image_scale(config)
+        return self.request.setting.shape if scale == 1 else self.evaluations.sizes[scale]
 
     def latency(self, config: SparsityConfig) -> float:
         """Milliseconds: the table's, or measured."""
@@ -187,8 +192,9 @@ class SearchPipeline:
         if setting.of == 'backbone':
             return LatencyMeter(self.backbone, setting, rounds)
         evaluation = evaluator.main if shape is None else self.evaluations.smaller[shape]
-        return ModelMeter(evaluator.model, evaluation.batches(setting.batch_size), setting, rounds,
-                          evaluator.set_knobs.names)
+        scales = {1., *(self.evaluations.sizes if shape is None else ())}
+        batches = {scale: evaluation.batches(setting.batch_size, scale) for scale in scales}
+        return ModelMeter(evaluator.model, batches, setting, rounds, evaluator.set_knobs.names)
 
     def _reach(self, sparsest: Sequence[SparsityConfig]) -> Tuple[float, float]:
         """Milliseconds of the dense configuration, and of the fastest of those given."""
@@ -220,6 +226,7 @@ class SearchPipeline:
             'first_look': request.first_look,
             'seed': request.seed,
             'latency setting': str(request.setting),
+            'evaluated in': request.evaluated_in,
             'latency table': request.table and file_identity(request.table),
             **request.limits.identity(),
         }
@@ -295,12 +302,13 @@ class SearchPipeline:
 
     def _of_backbone(self, config: SparsityConfig, scope: Optional[str]) -> Tuple[float, float]:
         """Milliseconds of a backbone alone, and of the dense one."""
-        request = self.request
-        alone = LatencyMeter(self.backbone, replace(request.setting, of='backbone'),
-                             request.rounds)
-        alone.select(self._selection(scope))
-        dense, sparse = alone.measure([self.densest, config])
-        return sparse.median, dense.median
+        request, medians = self.request, []
+        for shape in dict.fromkeys((self._shape(config), self._shape(self.densest))):
+            alone = LatencyMeter(self.backbone, replace(request.setting, of='backbone',
+                                                        shape=shape), request.rounds)
+            alone.select(self._selection(scope))
+            medians.append([one.median for one in alone.measure([self.densest, config])])
+        return medians[0][1], medians[-1][0]
 
     def _smaller(self, size: Tuple[int, int]) -> Tuple[float, float]:
         """Milliseconds and objective of the dense model on smaller images."""

@@ -3,7 +3,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Dict, List, Optional
 
-from ..cost.latency import LatencySetting
+from ..cost.latency import DTYPES, LatencySetting
 from ..models.selection.importance import SCORES
 from ..operating_point import Knob
 from .limits import Limits, parse_latency
@@ -25,6 +25,8 @@ class SearchRequest:
         setting: How latency is measured.
         out: Where the winning config goes.
         overwrite: Whether `out` may exist.
+        eval_dtype: Of the evaluations: 'fp32', 'fp16' or 'bf16'; that of the setting if None. See
+            :func:`~sparsevit_mm.models.precision.half_precision`.
         rounds: Runs of the candidate, and of the dense model beside it, in one measurement.
         num_trials: Evaluations in all.
         num_samples: Images of an evaluation; all of val if None.
@@ -42,7 +44,8 @@ class SearchRequest:
         finalists: How many are judged again, for the winner or for each point.
         references: Whether to evaluate points to compare with.
         scopes: Of Selection, in which the finalists are judged beside the config's own.
-        knobs: Values of the test config that are chosen beside the ratios.
+        knobs: Values of the test config, and the size of the images, that are chosen beside the
+            ratios.
         importance: Score that windows are chosen by, or :data:`AUTO` to find the one that is best
             before the search; the study's, else the config's, if None.
     """
@@ -53,6 +56,7 @@ class SearchRequest:
     setting: LatencySetting
     out: Path
     overwrite: bool = False
+    eval_dtype: Optional[str] = None
     rounds: int = 15
     num_trials: int = 200
     num_samples: Optional[int] = None
@@ -80,6 +84,8 @@ class SearchRequest:
         if self.evaluation_timeout is not None and not self.evaluation_timeout > 0:
             raise ValueError(f'--evaluation-timeout {self.evaluation_timeout:g}: a number of '
                              f'seconds is needed')
+        if self.evaluated_in not in DTYPES:
+            raise ValueError(f'--eval-dtype {self.eval_dtype!r} is none of {", ".join(DTYPES)}')
         names = [knob.name for knob in self.knobs]
         if len({*names}) < len(names):
             raise ValueError(f'--knob: {", ".join(names)} are not all different')
@@ -108,6 +114,11 @@ class SearchRequest:
             if len({parse_latency(point, '--points') for point in self.points}) < len(
                     self.points):
                 raise ValueError(f'--points {",".join(self.points)}: two of them are the same')
+
+    @property
+    def evaluated_in(self) -> str:
+        """The dtype of the evaluations."""
+        return self.eval_dtype or self.setting.dtype
 
     def winners(self) -> Dict[str, Path]:
         """File of each winning config by its name: the point in a Pareto search."""

@@ -113,7 +113,7 @@ def provenance(request: SearchRequest, search: SparsitySearch, summary: Summary,
         f'{request.setting.of} latency {finalist.measured:.2f} ms, dense {now:.2f} ms; '
         f'{"predicted by a table" if request.table else "in the search"}: '
         f'{candidate.latency:.2f} ms',
-        f'measured at {request.setting}',
+        f'measured at {request.setting}; evaluated in {request.evaluated_in}',
         f'backbone {candidate.macs / 1e9:.3f} GMACs, dense {dense.macs / 1e9:.3f}',
         f'study {search.study.study_name} in {shown(request.storage)}, trial {candidate.trial}; '
         f'{search.num_evaluated} evaluated, sampler {request.sampler}, seed {request.seed}',

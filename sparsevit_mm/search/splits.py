@@ -1,7 +1,7 @@
 """The model of a search, and the data it is evaluated on: val or some of it, fewer images for the
 first look, all of val for the end, smaller images for comparison."""
 from copy import deepcopy
-from typing import Dict, Optional, Tuple
+from typing import Dict, Optional, Sequence, Tuple
 
 from mmengine.config import Config
 from mmengine.logging import print_log
@@ -10,10 +10,12 @@ from ..config.data import check_data
 from ..config.export import check_exportable
 from ..config.labels import check_labels
 from ..config.reading import without_adaptation
+from ..config.resolution import at_scale
+from ..cost.latency import DTYPES
 from ..evaluation.evaluator import Evaluation, Evaluator
-from ..evaluation.resolution import at_scale
 from ..evaluation.scores.compare import check_importance, take_samples
 from ..evaluation.subset import restrict_to_subset
+from ..operating_point import IMAGE_SCALE, Knob
 from .request import AUTO, SearchRequest
 
 SCALES = .875, .75, .625  # of the image sides, for comparison
@@ -35,6 +37,7 @@ class Evaluations:
         full: On all of val; None if the evaluator has all.
         smaller: (H, W) in pixels -> the same images as the evaluator's, scaled; empty unless
             ``request.references``.
+        sizes: Image scale -> (H, W) in pixels, for those that ``request.knobs`` may set.
 
     Raises:
         ValueError, FileNotFoundError, FileExistsError: Name what is wrong with the data, the
@@ -48,9 +51,11 @@ class Evaluations:
         check_labels(cfg, 'val')
         self._cfg = deepcopy(cfg)
         self._cfg.custom_hooks = without_adaptation(cfg.get('custom_hooks'))
+        self.sizes = _sizes(cfg, request.knobs)
         main = self._images(request.num_samples, request.seed)
         self.evaluator = Evaluator(main, request.checkpoint,
-                                   knobs=[knob.name for knob in request.knobs])
+                                   knobs=[knob.name for knob in request.knobs],
+                                   dtype=DTYPES[request.evaluated_in])
         own = self.evaluator.selection.importance
         check_importance(own if request.importance in (None, AUTO) else request.importance,
                          main, request.checkpoint, self.evaluator.backbone)
@@ -80,3 +85,18 @@ class Evaluations:
         if number is not None:
             restrict_to_subset(cfg, 'val', number, seed, cfg.work_dir)
         return cfg
+
+
+def _sizes(cfg: Config, knobs: Sequence[Knob]) -> Dict[float, Tuple[int, int]]:
+    """(H, W) of the images at each scale to choose from, none without such a knob.
+
+    Raises:
+        ValueError: The pipelines can't be scaled, or two scales make the same size.
+    """
+    scales = sorted(float(v) for knob in knobs if knob.name == IMAGE_SCALE for v in knob.values)
+    splits = [split for split in ('val', 'test') if cfg.get(f'{split}_dataloader')]
+    sizes = {scale: at_scale(cfg, scale, splits)[1] for scale in scales}
+    if len({*sizes.values()}) < len(sizes):
+        raise ValueError(f'--knob {IMAGE_SCALE}: sides become multiples of 32 pixels, and two of '
+                         f'the scales make the same size: {sizes}')
+    return sizes

@@ -11,13 +11,14 @@ from mmengine.dataset import pseudo_collate
 from test_search_modes import summary_of
 
 from sparsevit_mm import Front, SparsityConfig, set_latency_budget
+from sparsevit_mm.config.data import input_shape
 from sparsevit_mm.config.reading import load_config
 from sparsevit_mm.cost.latency import LatencySetting
 from sparsevit_mm.cost.table import LatencyTable
 from sparsevit_mm.cost.whole_model import ModelMeter, spread_batches
 from sparsevit_mm.evaluation.loading import load_model, prepare
 from sparsevit_mm.models.knobs import KnobSetter
-from sparsevit_mm.operating_point import operating_point
+from sparsevit_mm.operating_point import image_scale, operating_point
 
 PROPOSALS, BOXES = 'model.test_cfg.rpn.max_per_img', 'model.test_cfg.rcnn.max_per_img'
 FEW = ['--num-samples', 4, '--seed', 1, '--rounds', 1, '--threads', 1]
@@ -167,7 +168,7 @@ def test_the_report_of_a_search_with_knobs(searched):
     (['--knob', 'model.test_cfg.rpn.max_per_image=5,6'], "has no 'max_per_image'"),
     (['--knob', 'model.test_cfg.rpn.nms_pre=5,6', '--latency-of', 'backbone'],
      'changes nothing of the backbone'),
-    (['--knob', 'model.backbone.depths=1,2'], 'no value below model.test_cfg')])
+    (['--knob', 'model.backbone.depths=1,2'], 'nor a value below model.test_cfg')])
 def test_knobs_that_can_not_be_set_are_refused(tiny, tmp_path, options, message):
     assert message in refused('search_sparsity', tiny.config, tiny.checkpoint, '--work-dir',
                               tmp_path, *FEW, '--max-latency', '90%', *options)
@@ -204,3 +205,27 @@ def test_bevdet_is_measured_whole(tiny_3d):
 def test_knobs_stand_in_the_front_file(searched):
     record = json.loads((searched[0] / 'front.json').read_text())
     assert all(set(p['knobs']) == {PROPOSALS} for p in record['points'])
+
+
+def test_a_search_over_image_sizes(tiny, tmp_path):
+    done = run_tool('search_sparsity', tiny.config, tiny.checkpoint, '--work-dir', tmp_path, *FEW,
+                    '--max-latency', '9000ms', '--trials', 12, '--knob', 'image_scale=1,.5',
+                    '--dtype', 'bf16', '--finalists', 1)
+    assert done.code == 0, done.error
+    assert 'was evaluated in bf16' not in done.output  # as latency was measured
+    summary = summary_of(tmp_path)
+    assert summary.identity['evaluated in'] == 'bf16'
+    macs = {scale: [c.macs for c in summary.evaluated if image_scale(c.config) == scale]
+            for scale in (1, .5)}
+    assert 0 < min(macs[.5]) and max(macs[.5]) < max(macs[1]) / 3
+    winner = load_config(str(tmp_path / 'winner.py'))
+    own, factor = load_config(str(tiny.config)), image_scale(summary.finalists[0].candidate.config)
+    assert input_shape(winner) == tuple(factor * side for side in input_shape(own))
+
+
+@pytest.mark.parametrize('knob, message', [
+    ('image_scale=1,.99', 'two of the scales make the same size'),
+    ('image_scale=1,0', 'not all positive factors'), ('image_scale=1,1.0', 'the same')])
+def test_image_sizes_that_are_none_are_refused(tiny, tmp_path, knob, message):
+    assert message in refused('search_sparsity', tiny.config, tiny.checkpoint, '--work-dir',
+                              tmp_path, *FEW, '--max-latency', '90%', '--knob', knob)

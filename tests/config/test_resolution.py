@@ -8,10 +8,13 @@ from mmengine.registry import init_default_scope
 
 from sparsevit_mm.config.building import build_runner
 from sparsevit_mm.config.data import input_shape
+from sparsevit_mm.config.export import export_config, settings_of
 from sparsevit_mm.config.reading import load_config
 from generators import generate_mini_cityscapes
 from sparsevit_mm.evaluation.evaluator import Evaluator
-from sparsevit_mm.evaluation.resolution import at_scale
+from sparsevit_mm.config.resolution import at_scale
+from sparsevit_mm.operating_point import operating_point
+from sparsevit_mm.sparsity import SparsityConfig
 
 SIDE = 128
 
@@ -123,3 +126,47 @@ def test_dense_model_on_smaller_images_scores_as_a_run_of_its_own(segmentor):
     own = deepcopy(scaled)
     own.load_from, own.experiment_name = checkpoint, unique_name()
     assert smaller == build_runner(own).val() != whole
+
+
+def test_a_point_with_an_image_scale_is_evaluated_on_images_of_that_size(segmentor):
+    cfg, checkpoint = segmentor
+    cfg.experiment_name = unique_name()
+    evaluator = Evaluator(cfg, checkpoint)
+    depths = evaluator.backbone.depths
+    half = SparsityConfig(.5, depths)
+    shapes = []
+    evaluator.backbone.register_forward_pre_hook(lambda _, args: shapes.append(args[0].shape[2:]))
+    point = operating_point(half, {'image_scale': .75})
+    made = [evaluator.evaluate(p) for p in (point, half, point)]
+    assert shapes == [(96, 96)] * 2 + [(SIDE, SIDE)] * 2 + [(96, 96)] * 2
+    assert made[0] == made[2] == evaluator.on(at_scale(cfg, .75)[0])(half) != made[1]
+    assert len(evaluator.main.batches(1, .75)[0]['inputs'][0][0]) == 96
+
+
+def test_half_precision_is_of_the_backbone_for_the_time_of_an_evaluation(segmentor):
+    cfg, checkpoint = segmentor
+    cfg.experiment_name = unique_name()
+    evaluator = Evaluator(cfg, checkpoint, dtype=torch.bfloat16)
+    inside, outside = [], []
+    linear = next(m for m in evaluator.backbone.modules() if isinstance(m, torch.nn.Linear))
+    linear.register_forward_hook(lambda *args: inside.append(args[-1].dtype))
+    evaluator.model.decode_head.conv_seg.register_forward_pre_hook(
+        lambda _, args: outside.append(args[0].dtype))
+    evaluator.evaluate(0)
+    assert {*inside} == {torch.bfloat16} and {*outside} == {torch.float32}
+    assert 'forward' not in vars(evaluator.backbone)
+
+
+def test_the_config_of_a_point_resizes_so_for_val_and_test(tmp_path):
+    path = ROOT / 'demo/configs/mask_rcnn_sparsevit-narrow_mini_coco.py'
+    cfg = load_config(str(path))
+    depths = (2, 2, 2, 2)
+    point = operating_point(SparsityConfig(.5, depths), {
+        'image_scale': .5, 'model.test_cfg.rpn.max_per_img': 7})
+    export_config(cfg, str(path), None, point, 'some.pth', tmp_path / 'winner.py', ['found'])
+    winner = load_config(str(tmp_path / 'winner.py'))
+    assert input_shape(winner) == size_of_test(winner) == (96, 96) != input_shape(cfg)
+    assert winner.model.test_cfg.rpn.max_per_img == 7
+    assert winner.train_dataloader.dataset.pipeline == cfg.train_dataloader.dataset.pipeline
+    settings = settings_of(cfg, operating_point(SparsityConfig(.5, depths), {'image_scale': 1}))
+    assert [*settings] == ['model'] and 'test_cfg' not in settings['model']

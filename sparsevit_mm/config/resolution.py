@@ -1,0 +1,66 @@
+"""Images of another size: what a search may choose beside sparsity, and the rival of it (SparseViT
+sets the dense model at 640, 576, 544 and 512 pixels of 672 beside its configurations)."""
+import copy
+from typing import Sequence, Tuple
+
+from mmengine.config import Config, ConfigDict
+from mmengine.utils import to_2tuple
+
+from .data import step_name
+
+_MULTIPLE = 32  # of pixels: no stage of a backbone of stride 32 pads then
+
+
+def at_scale(cfg: Config, factor: float,
+             splits: Sequence[str] = ('val', )) -> Tuple[Config, Tuple[int, int]]:
+    """A config whose pipelines make images of another size.
+
+    The evaluators of mmdet and mmseg score at the size of the original images, so the figures of
+    all sizes compare.
+
+    Args:
+        cfg: Left alone. Its pipelines must load, resize to a fixed scale (as bounds if
+            `keep_ratio`) and pack, as those of mmdet and mmseg do.
+        factor: By which each side changes; sides become multiples of 32 pixels, the nearest ones.
+        splits: Whose pipelines: 'val', 'test'.
+
+    Returns:
+        The config; height and width that its pipelines resize to. With `keep_ratio` these are
+        the bounds of an image that is wider than high.
+
+    Raises:
+        ValueError: A factor that is not positive, a pipeline that does more (names the step), or
+            splits of different sizes.
+    """
+    if not factor > 0:
+        raise ValueError(f'images can not be made {factor} times as large')
+    cfg = copy.deepcopy(cfg)
+    sizes = {split: _scale(cfg[f'{split}_dataloader'].dataset, factor, split) for split in splits}
+    if len({*sizes.values()}) > 1:
+        raise ValueError(f'the pipelines make images of different sizes: {sizes}')
+    return cfg, next(iter(sizes.values()))
+
+
+def _scale(dataset: ConfigDict, factor: float, split: str) -> Tuple[int, int]:
+    """Changes the pipeline of a data set; returns the height and width it resizes to."""
+    if 'pipeline' not in dataset:
+        raise ValueError(f'{dataset.get("type")} has no pipeline of its own to set another image '
+                         f'size in')
+    size = None
+    for step in dataset.pipeline:
+        name = step_name(step)
+        if name == 'Resize' and step.get('scale') is not None and size is None:
+            scale = tuple(max(1, round(side * factor / _MULTIPLE)) * _MULTIPLE
+                          for side in to_2tuple(step['scale']))
+            step['scale'] = scale
+            size = (min(scale), max(scale)) if step.get('keep_ratio') else scale[::-1]
+        elif name == 'ImageAugmentation':
+            raise ValueError(f'the size of the {split} images is set by ImageAugmentation, and '
+                             'BEVDet\'s view transformer is made for it: no other size is tried')
+        elif not name.startswith(('Load', 'Pack')):
+            raise ValueError(f'the {split} pipeline has a step {dict(step)}: images of another '
+                             'size are made only by one Resize of fixed scale between loading '
+                             'and packing')
+    if size is None:
+        raise ValueError(f'the {split} pipeline has no Resize of fixed scale')
+    return size
