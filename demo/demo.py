@@ -32,8 +32,10 @@ class Task(NamedTuple):
         metrics: Title in the table -> key; the first is the objective.
         digits: Of the metrics, behind the point.
         trials: Candidates to evaluate.
-        images: Batch of the backbone when its latency is measured.
-        limit: Of the latency, as a share of the dense one.
+        images: Batch when latency is measured.
+        limit: Of the latency, as a share of the dense one: of the whole model where there are
+            knobs, else of the backbone.
+        knobs: Chosen beside the ratios, as ``--knob`` takes them.
         shown: What of the test split visualize_windows.py draws; by default its first two images.
     """
     data: str
@@ -46,13 +48,15 @@ class Task(NamedTuple):
     trials: int
     images: int = 8
     limit: str = '70%'
+    knobs: Sequence[str] = ()
     shown: Sequence = ()
 
 
 TASKS = {
     'detection': Task('data/mini_coco', 'generate_mini_coco', 'mask_rcnn_swin-narrow_mini_coco.py',
                       'mask_rcnn_sparsevit-narrow_mini_coco.py', 'work_dirs/demo',
-                      {'box AP': 'coco/bbox_mAP', 'mask AP': 'coco/segm_mAP'}, 3, 40),
+                      {'box AP': 'coco/bbox_mAP', 'mask AP': 'coco/segm_mAP'}, 3, 40,
+                      knobs=['model.test_cfg.rpn.max_per_img=32,16,8']),
     'segmentation': Task('data/mini_cityscapes', 'generate_mini_cityscapes',
                          'upernet_swin-narrow_mini_cityscapes.py',
                          'upernet_sparsevit-narrow_mini_cityscapes.py', 'work_dirs/demo_seg',
@@ -88,10 +92,9 @@ def main() -> None:
     from steps import Steps
 
     from sparsevit_mm.cli import clear_errors
-    from sparsevit_mm.config.building import build_backbone
     from sparsevit_mm.config.data import input_shape
     from sparsevit_mm.config.reading import load_config
-    from sparsevit_mm.cost.latency import LatencyMeter, LatencySetting
+    from sparsevit_mm.cost.latency import LatencySetting
     task = TASKS[args.task]
     work_dir = args.work_dir or Path(task.folder)
     dense_iters, adapt_iters = args.max_iters or (None, None)
@@ -106,41 +109,53 @@ def main() -> None:
                           adapt_iters)
 
     cfg = load_config(str(adapt))
-    setting = LatencySetting(input_shape(cfg), batch_size=task.images)
-    meter = LatencyMeter(build_backbone(cfg), setting, rounds=7)
+    setting = LatencySetting(input_shape(cfg), batch_size=task.images,
+                             of='model' if task.knobs else 'backbone')
     winner = work_dir / 'search' / 'winner.py'
     steps.run('search', winner, 'search_sparsity.py', adapt, adapted, '--work-dir',
               work_dir / 'search', '--max-latency', task.limit, '--trials',
               args.trials or task.trials, '--seed', args.seed, '--batch-size', setting.batch_size,
-              '--rounds', 5, '--resume')
+              '--rounds', 5, '--latency-of', setting.of,
+              *(part for knob in task.knobs for part in ('--knob', knob)), '--resume')
     steps.run('test of the winner', None, 'test.py', winner, '--work-dir', work_dir / 'test')
     shown = task.shown or first_test_images(Path(task.data))
     steps.run('what is pruned', None, 'visualize_windows.py', winner, adapted, *shown, '--out',
               work_dir / 'windows', '--device', 'cpu')
-    report(task, cfg, adapted, winner, meter, work_dir)
+    report(task, cfg, adapted, winner, setting, work_dir)
 
 
-def report(task: Task, cfg, checkpoint: Path, winner_config: Path, meter, work_dir: Path) -> None:
-    from sparsevit_mm.config.building import build_backbone
+def report(task: Task, cfg, checkpoint: Path, winner_config: Path, setting,
+           work_dir: Path) -> None:
     from sparsevit_mm.config.reading import load_config
-    from sparsevit_mm.evaluation.compare import compare_on_test, least_uniform
+    from sparsevit_mm.evaluation.compare import Comparison, least_uniform
     from sparsevit_mm.evaluation.metrics import default_metric
     from sparsevit_mm.report.tradeoff import draw_tradeoff
     print('\n== comparison on the test split, which the search never saw', flush=True)
+    knobs = [knob.partition('=')[0] for knob in task.knobs]
+    cfg.work_dir = str(work_dir / 'comparison')
+    comparison = Comparison(cfg, str(checkpoint), setting, knobs=knobs)
+    meter = comparison.meter
     dense = meter.backbone.space.config(0.)
-    winner = build_backbone(load_config(str(winner_config))).sparsity
+    winner = point_in(load_config(str(winner_config)), meter.backbone.space, knobs)
     ratio = meter.measure([dense, winner])[1].ratio
     uniform = least_uniform(meter, ratio, [i / 50 for i in range(2, 36)])
-    cfg.work_dir = str(work_dir / 'comparison')
-    rows = compare_on_test(cfg, str(checkpoint),
-                           {'dense': dense, 'uniform': uniform, 'winner': winner}, meter)
-    show(task, rows, f'Adapted model, test split; backbone at {meter.setting}')
+    rows = comparison.run({'dense': dense, 'uniform': uniform, 'winner': winner})
+    show(task, rows, f'Adapted model, test split; {setting}')
     metric = default_metric(cfg)
     draw_tradeoff(work_dir / 'comparison.png', [],
                   {row.name: [(row.latency.median, row.metrics.get(metric, 0.))] for row in rows},
-                  f'{next(iter(task.metrics))}, test split', str(meter.setting))
+                  f'{next(iter(task.metrics))}, test split', str(setting))
     print(f'figures: {work_dir}/comparison.png, {work_dir}/search/tradeoff.png, '
           f'{work_dir}/windows')
+
+
+def point_in(cfg, space, knobs: Sequence[str]):
+    """The operating point that a config of a search's winner holds."""
+    from sparsevit_mm.config.reading import find_backbone, node_at
+    from sparsevit_mm.operating_point import operating_point
+    sparsity = node_at(cfg, find_backbone(cfg))['sparsity']
+    return operating_point(space.config(sparsity),
+                           {name: node_at(cfg, name.split('.')) for name in knobs})
 
 
 def show(task: Task, rows: List, title: str) -> None:

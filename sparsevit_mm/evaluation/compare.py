@@ -6,11 +6,11 @@ from typing import Dict, List, Sequence
 from mmengine.config import Config
 
 from ..config.reading import without_adaptation
-from ..cost.latency import Latency, LatencyMeter
+from ..cost.latency import Latency, LatencySetting, Meter
 from ..cost.macs import backbone_macs
 from ..sparsity import SparsityConfig
 from .bootstrap import RESAMPLES
-from .evaluator import Evaluator
+from .evaluator import Evaluator, make_meter
 from .intervals import Interval, Resampled
 from .metrics import default_metric
 
@@ -45,38 +45,57 @@ class Compared:
         return (self.resampled - other.resampled).interval()
 
 
-def compare_on_test(cfg: Config, checkpoint: str, configs: Dict[str, SparsityConfig],
-                    meter: LatencyMeter, resamples: int = RESAMPLES) -> List[Compared]:
+class Comparison:
     """Tests one checkpoint at several configurations with the config's test split.
 
     Args:
         cfg: The config; the usual metric of its test evaluator is the objective.
         checkpoint: Checkpoint file of the whole model.
-        configs: By name.
-        meter: Measures the latencies, all of them in turn.
-        resamples: Of the bootstrap.
+        setting: In which latency is measured, of the backbone or of the whole model on test images.
+        rounds: How often each configuration is run.
+        knobs: Names of the knobs that configurations may set, the image scale aside.
+
+    Attributes:
+        meter: Measures in the setting.
 
     Raises:
-        ValueError: Nothing gives resamples of it, see
+        ValueError: Nothing gives resamples of the objective, see
             :func:`~sparsevit_mm.evaluation.bootstrap.make_resampler`.
     """
-    cfg = deepcopy(cfg)
-    cfg.custom_hooks = without_adaptation(cfg.get('custom_hooks'))
-    cfg.val_dataloader, cfg.val_evaluator = cfg.test_dataloader, cfg.test_evaluator
-    evaluator = Evaluator(cfg, checkpoint)
-    metric, objective = evaluator.metric, default_metric(cfg)
-    resample = evaluator.main.resampler(objective)
-    if resample is None:
-        raise ValueError(f'{type(metric).__name__} has no resamples of {objective}')
-    setting, compared = meter.setting, []
-    for (name, config), latency in zip(configs.items(), meter.measure(list(configs.values()))):
-        metrics = evaluator.evaluate(config)
-        macs = backbone_macs(evaluator.backbone, setting.shape, setting.batch_size, config)
-        compared.append(Compared(name, config, metrics, latency, macs, resample(resamples)))
-    return compared
+
+    def __init__(self, cfg: Config, checkpoint: str, setting: LatencySetting, rounds: int = 7,
+                 knobs: Sequence[str] = ()):
+        cfg = deepcopy(cfg)
+        cfg.custom_hooks = without_adaptation(cfg.get('custom_hooks'))
+        cfg.val_dataloader, cfg.val_evaluator = cfg.test_dataloader, cfg.test_evaluator
+        self._evaluator = Evaluator(cfg, checkpoint, knobs=knobs)
+        objective = default_metric(cfg)
+        self._resample = self._evaluator.main.resampler(objective)
+        if self._resample is None:
+            raise ValueError(f'{type(self._evaluator.metric).__name__} has no resamples of '
+                             f'{objective}')
+        self.meter = make_meter(self._evaluator, self._evaluator.main, setting, rounds)
+
+    def run(self, configs: Dict[str, SparsityConfig],
+            resamples: int = RESAMPLES) -> List[Compared]:
+        """All that there is to say of configurations, given by name; latency in turn.
+
+        Args:
+            configs: By name.
+            resamples: Of the bootstrap.
+        """
+        setting, compared = self.meter.setting, []
+        for (name, config), latency in zip(configs.items(),
+                                           self.meter.measure(list(configs.values()))):
+            metrics = self._evaluator.evaluate(config)
+            macs = backbone_macs(self._evaluator.backbone, setting.shape, setting.batch_size,
+                                 config)
+            compared.append(Compared(name, config, metrics, latency, macs,
+                                     self._resample(resamples)))
+        return compared
 
 
-def least_uniform(meter: LatencyMeter, ratio: float, choices: Sequence[float]) -> SparsityConfig:
+def least_uniform(meter: Meter, ratio: float, choices: Sequence[float]) -> SparsityConfig:
     """The uniform sparsity to set beside a configuration that takes `ratio` of the dense latency:
     the highest one that is not faster than that.
 

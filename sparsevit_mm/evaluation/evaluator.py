@@ -5,7 +5,7 @@ import time
 from contextlib import redirect_stdout
 from functools import cached_property
 from logging import FileHandler
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence
 
 import torch
 from mmengine.config import Config
@@ -19,7 +19,8 @@ from ..compat import val_loop_is
 from ..config.building import build_runner
 from ..config.reading import is_type
 from ..config.resolution import at_scale
-from ..cost.whole_model import spread_batches
+from ..cost.latency import LatencyMeter, LatencySetting, Meter
+from ..cost.whole_model import ModelMeter, spread_batches
 from ..models import get_sparse_backbone
 from ..models.checkpoints import check_fits, unwrapped
 from ..models.knobs import KnobSetter
@@ -270,6 +271,25 @@ class Evaluation:
         """Some of the data at an image scale, for :class:`~..cost.whole_model.ModelMeter`."""
         loader = self.loop_at(factor).dataloader
         return spread_batches(loader.dataset, loader.collate_fn, batch_size)
+
+
+def make_meter(evaluator: Evaluator, evaluation: Evaluation, setting: LatencySetting, rounds: int,
+               scales: Iterable[float] = ()) -> Meter:
+    """What measures latency in a setting: of the evaluator's backbone, or of its whole model on the
+    images of an evaluation.
+
+    Args:
+        evaluator: Of the model.
+        evaluation: Of the images.
+        setting: See :class:`~sparsevit_mm.cost.latency.LatencySetting`.
+        rounds: How often each configuration is run.
+        scales: Image scales that configurations may set, beside 1.
+    """
+    if setting.of == 'backbone':
+        return LatencyMeter(evaluator.backbone, setting, rounds)
+    batches = {scale: evaluation.batches(setting.batch_size, scale)
+               for scale in {1., *map(float, scales)}}
+    return ModelMeter(evaluator.model, batches, setting, rounds, evaluator.set_knobs.names)
 
 
 def _quiet() -> redirect_stdout:

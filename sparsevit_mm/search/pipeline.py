@@ -11,7 +11,7 @@ from mmengine.logging import print_log
 from ..cost.latency import Latency, LatencyMeter, Meter
 from ..cost.macs import backbone_macs
 from ..cost.table import LatencyTable
-from ..cost.whole_model import ModelMeter
+from ..evaluation.evaluator import make_meter
 from ..evaluation.metrics import Metrics, check_metric, default_metric
 from ..models.checkpoints import fingerprint
 from ..models.selection.ranking import Selection
@@ -187,14 +187,10 @@ class SearchPipeline:
     def _meter(self, rounds: int, shape: Optional[Tuple[int, int]] = None) -> Meter:
         """In the setting of the request, or there with images of another size."""
         evaluator, setting = self.evaluations.evaluator, self.request.setting
-        if shape is not None:
-            setting = replace(setting, shape=shape)
-        if setting.of == 'backbone':
-            return LatencyMeter(self.backbone, setting, rounds)
-        evaluation = evaluator.main if shape is None else self.evaluations.smaller[shape]
-        scales = {1., *(self.evaluations.sizes if shape is None else ())}
-        batches = {scale: evaluation.batches(setting.batch_size, scale) for scale in scales}
-        return ModelMeter(evaluator.model, batches, setting, rounds, evaluator.set_knobs.names)
+        if shape is None:
+            return make_meter(evaluator, evaluator.main, setting, rounds, self.evaluations.sizes)
+        return make_meter(evaluator, self.evaluations.smaller[shape],
+                          replace(setting, shape=shape), rounds)
 
     def _reach(self, sparsest: Sequence[SparsityConfig]) -> Tuple[float, float]:
         """Milliseconds of the dense configuration, and of the fastest of those given."""

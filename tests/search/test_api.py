@@ -139,10 +139,19 @@ def test_a_model_that_pruning_slows_down_is_told_so():
         Limits(max_latency=1).check_reachable(13., 11.2, 0)
 
 
-@pytest.mark.parametrize('dtype, said', [('bf16', True), ('fp32', False)])
-def test_what_precision_the_metric_is_of_is_said(toy, tmp_path, capsys, dtype, said):
+@pytest.mark.parametrize('dtype, evaluated, said', [
+    ('bf16', 'fp32', True), ('bf16', None, False), ('fp32', None, False)])
+def test_the_metric_is_of_the_precision_of_the_latency_or_another_is_said(
+        toy, tmp_path, capsys, dtype, evaluated, said):
     setting = LatencySetting((16, 16), dtype=dtype, num_threads=1)
-    result = search(*toy, '500%', work_dir=tmp_path / 's', **{**FEW, 'setting': setting})
+    result = search(*toy, '500%', work_dir=tmp_path / 's', eval_dtype=evaluated,
+                    **{**FEW, 'setting': setting})
     show_search(result)
     text = 'latencies are of bf16, eager; toy/output was evaluated in fp32, eager'
     assert (text in capsys.readouterr().out) == said
+    assert f'evaluated in {evaluated or dtype}' in result.configs['winner'].read_text()
+
+
+def test_a_precision_that_is_none_is_refused(toy, tmp_path):
+    with pytest.raises(ValueError, match="--eval-dtype 'fp8' is none of fp32, fp16, bf16"):
+        search(*toy, '500%', work_dir=tmp_path / 's', eval_dtype='fp8', **FEW)

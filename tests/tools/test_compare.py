@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 from helpers import forget_experiments
 
-from sparsevit_mm.config.building import build_backbone
 from sparsevit_mm.config.reading import load_config
-from sparsevit_mm.cost.latency import LatencyMeter, LatencySetting
+from sparsevit_mm.cost.latency import LatencySetting
 from sparsevit_mm.evaluation import bootstrap
-from sparsevit_mm.evaluation.compare import compare_on_test
+from sparsevit_mm.evaluation.compare import Comparison
 from sparsevit_mm.sparsity import SparsityConfig
 
 
@@ -27,10 +26,10 @@ def compared(trained, work_dir):
     cfg = load_config(str(trained.config))
     cfg.work_dir = str(work_dir)
     cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
-    meter = LatencyMeter(build_backbone(cfg), LatencySetting((64, 64)), 1)
-    configs = {name: SparsityConfig(s, meter.backbone.depths)
+    comparison = Comparison(cfg, str(trained.checkpoint), LatencySetting((64, 64)), 1)
+    configs = {name: SparsityConfig(s, comparison.meter.backbone.depths)
                for name, s in (('dense', 0), ('sparse', .6))}
-    return compare_on_test(cfg, str(trained.checkpoint), configs, meter, 30)
+    return comparison.run(configs, 30)
 
 
 @pytest.mark.parametrize('fixture, metric, rounding', [
