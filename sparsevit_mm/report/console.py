@@ -107,6 +107,9 @@ def show_search(result: SearchResult) -> None:
         print(f'the dense model took {dense.latency:.1f} ms at the start and '
               f'{summary.dense_latency:.1f} ms at the end ({summary.drift:+.0%}): other work on '
               f'this machine? Limits were checked against the last')
-    if result.searching:
-        print(f'{result.evaluating / result.searching:.1%} of the {result.searching:.0f} s of the '
-              f'search went into evaluations')
+    total = result.spent.get('all')
+    if total:
+        shares = {what: result.spent.get(what, 0.) / total for what in ('evaluation', 'latency')}
+        print(f'the candidates took {total:.0f} s: ' + ', '.join(
+            f'{what} {share:.1%}' for what, share in shares.items())
+            + f', the rest {1 - sum(shares.values()):.1%}')

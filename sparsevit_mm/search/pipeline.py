@@ -1,6 +1,8 @@
 """From evaluations and a limit to the winning config: the steps of a search in order."""
 import time
+from collections import Counter
 from dataclasses import replace
+from functools import wraps
 from itertools import islice, product
 from pathlib import Path
 from typing import Callable, List, Optional, Sequence, Tuple
@@ -12,7 +14,7 @@ from ..cost.latency import Latency, LatencyMeter, Meter
 from ..cost.macs import backbone_macs
 from ..cost.table import LatencyTable
 from ..evaluation.evaluator import make_meter
-from ..evaluation.metrics import Metrics, check_metric, default_metric
+from ..evaluation.metrics import check_metric, default_metric
 from ..models.checkpoints import fingerprint
 from ..models.selection.ranking import Selection
 from ..operating_point import PointSpace, image_scale
@@ -57,7 +59,7 @@ class SearchPipeline:
         self.cfg, self.request, self.evaluations = cfg, request, evaluations
         self.work_dir = Path(cfg.work_dir)
         self.metric = request.metric or default_metric(cfg)
-        self.evaluating = 0.
+        self.spent: Counter = Counter()
         self._dense_beside: Optional[float] = None
         self.backbone = evaluations.evaluator.backbone
         self.space = PointSpace.beside(self.backbone.space, request.knobs)
@@ -141,8 +143,10 @@ class SearchPipeline:
         main = self.evaluations.evaluator.main
         resampler = main.resampler(self.metric)
         return Problem(
-            self.space, self._evaluate, self.latency, self.macs, self.metric, limits,
-            self.request.pareto, self.evaluations.look,
+            self.space, self._timed('evaluation', self.evaluations.evaluator.evaluate),
+            self._timed('latency', self.latency), self.macs, self.metric, limits,
+            self.request.pareto,
+            self.evaluations.look and self._timed('evaluation', self.evaluations.look),
             resample=resampler and (lambda: resampler(
                 seed=self.request.seed, seconds=RESAMPLING * main.seconds)),
             dense=lambda: self._dense_beside,
@@ -178,11 +182,16 @@ class SearchPipeline:
         own = self.evaluations.evaluator.selection
         return replace(own, scope=scope) if scope else own
 
-    def _evaluate(self, config: SparsityConfig) -> Metrics:
-        start = time.monotonic()
-        metrics = self.evaluations.evaluator.evaluate(config)
-        self.evaluating += time.monotonic() - start
-        return metrics
+    def _timed(self, what: str, function: Callable) -> Callable:
+        """The function, whose seconds are added up under a name."""
+        @wraps(function)
+        def timed(*args):
+            start = time.monotonic()
+            try:
+                return function(*args)
+            finally:
+                self.spent[what] += time.monotonic() - start
+        return timed
 
     def _meter(self, rounds: int, shape: Optional[Tuple[int, int]] = None) -> Meter:
         """In the setting of the request, or there with images of another size."""
@@ -246,9 +255,9 @@ class SearchPipeline:
             self._write_csv(self.search.candidates)
             report(candidate)
 
-        start, self.evaluating = time.monotonic(), 0.
+        start, self.spent = time.monotonic(), Counter()
         self.search.run(request.num_trials, keep)
-        searching, evaluating = time.monotonic() - start, self.evaluating
+        spent = dict(self.spent, all=time.monotonic() - start)
         record.end(end, lambda: self._end(end))
         summary = record.summary(end)
         self._write_csv(summary.candidates)
@@ -257,8 +266,7 @@ class SearchPipeline:
             write_front(self.work_dir, summary, request.setting.identity(),
                         fingerprint(self.backbone))
         return SearchResult(summary, self.search.problem.limits, request.setting,
-                            request.winners(), self.work_dir, self.score_check, searching,
-                            evaluating)
+                            request.winners(), self.work_dir, self.score_check, spent)
 
     def _end_key(self) -> str:
         """A search that goes on, or is asked for something else, ends again."""

@@ -2,9 +2,9 @@
 and where the study is."""
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, List, Mapping, Optional
 
 import mmcv
 import mmengine
@@ -38,8 +38,8 @@ class SearchResult:
         configs: The configs written: name of the finalist -> file.
         work_dir: Where candidates.csv and all else is.
         score_check: What made ``importance='auto'`` choose; None of other searches.
-        searching, evaluating: Seconds that this worker spent, before the end, on the candidates,
-            and of these on their evaluation by the toolkit.
+        spent: Seconds that this worker spent on the candidates, before the end: in 'all', and of
+            these on their 'evaluation' by the toolkit and on measuring their 'latency'.
     """
     summary: Summary
     limits: Limits
@@ -47,8 +47,7 @@ class SearchResult:
     configs: Dict[str, Path]
     work_dir: Path
     score_check: Optional[ScoreComparison] = None
-    searching: float = 0.
-    evaluating: float = 0.
+    spent: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def winner(self) -> Finalist:

@@ -1,6 +1,7 @@
 """The search as a Python function."""
 import json
 import os
+import re
 
 import pytest
 from helpers import toy_config
@@ -150,6 +151,17 @@ def test_the_metric_is_of_the_precision_of_the_latency_or_another_is_said(
     text = 'latencies are of bf16, eager; toy/output was evaluated in fp32, eager'
     assert (text in capsys.readouterr().out) == said
     assert f'evaluated in {evaluated or dtype}' in result.configs['winner'].read_text()
+
+
+def test_where_the_time_of_a_search_went_is_said(toy, tmp_path, capsys):
+    result = search(*toy, '500%', work_dir=tmp_path / 's', **FEW)
+    spent = result.spent
+    assert min(spent['evaluation'], spent['latency']) > 0
+    assert spent['evaluation'] + spent['latency'] < spent['all']
+    show_search(result)
+    shares = re.search(r'the candidates took \d+ s: evaluation ([\d.]+)%, latency ([\d.]+)%, '
+                       r'the rest ([\d.]+)%', capsys.readouterr().out).groups()
+    assert sum(map(float, shares)) == pytest.approx(100, abs=.2)
 
 
 def test_a_precision_that_is_none_is_refused(toy, tmp_path):
