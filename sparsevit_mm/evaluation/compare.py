@@ -6,8 +6,10 @@ from typing import Dict, List, Sequence
 from mmengine.config import Config
 
 from ..config.reading import without_adaptation
+from ..config.resolution import at_scale
 from ..cost.latency import Latency, LatencySetting, Meter
 from ..cost.macs import backbone_macs
+from ..operating_point import image_scale
 from ..sparsity import SparsityConfig
 from .bootstrap import RESAMPLES
 from .evaluator import Evaluator, make_meter
@@ -53,7 +55,8 @@ class Comparison:
         checkpoint: Checkpoint file of the whole model.
         setting: In which latency is measured, of the backbone or of the whole model on test images.
         rounds: How often each configuration is run.
-        knobs: Names of the knobs that configurations may set, the image scale aside.
+        knobs: Names of the knobs of the model that configurations may set.
+        scales: Image scales that they may set, where the latency is of the model.
 
     Attributes:
         meter: Measures in the setting.
@@ -64,17 +67,19 @@ class Comparison:
     """
 
     def __init__(self, cfg: Config, checkpoint: str, setting: LatencySetting, rounds: int = 7,
-                 knobs: Sequence[str] = ()):
+                 knobs: Sequence[str] = (), scales: Sequence[float] = ()):
         cfg = deepcopy(cfg)
         cfg.custom_hooks = without_adaptation(cfg.get('custom_hooks'))
         cfg.val_dataloader, cfg.val_evaluator = cfg.test_dataloader, cfg.test_evaluator
+        self._cfg = cfg
         self._evaluator = Evaluator(cfg, checkpoint, knobs=knobs)
         objective = default_metric(cfg)
         self._resample = self._evaluator.main.resampler(objective)
         if self._resample is None:
             raise ValueError(f'{type(self._evaluator.metric).__name__} has no resamples of '
                              f'{objective}')
-        self.meter = make_meter(self._evaluator, self._evaluator.main, setting, rounds)
+        self.meter = make_meter(self._evaluator, self._evaluator.main, setting, rounds,
+                                scales)
 
     def run(self, configs: Dict[str, SparsityConfig],
             resamples: int = RESAMPLES) -> List[Compared]:
@@ -88,8 +93,9 @@ class Comparison:
         for (name, config), latency in zip(configs.items(),
                                            self.meter.measure(list(configs.values()))):
             metrics = self._evaluator.evaluate(config)
-            macs = backbone_macs(self._evaluator.backbone, setting.shape, setting.batch_size,
-                                 config)
+            scale = image_scale(config)
+            shape = setting.shape if scale == 1 else at_scale(self._cfg, scale)[1]
+            macs = backbone_macs(self._evaluator.backbone, shape, setting.batch_size, config)
             compared.append(Compared(name, config, metrics, latency, macs,
                                      self._resample(resamples)))
         return compared
