@@ -29,7 +29,7 @@ CONFIG = CONFIGS / 'mask_rcnn_sparsevit-narrow_mini_coco.py'
 PROPOSALS = 'model.test_cfg.rpn.max_per_img'
 SPACES = {'windows': [], 'windows and proposals': [f'{PROPOSALS}=32,16,8'],
           'windows and image size': ['image_scale=1,.834,.667']}  # 192, 160 and 128 pixels
-POINTS = ['85%', '75%', '65%']
+POINTS = ['90%', '85%', '80%']
 
 
 def parse_args() -> argparse.Namespace:

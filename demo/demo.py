@@ -56,7 +56,7 @@ TASKS = {
     'detection': Task('data/mini_coco', 'generate_mini_coco', 'mask_rcnn_swin-narrow_mini_coco.py',
                       'mask_rcnn_sparsevit-narrow_mini_coco.py', 'work_dirs/demo',
                       {'box AP': 'coco/bbox_mAP', 'mask AP': 'coco/segm_mAP'}, 3, 40,
-                      knobs=['model.test_cfg.rpn.max_per_img=32,16,8']),
+                      limit='85%', knobs=['model.test_cfg.rpn.max_per_img=32,16,8']),
     'segmentation': Task('data/mini_cityscapes', 'generate_mini_cityscapes',
                          'upernet_swin-narrow_mini_cityscapes.py',
                          'upernet_sparsevit-narrow_mini_cityscapes.py', 'work_dirs/demo_seg',
