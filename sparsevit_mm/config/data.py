@@ -48,6 +48,8 @@ def input_shape(cfg: Config):
             if step.get('keep_ratio'):  # the larger side of `scale` then bounds the longer side
                 width, height = max(scale), min(scale)
             return height, width
+        if step_name(step) == 'CenterCrop':  # of classifiers, after ResizeEdge
+            return to_2tuple(step['crop_size'])[::-1]
         if step_name(step) == 'ImageAugmentation':
             return tuple(step['size'])
     raise ValueError('the test pipeline has no Resize of fixed scale: give --shape H W')

@@ -8,7 +8,7 @@ from typing import Callable, Optional, Sequence
 
 import numpy as np
 
-from .capture import AreaRecord, EvaluationRecord
+from .capture import AreaRecord, EvaluationRecord, HitRecord
 from .coco_resampler import read_matches
 from .intervals import Resampled
 from .nuscenes_resampler import read_frames
@@ -76,15 +76,16 @@ def make_resampler(metric, objective: str,
     such thing for this metric and objective.
 
     There is for box and mask AP of CocoMetric and for NDS and mAP of NuScenesMetric, in [0, 1],
-    and for mIoU of IoUMetric, in [0, 100].
+    for mIoU of IoUMetric and for top-1 and top-5 accuracy of mmpretrain's Accuracy (with one
+    threshold), in [0, 100].
 
     Args:
         metric: The metric of a runner's evaluator; it is watched from now on. Where several
             processes evaluate, that of the main process alone has the images.
         objective: Key of a figure that the evaluator gives, like 'coco/bbox_mAP'.
         paths: () -> files of the images in the order of evaluation, whose names tell sequences:
-            :attr:`~.evaluator.Evaluation.image_paths`. IoUMetric alone does not know them itself;
-            without them each of its images is drawn by itself.
+            :attr:`~.evaluator.Evaluation.image_paths`. IoUMetric does not know them itself;
+            without them each of its images is drawn by itself, as those of Accuracy always are.
     """
     name, prefix = type(metric).__name__, metric.prefix
     for (kind, key), make in _OBJECTIVES.items():
@@ -112,6 +113,22 @@ def _mean_iou(metric, paths) -> Resampler:
     return Resampler(lambda: _Areas(record.areas[:2], metric.nan_to_num, paths), _Areas.mean_iou)
 
 
+def _top(k: int, metric, _) -> Optional[Resampler]:
+    if len(metric.thrs) > 1:
+        return None
+    record = HitRecord(metric, k)
+    return Resampler(lambda: _Hits(record.hits), lambda hits, weights:
+                     100 * float(weights @ hits.hits) / float(weights.sum()))
+
+
+class _Hits:
+    """(images,) bool; frames of no sequence."""
+    sequence, frames = 'sequence', None
+
+    def __init__(self, hits: np.ndarray):
+        self.hits, self.num_images = hits, len(hits)
+
+
 class _Areas:
     """Intersection and union, (2, images, classes); the IoU of a class that has neither, None to
     leave it out; files of the images."""
@@ -135,6 +152,8 @@ _OBJECTIVES = {
     ('CocoMetric', 'bbox_mAP'): partial(_average_precision, 'bbox'),
     ('CocoMetric', 'segm_mAP'): partial(_average_precision, 'segm'),
     ('IoUMetric', 'mIoU'): _mean_iou,
+    ('Accuracy', 'top1'): partial(_top, 1),
+    ('Accuracy', 'top5'): partial(_top, 5),
     ('NuScenesMetric', 'pred_instances_3d_NuScenes/NDS'): partial(_nuscenes, 'nd_score'),
     ('NuScenesMetric', 'pred_instances_3d_NuScenes/mAP'): partial(_nuscenes, 'mean_ap'),
 }

@@ -91,3 +91,32 @@ class AreaRecord:
             return compute(results)
 
         metric.compute_metrics = keep_areas
+
+
+class HitRecord:
+    """Hits of mmpretrain's Accuracy, of one threshold or none.
+
+    Args:
+        metric: The metric.
+        k: Of the classes with the highest scores, among which the right one counts as a hit.
+
+    Attributes:
+        hits: (images,) bool.
+    """
+
+    def __init__(self, metric, k: int):
+        compute, (threshold, ) = metric.compute_metrics, metric.thrs
+
+        def keep_hits(results):
+            truth = torch.cat([result['gt_label'] for result in results])[:, None]
+            if 'pred_score' in results[0]:
+                scores, labels = torch.stack([r['pred_score'] for r in results]).topk(k)
+                right = labels == truth
+                if threshold is not None:
+                    right &= scores > threshold
+            else:
+                right = torch.cat([result['pred_label'] for result in results])[:, None] == truth
+            self.hits = right.any(1).numpy()
+            return compute(results)
+
+        metric.compute_metrics = keep_hits

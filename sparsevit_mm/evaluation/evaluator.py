@@ -298,9 +298,11 @@ def _quiet() -> redirect_stdout:
 
 
 def _leave_training(cfg: Config) -> None:
-    """Takes out the hooks that judge a training by its validations: they would save the best of
-    the candidates as checkpoints, and build the training's data for it."""
-    cfg.default_hooks = dict(cfg.get('default_hooks') or {}, checkpoint=None)
+    """Takes out the hooks that judge or show a training by its validations: they would save the
+    best of the candidates as checkpoints, draw their images, and build the training's data."""
+    hooks = dict(cfg.get('default_hooks') or {}, checkpoint=None)
+    hooks.pop('visualization', None)
+    cfg.default_hooks = hooks
     cfg.custom_hooks = [hook for hook in cfg.get('custom_hooks') or []
                         if not any(is_type(hook, name) for name in _OF_TRAINING)]
 

@@ -18,6 +18,7 @@ _METRICS = {
     'IoUMetric': 'mIoU',
     'CityscapesMetric': 'averageScoreCategories',  # IoU by category: of classes it gives none
     'NuScenesMetric': 'NuScenes metric/pred_instances_3d_NuScenes/NDS',
+    'Accuracy': 'accuracy/top1',
 }
 _NEVER_NEGATIVE = re.compile(r'AP|AR@')
 
@@ -86,8 +87,9 @@ def check_key(metrics: Sequence[BaseMetric], key: str,
 
 
 def known_keys(metric: BaseMetric) -> Optional[List[str]]:
-    """The keys of mmdet's CocoMetric, mmseg's IoUMetric and CityscapesMetric, and mmdet3d's
-    NuScenesMetric, without prefix; None of other metrics, and where options add further keys."""
+    """The keys of mmdet's CocoMetric, mmseg's IoUMetric and CityscapesMetric, mmdet3d's
+    NuScenesMetric and mmpretrain's Accuracy, without prefix; None of other metrics, and where
+    options add further keys."""
     make = _KEYS.get(type(metric).__name__)
     return make(metric) if make else None
 
@@ -118,6 +120,10 @@ def _nuscenes(metric: BaseMetric) -> Optional[List[str]]:
     return [f'pred_instances_3d_NuScenes/{name}' for name in (*means, *of_class)]
 
 
+def _accuracy(metric: BaseMetric) -> Optional[List[str]]:
+    return [f'top{k}' for k in metric.topk] if len(metric.thrs) == 1 else None
+
+
 _KEYS: Dict[str, Callable[[BaseMetric], Optional[List[str]]]] = {
     'CocoMetric': _coco, 'IoUMetric': _iou, 'CityscapesMetric': _cityscapes,
-    'NuScenesMetric': _nuscenes}
+    'NuScenesMetric': _nuscenes, 'Accuracy': _accuracy}

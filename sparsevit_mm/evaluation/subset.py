@@ -125,4 +125,4 @@ def _shows_objects(frame: Dict) -> bool:
 
 
 _TRANSFORMS = {'CocoMetric': _coco, 'IoUMetric': _as_shown, 'CityscapesMetric': _as_shown,
-               'NuScenesMetric': _nuscenes}
+               'NuScenesMetric': _nuscenes, 'Accuracy': _as_shown}
