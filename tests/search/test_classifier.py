@@ -16,6 +16,7 @@ from sparsevit_mm.cost.latency import LatencySetting
 from sparsevit_mm.evaluation import bootstrap
 from sparsevit_mm.evaluation.bootstrap import make_resampler
 from sparsevit_mm.evaluation.metrics import default_metric, known_keys
+from sparsevit_mm.evaluation.scores.check import check_selection
 from sparsevit_mm.search import search
 
 pytest.importorskip('mmpretrain')
@@ -118,3 +119,13 @@ def test_a_classifier_is_searched(classifier, tmp_path):
         round(summary.dense_metric * IMAGES / 100), abs=1e-3)
     assert load_config(str(result.configs['winner'])).model.backbone.sparsity == (
         result.winner.candidate.config.to_list())
+
+
+def test_scores_of_a_classifier_are_judged(classifier, tmp_path):
+    path, checkpoint = classifier
+    cfg = load_config(str(path))
+    cfg.work_dir = str(tmp_path)
+    checked = check_selection(cfg, checkpoint, [.5], num_samples=12)
+    assert {'class_attention', 'variation', 'random'} <= {row.name for row in checked.comparison.rows}
+    assert checked.comparison.metric == 'accuracy/top1' and checked.choice in checked.sentence
+    assert checked.labelled == '12 images of val'

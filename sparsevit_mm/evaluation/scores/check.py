@@ -155,12 +155,13 @@ def _first_line(error: Exception) -> str:
 
 def _annotated(loader: ConfigDict) -> Optional[ConfigDict]:
     """The loader with labels loaded right after the image, so that they are resized with it, as
-    pipelines of tests often do not; None where its pipeline loads none."""
+    pipelines of tests often do not; None where its pipeline loads none. mmpretrain's
+    PackInputs takes those of classifiers from the data set."""
     loader = deepcopy(loader)
     steps = list(loader.dataset.get('pipeline', ()))
     labels = [step for step in steps if is_annotation_loader(step)]
     if not labels:
-        return None
+        return loader if 'PackInputs' in map(step_name, steps) else None
     others = [step for step in steps if not is_annotation_loader(step)]
     first = max((i + 1 for i, step in enumerate(others) if step_name(step).startswith('Load')),
                 default=0)
