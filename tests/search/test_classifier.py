@@ -126,6 +126,7 @@ def test_scores_of_a_classifier_are_judged(classifier, tmp_path):
     cfg = load_config(str(path))
     cfg.work_dir = str(tmp_path)
     checked = check_selection(cfg, checkpoint, [.5], num_samples=12)
-    assert {'class_attention', 'variation', 'random'} <= {row.name for row in checked.comparison.rows}
+    names = {row.name for row in checked.comparison.rows}
+    assert {'class_attention', 'variation', 'random'} <= names
     assert checked.comparison.metric == 'accuracy/top1' and checked.choice in checked.sentence
     assert checked.labelled == '12 images of val'
