@@ -82,7 +82,8 @@ class OperatingPoint(SparsityConfig):
 
     @property
     def label(self) -> str:
-        return ', '.join([super().label, *(f'{name.rpartition(".")[2]} {value}'
+        names = short_names([name for name, _ in self.knobs])
+        return ', '.join([super().label, *(f'{names[name]} {value}'
                                            for name, value in self.knobs)])
 
     def __str__(self) -> str:
@@ -96,6 +97,17 @@ def operating_point(sparsity: SparsityConfig,
     knobs = dict(knobs)
     sparsity = SparsityConfig(sparsity, sparsity.depths)
     return OperatingPoint(sparsity, knobs) if knobs else sparsity
+
+
+def short_names(names: Sequence[str]) -> Dict[str, str]:
+    """The ends of dotted names, as long as it takes to tell them apart."""
+    short = {}
+    for name in names:
+        parts = name.split('.')
+        ends = ['.'.join(parts[-count:]) for count in range(1, len(parts) + 1)]
+        short[name] = next((end for end in ends if not any(
+            other != name and f'.{other}'.endswith(f'.{end}') for other in names)), name)
+    return short
 
 
 def image_scale(point: SparsityConfig) -> float:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from sparsevit_mm.operating_point import (Knob, OperatingPoint, PointSpace, operating_point,
-                                          point_from_json, point_to_json)
+                                          point_from_json, point_to_json, short_names)
 from sparsevit_mm.search.propose.genes import Genes
 from sparsevit_mm.search.propose.sampler import from_params, to_params
 from sparsevit_mm.sparsity import SparsityConfig, SparsitySpace
@@ -63,6 +63,12 @@ def test_a_knob_is_parsed(text, values):
 def test_what_is_no_knob_is_refused(text, message):
     with pytest.raises(ValueError, match=message):
         Knob.parse(text)
+
+
+def test_names_are_as_long_as_it_takes_to_tell_them_apart():
+    assert short_names(['a.b.x', 'a.c.x', 'a.y', 'x.z']) == {
+        'a.b.x': 'b.x', 'a.c.x': 'c.x', 'a.y': 'y', 'x.z': 'z'}
+    assert short_names(['x', 'a.x']) == {'x': 'x', 'a.x': 'a.x'}
 
 
 def test_the_space_has_a_gene_for_each_knob():

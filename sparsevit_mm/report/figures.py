@@ -1,5 +1,5 @@
 """The figures of a search's report."""
-from typing import Dict, List, Sequence
+from typing import Dict, List, Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -89,21 +89,21 @@ def draw_ratios(record: SearchRecord, labels: Sequence[str]) -> Figure:
     return figure
 
 
-def draw_importances(shares: Sequence[Sequence[float]]) -> Figure:
-    """A bar for each stage, parted into its pairs.
+def draw_importances(shares: Mapping[str, Sequence[float]]) -> Figure:
+    """A bar for each stage, parted into its pairs, and for each knob.
 
     Args:
         shares: From :func:`~.statistics.importances`.
     """
     figure, (axes, ) = _figure(.9 + .36 * len(shares))
-    for stage, pairs in enumerate(shares):
+    for stage, pairs in enumerate(shares.values()):
         lefts = np.cumsum([0, *pairs[:-1]])
         axes.barh([stage] * len(pairs), pairs, .62, lefts, color=BLUE, edgecolor=PAPER,
                   linewidth=1.2)
         axes.text(sum(pairs) + .01, stage, f'{sum(pairs):.0%}', va='center')
-    axes.set_yticks(range(len(shares)), [f'stage {i}' for i in range(len(shares))])
+    axes.set_yticks(range(len(shares)), list(shares))
     axes.set_ylim(len(shares) - .5, -.5)
-    axes.set_xlim(0, max(map(sum, shares)) * 1.12)
+    axes.set_xlim(0, max(map(sum, shares.values())) * 1.12)
     axes.xaxis.set_major_formatter(PercentFormatter(1, 0))
     axes.set_xlabel('share of the importance')
     axes.grid(axis='y', visible=False)

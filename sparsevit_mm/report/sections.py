@@ -24,7 +24,7 @@ STATES = {EVALUATED: 'evaluated', REJECTED: 'evaluated, but outside the limits w
 
 
 def importance_section(record: SearchRecord, folder: Path) -> Section:
-    title, parts = 'Which stages matter', []
+    title, parts = 'What matters', []
     try:
         shares = importances(record.summary.evaluated)
     except (ValueError, ImportError) as error:
@@ -32,15 +32,15 @@ def importance_section(record: SearchRecord, folder: Path) -> Section:
             f'Not shown: {str(error).splitlines()[0]}.', 'note')])
     parts = [
         figure('importances', lambda: draw_importances(shares),
-               'Importance of each stage',
-               'Which ratios tell good candidates from bad ones: the longer a bar, the more of the '
+               'Importance of each stage and knob',
+               'What tells good candidates from bad ones: the longer a bar, the more of the '
                'metric\'s differences among the evaluated candidates go with the ratios of that '
-               'stage. Each part is one pair of blocks. Within latency limits stages trade off '
-               'against each other, so this is no cause and effect.', folder),
+               'stage, or with that knob. Each part is one pair of blocks. Within latency limits '
+               'stages trade off against each other, so this is no cause and effect.', folder),
         details('By pair', table(
             ['pair', 'importance'],
-            [[f'stage {stage}, pair {pair}', f'{share:.1%}']
-             for stage, pairs in enumerate(shares) for pair, share in enumerate(pairs)],
+            [[f'{name}, pair {pair}', f'{share:.1%}'] for name, pairs in shares.items()
+             if name.startswith('stage ') for pair, share in enumerate(pairs)],
             left=['pair']))]
     return Section('importances', title, parts)
 

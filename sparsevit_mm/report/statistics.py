@@ -1,12 +1,13 @@
 """Figures of a search that need computing: importances and progress."""
-from typing import List, Sequence, Tuple
+from typing import Dict, List, Sequence, Tuple
 
 import numpy as np
 import optuna
-from optuna.distributions import FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.importance import MeanDecreaseImpurityImportanceEvaluator, get_param_importances
 
 from ..evaluation.intervals import difference, interval
+from ..operating_point import short_names
 from ..search.candidates import Candidate
 from ..search.summary import Finalist, Summary
 
@@ -15,8 +16,9 @@ FEWEST = 20  # evaluations, for importances that say something
 Point = Tuple[float, float]
 
 
-def importances(candidates: Sequence[Candidate]) -> List[List[float]]:
-    """How much of the metric's variation among candidates goes with the ratio of each pair.
+def importances(candidates: Sequence[Candidate]) -> Dict[str, List[float]]:
+    """How much of the metric's variation among candidates goes with the ratio of each pair, and
+    with each knob.
 
     Optuna's mean decrease in impurity (of a random forest, scikit-learn's): what it gives the
     pairs of a stage may be added up. Optuna's default, PED-ANOVA, looks at each pair alone; a
@@ -26,7 +28,8 @@ def importances(candidates: Sequence[Candidate]) -> List[List[float]]:
         candidates: Those with a metric are used.
 
     Returns:
-        For each stage one share per (plain, shifted) pair; all of them add up to 1.
+        'stage N' -> one share per (plain, shifted) pair, and the end of a knob's name -> its share;
+        all of them add up to 1.
 
     Raises:
         ValueError: Fewer than 20 were evaluated, or all have the same metric.
@@ -39,15 +42,26 @@ def importances(candidates: Sequence[Candidate]) -> List[List[float]]:
     if len({c.metric for c in candidates}) == 1:
         raise ValueError('all evaluated candidates have the same metric')
     study = optuna.create_study(direction='maximize', storage=None)
+    values: Dict[str, List] = {}
+    for name, value in (knob for c in candidates for knob in c.config.knobs):
+        if value not in values.setdefault(name, []):
+            values[name].append(value)
     for candidate in candidates:
-        params = {f'{stage} {pair}': ratio for stage, ratios in enumerate(candidate.config.ratios)
+        params = {f'stage {stage}, {pair}': ratio
+                  for stage, ratios in enumerate(candidate.config.ratios)
                   for pair, ratio in enumerate(ratios[::2])}
-        study.add_trial(optuna.trial.create_trial(
-            params=params, distributions=dict.fromkeys(params, FloatDistribution(0., 1.)),
-            value=candidate.metric))
-    shares = get_param_importances(study, evaluator=MeanDecreaseImpurityImportanceEvaluator(seed=0))
-    return [[shares.get(f'{stage} {pair}', 0.) for pair in range(len(ratios[::2]))]
-            for stage, ratios in enumerate(candidates[0].config.ratios)]
+        space = dict.fromkeys(params, FloatDistribution(0., 1.))
+        for name, value in candidate.config.knobs:
+            params[name], space[name] = value, CategoricalDistribution(values[name])
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=space,
+                                                  value=candidate.metric))
+    given = get_param_importances(study, evaluator=MeanDecreaseImpurityImportanceEvaluator(seed=0))
+    shares: Dict[str, List[float]] = {}
+    short = short_names(list(values))
+    for name in params:
+        shares.setdefault(short.get(name) or name.rpartition(', ')[0], []).append(
+            given.get(name, 0.))
+    return shares
 
 
 def front_area(points: Sequence[Point], corner: Point) -> float:

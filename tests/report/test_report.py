@@ -10,6 +10,7 @@ from fake_search import DENSE, METRIC, SPACE, FakeSearch, metric_of
 
 from sparsevit_mm import SparsityConfig
 from sparsevit_mm.cost.table import LatencyTable
+from sparsevit_mm.operating_point import operating_point
 from sparsevit_mm.report.report import write_report
 from sparsevit_mm.report.sections import check_section, windows_section
 from sparsevit_mm.report.source import read_search
@@ -183,10 +184,22 @@ def candidates(number, depths=SPACE.depths, metric=metric_of):
 
 def test_importance_follows_the_metric_and_not_the_number_of_pairs():
     shares = importances(candidates(80, depths=(2, 2, 18, 2)))
-    assert [len(pairs) for pairs in shares] == [1, 1, 9, 1]
-    stages = [sum(pairs) for pairs in shares]
+    assert {name: len(pairs) for name, pairs in shares.items()} == {
+        'stage 0': 1, 'stage 1': 1, 'stage 2': 9, 'stage 3': 1}
+    stages = [sum(pairs) for pairs in shares.values()]
     assert sum(stages) == pytest.approx(1)
     assert stages[0] > .6 and max(stages[1:]) < .3
+
+
+def test_importance_of_knobs_stands_beside_that_of_the_stages():
+    rng = np.random.default_rng(0)
+    names = 'model.test_cfg.rpn.max_per_img', 'model.test_cfg.rcnn.max_per_img'
+    points = [operating_point(SPACE.sample(rng), dict(zip(names, rng.choice([10, 20, 40], 2))))
+              for _ in range(60)]
+    shares = importances([Candidate(i, p, EVALUATED, metric=float(dict(p.knobs)[names[0]]))
+                          for i, p in enumerate(points)])
+    assert [*shares][-2:] == ['rcnn.max_per_img', 'rpn.max_per_img']
+    assert shares['rpn.max_per_img'][0] > .8
 
 
 def test_importance_of_too_few_or_equal_candidates_is_refused():
