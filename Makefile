@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install demo demo-seg demo-vit demo-3d test test-all lint clean
+.PHONY: install demo demo-seg demo-vit demo-3d test test-all test-torch lint clean
 
 install: $(READY)
 
@@ -37,6 +37,14 @@ test: $(READY)
 
 test-all: $(READY)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile tests
+
+# Backbones, cost and weights with another torch, without any toolkit: make test-torch TORCH=2.1.2
+TORCH ?= 2.1.2
+test-torch:
+	$(PYTHON) -m venv $(VENV)-torch-$(TORCH)
+	$(VENV)-torch-$(TORCH)/bin/pip install -q torch==$(TORCH) -r requirements/torch_only.txt
+	PYTHONPATH=.:tests $(VENV)-torch-$(TORCH)/bin/python -m pytest -q -n 2 -p torch_only \
+	  -m "not slow" tests/models tests/cost tests/weights
 
 lint: $(READY)
 	$(BIN)/ruff check .

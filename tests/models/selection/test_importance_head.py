@@ -218,7 +218,8 @@ def test_gradients_are_those_of_the_formula(randomise, with_cp, selection, batch
     assert stage.importance.weight.grad.abs().max() > 1e-3
     assert len(grads[0]) == len(grads[1])
     for got, expected in zip(*grads):
-        torch.testing.assert_close(got, expected, atol=2e-4, rtol=2e-4)
+        largest = float(expected.abs().max())  # up to 5000, of the head
+        torch.testing.assert_close(got, expected, atol=max(2e-6, 2e-6 * largest), rtol=2e-4)
 
 
 def test_heads_get_no_gradient_in_eval(make_swin):

@@ -245,6 +245,6 @@ def test_windows_are_ranked_in_fp32(make_stage, selections, dtype):
     x = torch.ones(1, 4, 8, 8)
     x[:, :, 4:, 0] += 2**-7
     stage = make_stage(1).to(dtype)
-    stage(x.flatten(1, 2).to(dtype), (4, 8), [.5])
+    stage(x.flatten(1, 2).to(dtype), (4, 8), [.5], Selection('magnitude'))
     assert selections[0][1].tolist() == [[1]]
     assert x.to(dtype).mean(-1)[0, 0].unique().numel() == (1 if dtype == torch.bfloat16 else 2)

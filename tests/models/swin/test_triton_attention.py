@@ -13,7 +13,7 @@ from sparsevit_mm.models.swin.attention import WindowMSA
 from sparsevit_mm.models.swin.kernels import triton_attention
 from sparsevit_mm.models.windows import partition
 
-pytest.importorskip('triton')
+pytest.importorskip('triton', minversion='3')
 
 CPU, CUDA = torch.device('cpu'), torch.device('cuda')
 HALVES = [torch.float16, torch.bfloat16]
