@@ -116,6 +116,7 @@ def test_the_figure_is_drawn(tmp_path):
     assert (tmp_path / 'latency.png').stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_mmseg_stands_in_for_mmdet_without_compiled_operators():
     code = WITHOUT_OPERATORS.format(folder=str(ROOT / 'benchmarks'))
     done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True,

@@ -12,6 +12,7 @@ from sparsevit_mm.models.selection.importance import TOKEN_SCORES  # noqa: E402
 from sparsevit_mm.models.selection.ranking import Selection  # noqa: E402
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', benchmark.TASKS)
 def test_every_selection_is_one_and_is_timed_with_its_metadata(name, monkeypatch):
     task = benchmark.TASKS[name]

@@ -140,9 +140,9 @@ def test_program_equals_pytorch(sparse, tmp_path, shape, dynamic_batch):
 
 @pytest.mark.parametrize('selection, how', [
     (dict(scope='group', group_size=3), dict(dynamic_batch=True)),
-    (dict(scope='group', group_size=2), dict(batch_size=4)),
-    (dict(scope='group'), dict(batch_size=2))])
-@pytest.mark.parametrize('shape', [PADDED, WHOLE])
+    pytest.param(dict(scope='group', group_size=2), dict(batch_size=4), marks=pytest.mark.slow),
+    pytest.param(dict(scope='group'), dict(batch_size=2), marks=pytest.mark.slow)])
+@pytest.mark.parametrize('shape', [PADDED, pytest.param(WHOLE, marks=pytest.mark.slow)])
 def test_images_of_a_file_share_a_budget(randomise, tmp_path, selection, how, shape):
     model = randomise(backbone(sparsity=.5, **selection, **ONE_STAGE)).eval()
     export_onnx(model, tmp_path / 'm.onnx', shape, **how)
@@ -151,7 +151,8 @@ def test_images_of_a_file_share_a_budget(randomise, tmp_path, selection, how, sh
     assert check_program(tmp_path / 'm.pt2', model) < 1e-4
 
 
-@pytest.mark.parametrize('importance', ['variation', 'distinct', 'learned'])
+@pytest.mark.parametrize('importance', [
+    *(pytest.param(name, marks=pytest.mark.slow) for name in ('variation', 'distinct')), 'learned'])
 @pytest.mark.parametrize('shape, how', [
     pytest.param(PADDED, dict(dynamic_batch=True), marks=pytest.mark.slow), (WHOLE, {})])
 def test_scores_of_the_map_are_in_the_graph(randomise, tmp_path, importance, shape, how):

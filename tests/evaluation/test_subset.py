@@ -161,7 +161,9 @@ def iou_score(cfg):
     return paths, metric.evaluate(len(dataset))
 
 
-@pytest.mark.parametrize('given_indices', [None, 10, [1, 3, 5, 7, 9, 11]])
+@pytest.mark.parametrize('given_indices', [
+    pytest.param(None, marks=pytest.mark.slow), pytest.param(10, marks=pytest.mark.slow),
+    [1, 3, 5, 7, 9, 11]])
 def test_iou_subset_scores_as_a_list_that_holds_only_those_images(
         streets, tmp_path, given_indices):
     cfg = deepcopy(streets)

@@ -13,7 +13,8 @@ from sparsevit_mm.config.building import build_runner
 
 
 @pytest.mark.parametrize('changes', [dict(backbone=VIT), dict(backbone=SWIN), BY_EPOCH, dict(
-    optim_wrapper=OPTIMIZERS['accumulated']), dict(custom_hooks=[HOOK, EMA])],
+    optim_wrapper=OPTIMIZERS['accumulated']),
+    pytest.param(dict(custom_hooks=[HOOK, EMA]), marks=pytest.mark.slow)],
     ids=['vit', 'swin', 'epochs', 'accumulated', 'averaged'])
 def test_a_training_resumed_from_any_checkpoint_equals_the_unbroken_one_bit_by_bit(
         tmp_path, changes):

@@ -65,6 +65,7 @@ def test_a_detector_gets_metrics_shares_and_correlations(tiny, tmp_path, recwarn
     assert again == report
 
 
+@pytest.mark.slow
 def test_a_segmentor_at_another_sparsity_on_some_images(tiny_seg, tmp_path):
     report, outcome = check(tiny_seg, tmp_path / 'w', '--sparsity', .6, '--num-samples', 4)
     check_laws(report, outcome, 1)
@@ -91,6 +92,7 @@ def with_heads(trained, folder):
     return trained._replace(checkpoint=folder / 'heads.pth')
 
 
+@pytest.mark.slow
 def test_the_learned_score_takes_part_where_there_are_heads(tiny_seg, tmp_path):
     report, _ = check(with_heads(tiny_seg, tmp_path), tmp_path / 'w', '--num-samples', 2)
     rows = {row['name']: row for row in report['comparison']['rows']}

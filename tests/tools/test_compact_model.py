@@ -80,6 +80,7 @@ def test_the_config_has_no_hook_left_and_trains_on_from_the_checkpoint(compacted
     assert len(set(spy.draws.values())) > 2
 
 
+@pytest.mark.slow
 def test_it_is_exported(compacted, tmp_path):
     pytest.importorskip('onnx'), pytest.importorskip('onnxscript')
     pytest.importorskip('onnxruntime')

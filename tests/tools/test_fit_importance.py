@@ -46,7 +46,8 @@ def altered(trained, path, change):
     return path
 
 
-@pytest.mark.parametrize('name', ['tiny', 'tiny_seg'])
+@pytest.mark.parametrize('name', [
+    'tiny', pytest.param('tiny_seg', marks=pytest.mark.slow)])
 def test_written_checkpoint_has_heads_beside_the_old_content_and_prunes_by_them(
         name, request, tmp_path):
     trained = request.getfixturevalue(name)
@@ -76,6 +77,7 @@ def test_written_checkpoint_has_heads_beside_the_old_content_and_prunes_by_them(
                  tmp_path / 'test', **learned)
 
 
+@pytest.mark.slow
 def test_same_images_give_the_same_heads_and_others_do_not(tiny, tmp_path):
     out, output = fitted(tiny, tmp_path, '--num-images', 100)
     assert 'train holds 8 images, fewer than 100: all are taken' in output
@@ -88,6 +90,7 @@ def test_same_images_give_the_same_heads_and_others_do_not(tiny, tmp_path):
     assert_differ(heads_of(out), first)
 
 
+@pytest.mark.slow
 def test_updates_need_no_ground_truth(tiny, tmp_path):
     by_gradient = heads_of(fitted(tiny, tmp_path / 'gradient')[0])
     by_update = heads_of(fitted(tiny, tmp_path / 'update', '--targets', 'update')[0])
@@ -102,6 +105,7 @@ def test_updates_need_no_ground_truth(tiny, tmp_path):
     assert not (tmp_path / 'none').exists()
 
 
+@pytest.mark.slow
 def test_without_annotations_there_is_no_loss(tiny, tmp_path):
     config = tmp_path / 'bare.py'
     config.write_text(f'''
@@ -130,6 +134,7 @@ def test_images_without_objects_are_refused(tiny, tmp_path):
             'train_dataloader__dataset__filter_cfg__filter_empty_gt': False})
 
 
+@pytest.mark.slow
 def test_a_dense_checkpoint_of_a_stock_config_gets_heads(tiny, tmp_path):
     config = tmp_path / 'dense.py'
     config.write_text(f'''
@@ -146,6 +151,7 @@ custom_hooks = []
     assert metrics_of(sparse, out, '--sparsity', .5, model__backbone__importance='learned')
 
 
+@pytest.mark.slow
 def test_half_precision_frozen_stages_and_keys_of_a_wrapped_model(tiny, tmp_path):
     half = altered(tiny, tmp_path / 'half.pth',
                    lambda key, value: value.half() if value.is_floating_point() else value)

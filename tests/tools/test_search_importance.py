@@ -37,6 +37,7 @@ def named(tiny, tmp_path_factory):
     return work_dir
 
 
+@pytest.mark.slow
 def test_the_score_named_is_searched_under_and_in_the_winner(named):
     assert importance_of(named) == 'variation'
     assert "# searched under importance='variation'" in (named / 'winner.py').read_text()
@@ -44,6 +45,7 @@ def test_the_score_named_is_searched_under_and_in_the_winner(named):
     check_winner(named)
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_under_its_score_and_no_other(named, tiny, tmp_path):
     work_dir = tmp_path / 'copy'
     shutil.copytree(named, work_dir)
@@ -89,6 +91,7 @@ def test_auto_compares_once_for_all_of_a_study(tiny, tmp_path, compared):
     assert importance_of(tmp_path) == 'l2'
 
 
+@pytest.mark.slow
 def test_auto_takes_at_most_100_images_of_a_search_on_all(tiny, tmp_path, compared, monkeypatch):
     monkeypatch.setattr(score_compare, 'SAMPLES', 3)
     few = [part for part in FEW if part not in ('--num-samples', 4)]
@@ -108,6 +111,7 @@ def test_a_score_that_there_is_none_of_is_refused_at_once(tiny, tmp_path):
     assert not list(tmp_path.glob('winner*'))
 
 
+@pytest.mark.slow
 def test_without_the_option_the_config_s_own_is_searched_under(tiny, tmp_path):
     assert search(tiny, tmp_path, *SEARCH, model__backbone__importance='distinct').code == 0
     assert optuna_study(tmp_path).user_attrs['importance'] == dict(name='distinct')

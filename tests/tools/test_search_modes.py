@@ -137,6 +137,7 @@ def test_a_point_below_the_reachable_latencies_is_named(tiny, tmp_path):
     assert '--points 0.001ms' in message and 'nothing is so fast' in message
 
 
+@pytest.mark.slow
 def test_finalists_are_judged_in_other_scopes_too(tiny, tmp_path):
     with steady_latencies():
         outcome = search(tiny, tmp_path, '--max-latency', '500%', '--trials', 6, '--finalists', 2,
@@ -154,6 +155,7 @@ def test_finalists_are_judged_in_other_scopes_too(tiny, tmp_path):
         assert {'full', 'full, scope group', 'ratio', 'ratio, scope group'} <= set(figures)
 
 
+@pytest.mark.slow
 def test_a_scope_that_the_model_can_not_select_by_is_refused_at_once(tiny, tmp_path):
     message = refused('search_sparsity', tiny.config, tiny.checkpoint, '--work-dir', tmp_path,
                       *FEW, '--max-latency', '500%', '--scopes', 'group')
@@ -167,6 +169,7 @@ def test_a_scope_that_the_model_can_not_select_by_is_refused_at_once(tiny, tmp_p
     assert '--scopes compares for one winner' in message
 
 
+@pytest.mark.slow
 def test_calibration_of_a_stock_config_needs_no_sparse_backbone(tiny, tmp_path):
     """The config of a dense model: its Swin is swapped on the way."""
     stock = tmp_path / 'stock.py'

@@ -67,6 +67,7 @@ def test_test_split_is_the_default_and_samples_are_those_of_the_seed(tiny_seg):
     assert len({everything['mIoU'], some['mIoU'], validated['mIoU']}) == 3
 
 
+@pytest.mark.slow
 def test_search_maximises_mean_iou_and_test_of_the_winner_gives_its_figure(searched):
     winner = Config.fromfile(searched / 'winner.py')
     evaluated = [row for row in rows_of(searched) if row['state'] == 'evaluated']

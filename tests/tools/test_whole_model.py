@@ -122,6 +122,7 @@ def searched(tiny, tmp_path_factory):
     return work_dir, done.output
 
 
+@pytest.mark.slow
 def test_a_search_in_milliseconds_is_for_the_whole_model_and_sets_knobs(searched):
     work_dir, output = searched
     summary = summary_of(work_dir)
@@ -140,6 +141,7 @@ def test_a_search_in_milliseconds_is_for_the_whole_model_and_sets_knobs(searched
     assert PROPOSALS in header.split(',')
 
 
+@pytest.mark.slow
 def test_a_budget_at_run_time_sets_the_knobs_too(searched, detector):
     front = Front.load(searched[0] / 'front.json')
     assert front.setting['of'] == 'model' and all(p.config.knobs for p in front.points)
@@ -151,6 +153,7 @@ def test_a_budget_at_run_time_sets_the_knobs_too(searched, detector):
     KnobSetter(model, [PROPOSALS])(at(model__test_cfg__rpn__max_per_img=100))
 
 
+@pytest.mark.slow
 def test_the_report_of_a_search_with_knobs(searched):
     """It draws the winner's windows by the study's record: files that lie there are not run."""
     work_dir = searched[0]
@@ -190,23 +193,27 @@ def test_a_table_of_the_whole_model_serves_its_search_alone(tiny, tmp_path):
         table.require(model.backbone, LatencySetting((64, 64), num_threads=1))
 
 
+@pytest.mark.slow
 def test_a_segmentor_is_measured_whole(tiny_seg):
     done = run_tool('measure_latency', tiny_seg.config, '--latency-of', 'model', '--sparsity', .6,
                     '--rounds', 1, '--threads', 1)
     assert done.code == 0, done.error
 
 
+@pytest.mark.slow
 def test_bevdet_is_measured_whole(tiny_3d):
     done = run_tool('measure_latency', tiny_3d.config, '--latency-of', 'model', '--sparsity', .6,
                     '--rounds', 1, '--threads', 1)
     assert done.code == 0, done.error
 
 
+@pytest.mark.slow
 def test_knobs_stand_in_the_front_file(searched):
     record = json.loads((searched[0] / 'front.json').read_text())
     assert all(set(p['knobs']) == {PROPOSALS} for p in record['points'])
 
 
+@pytest.mark.slow
 def test_a_search_over_image_sizes(tiny, tmp_path):
     done = run_tool('search_sparsity', tiny.config, tiny.checkpoint, '--work-dir', tmp_path, *FEW,
                     '--max-latency', '9000ms', '--trials', 12, '--knob', 'image_scale=1,.5',

@@ -249,8 +249,10 @@ def test_macs_are_those_of_the_layers_that_run(make):
 
 
 @pytest.mark.parametrize('changes', [
-    dict(sparsity=PRUNED), dict(sparsity=PRUNED, importance='magnitude', fast='copy'),
-    dict(sparsity=[0, .5, .5], reselect='stage')])
+    dict(sparsity=PRUNED),
+    pytest.param(dict(sparsity=PRUNED, importance='magnitude', fast='copy'),
+                 marks=pytest.mark.slow),
+    pytest.param(dict(sparsity=[0, .5, .5], reselect='stage'), marks=pytest.mark.slow)])
 def test_the_exported_program_is_the_model(make, tmp_path, changes):
     from sparsevit_mm.deploy.check import check_program
     from sparsevit_mm.deploy.export import export_program
