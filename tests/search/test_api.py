@@ -105,8 +105,8 @@ def test_a_work_directory_behind_a_link(toy, tmp_path, monkeypatch):
     assert os.path.isfile(os.path.join('work_dirs/s1', winners['winner']))
 
 
-@pytest.mark.parametrize('name', [
-    'a?b', *(pytest.param(name, marks=pytest.mark.slow) for name in ('a%20b', 'a b', 'a#b', '{a}'))])
+@pytest.mark.parametrize('name', ['a?b', *(
+    pytest.param(name, marks=pytest.mark.slow) for name in ('a%20b', 'a b', 'a#b', '{a}'))])
 def test_a_work_directory_of_any_name_has_its_own_study(toy, tmp_path, name):
     for folder in ('a b', 'a'):  # what a pasted URL would lead to
         (tmp_path / folder).mkdir(exist_ok=True)
