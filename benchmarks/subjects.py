@@ -59,13 +59,14 @@ def ours(model: str, image: Tensor, executions: Sequence[str], triton: bool,
             suffix = ' + triton' if use_triton else ''
             for name, sparsity in sparsities.items():
                 subjects.append(Subject(
-                    f'ours {name}', execution + suffix, _at(backbone, sparsity),
+                    f'ours {name}', execution + suffix, at_sparsity(backbone, sparsity),
                     backbone_macs(backbone, image.shape[2:], 1, sparsity),
                     sparsity if isinstance(sparsity, float) else None))
     return subjects
 
 
-def _at(backbone: SparseSwinTransformer, sparsity) -> Callable:
+def at_sparsity(backbone: nn.Module, sparsity) -> Callable:
+    """The backbone as a function that sets its sparsity first."""
 
     def run(image):
         backbone.sparsity = sparsity
@@ -82,10 +83,11 @@ def peers(model: str, image: Tensor) -> Tuple[List[Subject], Dict[str, Tensor], 
     backbone.init_weights()
     state = {k: v.clone() for k, v in backbone.state_dict().items()}
     subjects = [_peer(name, backbone, image)]
-    try:
-        subjects.append(_peer('timm', _timm_swin(model, image), image))
-    except Exception as error:  # whatever an optional package fails with is worth a line
-        missing.append(f'timm: {type(error).__name__}: {str(error).splitlines()[0]}')
+    for name, make in (('timm', _timm_swin), ('torchvision', _torchvision_swin)):
+        try:
+            subjects.append(_peer(name, make(model, image), image))
+        except Exception as error:  # whatever an optional package fails with is worth a line
+            missing.append(f'{name}: {type(error).__name__}: {str(error).splitlines()[0]}')
     return subjects, state, missing
 
 
@@ -146,6 +148,15 @@ def _timm_swin(model: str, image: Tensor) -> nn.Module:
         img_size=tuple(image.shape[2:]), embed_dim=settings['embed_dims'],
         depths=settings['depths'], num_heads=settings['num_heads'],
         window_size=settings['window_size'], num_classes=0, global_pool='')
+
+
+def _torchvision_swin(model: str, image: Tensor) -> nn.Module:
+    from torchvision.models.swin_transformer import SwinTransformer
+    settings = MODELS[model]
+    window = settings['window_size']
+    swin = SwinTransformer([4, 4], settings['embed_dims'], list(settings['depths']),
+                           list(settings['num_heads']), [window, window])
+    return nn.Sequential(swin.features, swin.norm)
 
 
 def make_image(batch_size: int, shape: Sequence[int], dtype: str, device: str) -> Tensor:
