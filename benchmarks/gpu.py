@@ -79,7 +79,7 @@ def within(rows: Iterator[Dict], end: float) -> Iterator[Dict]:
         yield row
         if time.monotonic() > end:
             if next(rows, None) is not None:
-                raise TimeoutError('its share of --budget was over: more of it will do')
+                raise TimeoutError('its share of --budget was over; a larger one runs it again')
             return
 
 
