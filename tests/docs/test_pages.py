@@ -118,8 +118,8 @@ def test_options_named_in_the_prose_exist(page, options):
     every = set().union(*(options('tools', path.stem) for path in (ROOT / 'tools').glob('*.py')
                           if path.stem != 'arguments'))
     for command in commands_of(page):
-        every = every.union(*(options(folder, name)
-                              for folder, name, kind, _ in COMMAND.findall(command) if kind == 'py'))
+        every = every.union(*(options(folder, name) for folder, name, kind, _
+                              in COMMAND.findall(command) if kind == 'py'))
     named = {found for code in inline_code(page) for found in re.findall(r'^--[a-z][\w-]*', code)}
     assert named <= every, f'{page}: {named - every}'
 
