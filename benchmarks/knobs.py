@@ -22,7 +22,7 @@ from sparsevit_mm.cost.latency import LatencySetting
 from sparsevit_mm.evaluation.compare import Comparison
 from sparsevit_mm.evaluation.intervals import Resampled
 from sparsevit_mm.files import replacing
-from sparsevit_mm.operating_point import point_from_json, point_to_json
+from sparsevit_mm.operating_point import operating_point, point_from_json, point_to_json
 from sparsevit_mm.search import search
 
 CONFIG = CONFIGS / 'mask_rcnn_sparsevit-narrow_mini_coco.py'
@@ -33,7 +33,7 @@ POINTS = ['90%', '85%']
 # What mmdet's Mask R-CNN sets, which the demo's does not.
 STOCK = {'model.test_cfg.rpn.nms_pre': 1000, PROPOSALS: 1000,
          'model.test_cfg.rcnn.max_per_img': 100}
-STOCK_SPACES = {'windows': [], 'windows and proposals': [f'{PROPOSALS}=1000,300,100,32']}
+GRID = [(sparsity, number) for number in (1000, 300, 100, 32, 16) for sparsity in (0., .6)]
 
 
 def parse_args() -> argparse.Namespace:
@@ -44,22 +44,21 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--trials', type=int, default=40, help='candidates of each search')
     parser.add_argument('--batch-size', type=int, default=8)
     parser.add_argument('--points', nargs='+', default=POINTS)
-    parser.add_argument('--stock', action='store_true',
-                        help='start from 1000 proposals, as mmdet does, not from 32')
+    parser.add_argument('--grid', action='store_true', help='no search: dense and 60%%, each at '
+                        '16 to 1000 proposals, which is what mmdet sets')
     return parser.parse_args()
 
 
 def find(checkpoint: Path, folder: Path, seed: int, args: argparse.Namespace) -> Dict[str, Dict]:
     """Space and point -> the winner, as JSON holds it."""
-    options = STOCK if args.stock else None
-    cfg = load_config(str(CONFIG), options)
+    cfg = load_config(str(CONFIG))
     size = cfg.val_dataloader.dataset.pipeline[1].scale
     setting = LatencySetting(size, args.batch_size, num_threads=1, of='model')
     winners = {}
-    for name, knobs in (STOCK_SPACES if args.stock else SPACES).items():
+    for name, knobs in SPACES.items():
         work_dir = folder / name.replace(' ', '_')
         found = search(CONFIG, str(checkpoint), pareto=True, points=args.points, knobs=knobs,
-                       options=options, work_dir=work_dir, setting=setting, num_trials=args.trials, seed=seed,
+                       work_dir=work_dir, setting=setting, num_trials=args.trials, seed=seed,
                        rounds=5, finalists=1, resume=True, overwrite=True)
         for finalist in found.summary.finalists:
             winners[f'{name}, {finalist.name}'] = point_to_json(finalist.candidate.config)
@@ -70,7 +69,7 @@ def find(checkpoint: Path, folder: Path, seed: int, args: argparse.Namespace) ->
 def test(checkpoint: Path, winners: Dict[str, Dict], folder: Path,
          args: argparse.Namespace) -> Dict:
     """Name -> metric, resamples and latency as a ratio to dense, of the test split."""
-    cfg = load_config(str(CONFIG), STOCK if args.stock else None)
+    cfg = load_config(str(CONFIG))
     cfg.work_dir = str(folder / 'test')
     size = cfg.val_dataloader.dataset.pipeline[1].scale
     scales = sorted({float(w['knobs']['image_scale']) for w in winners.values()
@@ -84,6 +83,25 @@ def test(checkpoint: Path, winners: Dict[str, Dict], folder: Path,
     return {row.name: dict(metric=row.resampled.estimate, resampled=row.resampled.to_json(),
                            ratio=row.latency.ratio, label=row.config.label)
             for row in comparison.run(points)}
+
+
+def grid(checkpoint: Path, folder: Path, args: argparse.Namespace) -> None:
+    """Prints what sparsity and the number of proposals give and cost, each beside the other."""
+    cfg = load_config(str(CONFIG), STOCK)
+    cfg.work_dir = str(folder / 'grid')
+    size = cfg.val_dataloader.dataset.pipeline[1].scale
+    comparison = Comparison(cfg, str(checkpoint), LatencySetting(
+        size, args.batch_size, num_threads=1, of='model'), 7, [PROPOSALS])
+    space = comparison.meter.backbone.space
+    rows = comparison.run({f'{sparsity:.0%}, {number}': operating_point(
+        space.config(sparsity), {PROPOSALS: number}) for sparsity, number in GRID})
+    table = Table(title='test images; latency of the whole model', title_justify='left')
+    for column in ('sparsity, proposals', 'box AP', '95%', 'of the first'):
+        table.add_column(column)
+    for row in rows:
+        table.add_row(row.name, f'{row.resampled.estimate:.3f}', row.interval.ends('.3f'),
+                      f'{row.latency.ratio:.2f}')
+    Console(width=100).print(table)
 
 
 def show(seeds: List[Dict], points: List[str]) -> None:
@@ -113,13 +131,17 @@ def main() -> None:
         generate_mini_coco('data/mini_coco')
         for seed, checkpoint in enumerate(args.checkpoints):
             folder = args.work_dir / f'seed{seed}'
+            if args.grid:
+                grid(checkpoint, folder, args)
+                continue
             record = folder / 'test.json'
             if not record.exists():
                 tested = test(checkpoint, find(checkpoint, folder, seed, args), folder, args)
                 with replacing(record) as partial:
                     partial.write_text(json.dumps(tested))
             results.append(json.loads(record.read_text()))
-    show(results, args.points)
+    if results:
+        show(results, args.points)
 
 
 if __name__ == '__main__':
