@@ -14,7 +14,8 @@ from rich.table import Table
 
 from sparsevit_mm.compat import timer
 from sparsevit_mm.models import SparseSwinTransformer
-from sparsevit_mm.models.selection.importance import TOKEN_SCORES, MapInfo
+from sparsevit_mm.models.selection.importance import TOKEN_SCORES
+from sparsevit_mm.models.selection.ranking import Selection
 
 SHAPES = {'672x672': (1, 672, 672), '6 x 256x704': (6, 256, 704)}
 
@@ -31,7 +32,7 @@ def score_maps(name: str, backbone: SparseSwinTransformer, image: torch.Tensor) 
     """Scores maps of the sizes that the stages have."""
     height, width = (side // backbone.patch_size for side in image.shape[-2:])
     for stage, x in zip(backbone.stages, backbone.maps):
-        TOKEN_SCORES[name](x, MapInfo((height, width), head=stage.importance))
+        TOKEN_SCORES[name](x, stage.map_info((height, width)))
         height, width = -(-height // 2), -(-width // 2)
 
 
@@ -39,6 +40,7 @@ def shares(shape: Tuple[int, int, int], rounds: int) -> Dict[str, np.ndarray]:
     """Score -> its time over that of the dense backbone, (rounds,)."""
     batch, height, width = shape
     backbone = SparseSwinTransformer(importance='learned').eval()
+    backbone.selection = Selection('selector')  # which makes its weights too
     image = torch.randn(batch, 3, height, width)
     sizes = [(height // 4, width // 4)]
     for _ in range(3):

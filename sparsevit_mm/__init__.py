@@ -11,7 +11,7 @@ from mmengine.utils import digit_version
 from .budget import set_latency_budget
 from .front import Front
 from .hooks import (SparseTrainingHook, SparsityAdaptationHook, StructuredSparseTrainingHook,
-                    TokenEvolutionHook)
+                    TokenEvolutionHook, TokenSelectorHook)
 from .models import EvoLeViT, EvoVisionTransformer, SparseSwinTransformer, get_sparse_backbone
 from .models.checkpoints import allow_mmengine_checkpoints
 from .sparsity import SparsityConfig, SparsitySpace
@@ -27,5 +27,6 @@ allow_mmengine_checkpoints()
 __all__ = [
     'EvoLeViT', 'EvoVisionTransformer', 'Front', 'SparseSwinTransformer', 'SparseTrainingHook',
     'SparsityAdaptationHook', 'SparsityConfig', 'SparsitySpace', 'StructuredSparseTrainingHook',
-    'TokenEvolutionHook', 'get_sparse_backbone', 'set_latency_budget', '__version__'
+    'TokenEvolutionHook', 'TokenSelectorHook', 'get_sparse_backbone', 'set_latency_budget',
+    '__version__'
 ]

@@ -140,7 +140,7 @@ def same_weights(one: Sequence[float], other: Sequence[float]) -> bool:
 # dense checkpoints have none of them, and the backbone itself checks what it is given.
 OF_ADAPTATION = re.compile(
     r'(^|\.)(stages\.\d+\.(importance\.weight|blocks\.\d+\.bypass\.\w+)|'
-    r'adapted_to\.importance)$')
+    r'selector\.weight|adapted_to\.importance)$')
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -1,6 +1,6 @@
 """What hooks, search, cost, export and figures may ask of any sparse backbone."""
 from contextlib import contextmanager
-from typing import Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
 
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
@@ -10,7 +10,7 @@ from ..sparsity import Sparsity, SparsityConfig, SparsitySpace
 from .checkpoints import check_init_cfg
 from .execution import EXECUTIONS
 from .selection.adapted_to import AdaptedTo
-from .selection.importance import TOKEN_SCORES
+from .selection.importance import TOKEN_SCORES, TRAINED
 from .selection.metadata import ToldBatch, listen_to_models
 from .selection.ranking import Selection
 from .selection.worth import Seen
@@ -35,6 +35,7 @@ class SparseBackbone(BaseModule):
     Attributes:
         scores: Names of importance that it can choose by.
         adapted_to: The score under which its weights were adapted.
+        lacking: Names of scores with weights of their own that a loaded checkpoint held none of.
         told: What the model around it was called with, for the time of its forward.
         watched: Whether dense passes too should heed what in an image is padding.
     """
@@ -51,6 +52,7 @@ class SparseBackbone(BaseModule):
         self.told: Optional[ToldBatch] = None
         self.watched = False
         self.adapted_to = AdaptedTo()
+        self.lacking: Set[str] = set()
         self.space = space
         self.in_channels = in_channels
         self.patch_size = patch_size
@@ -101,6 +103,39 @@ class SparseBackbone(BaseModule):
     def scores_for(self, config: SparsityConfig) -> List[str]:
         """Those of `scores` that can choose what runs in a configuration."""
         return list(self.scores)
+
+    def scores_held(self, state_dict: Mapping[str, Tensor], prefix: str) -> Set[str]:
+        """Names of the scores with weights of their own that a state dict holds weights of.
+
+        Args:
+            state_dict: Of this backbone, or of a model around it.
+            prefix: Of the backbone's names in it.
+
+        Raises:
+            ValueError: They do not fit. Names the keys.
+        """
+        return set()
+
+    def _check_score(self) -> None:
+        """Before a pass that prunes. Raises ValueError in eval mode if the checkpoint lacks weights
+        of the score."""
+        name = self.selection.importance
+        if self.training:
+            self.lacking.discard(name)
+        elif name in self.lacking:
+            raise ValueError(f'importance {name!r} needs weights of its own, and the checkpoint '
+                             f'holds none: {TRAINED[name]}')
+        self.adapted_to.check(name, self.training)
+
+    def _make_heads(self, names: Set[str]) -> None:
+        """Makes the parts that hold the weights of these scores, where there are none yet."""
+
+    def _load_heads(self, state_dict: Mapping[str, Tensor], prefix: str) -> None:
+        """Before a state dict is loaded: makes place for what it holds."""
+        if any(key.startswith(prefix) for key in state_dict):
+            held = self.scores_held(state_dict, prefix)
+            self.lacking = TRAINED.keys() - held
+            self._make_heads(held)
 
     def macs(self, shape: Sequence[int], config: SparsityConfig,
              count_padding: bool = False) -> int:

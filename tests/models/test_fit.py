@@ -57,7 +57,7 @@ def test_model_stays_as_it_was_but_for_the_heads(randomise):
     weights = {id(stage.importance.weight) for stage in held.stages}
     assert [p.requires_grad for p in model.parameters() if id(p) not in weights] == wanted
     assert all(p.grad is None for p in model.parameters())
-    assert not held.watched and not held.lacks_heads
+    assert not held.watched and 'learned' not in held.lacking
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in held.modules())
 
 

@@ -12,8 +12,7 @@ from mmengine.registry import DATASETS, init_default_scope
 from ...config.reading import find_backbone
 from ...models import SparseBackbone
 from ...models.checkpoints import read_checkpoint
-from ...models.selection.head import check_heads
-from ...models.selection.importance import LEARNED
+from ...models.selection.importance import TRAINED
 from ...sparsity import Sparsity, SparsityConfig
 from ..bootstrap import RESAMPLES
 from ..evaluator import Evaluation, Evaluator
@@ -109,8 +108,8 @@ def take_samples(cfg: Config, num_samples: Optional[int], seed: int) -> int:
 
 def usable_scores(cfg: Config, checkpoint: str, backbone: SparseBackbone,
                   sparsities: Sequence[Sparsity] = SPARSITIES) -> List[str]:
-    """The scores that a checkpoint can be judged under: all that can choose what runs, 'learned'
-    where the checkpoint holds the heads.
+    """The scores that a checkpoint can be judged under: all that can choose what runs, those
+    with weights of their own where the checkpoint holds them.
 
     Args:
         cfg: The config.
@@ -123,14 +122,14 @@ def usable_scores(cfg: Config, checkpoint: str, backbone: SparseBackbone,
     """
     usable = [set(backbone.scores_for(backbone.space.config(s))) for s in sparsities]
     names = [name for name in backbone.scores if all(name in some for some in usable)]
-    if LEARNED not in names:
+    if not TRAINED.keys() & set(names):
         return names
     state = read_checkpoint(checkpoint)
     state = {key[len('module.'):] if key.startswith('module.') else key: value
              for key, value in state.get('state_dict', state).items()}
     prefix = '.'.join(map(str, find_backbone(cfg)[1:])) + '.'
-    heads = check_heads(state, prefix, backbone.num_features)
-    return [name for name in names if name != LEARNED or heads]
+    held = backbone.scores_held(state, prefix)
+    return [name for name in names if name not in TRAINED or name in held]
 
 
 def check_importance(name: str, cfg: Config, checkpoint: str,
@@ -138,14 +137,14 @@ def check_importance(name: str, cfg: Config, checkpoint: str,
     """Makes sure that a checkpoint can run under a score.
 
     Raises:
-        ValueError: There is no such score, or it is the learned one and the checkpoint holds no
-            heads.
+        ValueError: There is no such score, or it needs weights of its own and the checkpoint holds
+            none.
     """
     if name not in backbone.scores:
         raise ValueError(f'importance {name!r} is none of {", ".join(backbone.scores)}')
-    if name == LEARNED and LEARNED not in usable_scores(cfg, checkpoint, backbone):
-        raise ValueError(f"importance 'learned' needs a fitted head in each stage, and "
-                         f'{checkpoint} holds none: fit them with tools/fit_importance.py')
+    if name in TRAINED and name not in usable_scores(cfg, checkpoint, backbone):
+        raise ValueError(f'importance {name!r} needs weights of its own, and {checkpoint} holds '
+                         f'none: {TRAINED[name]}')
 
 
 def compare_scores(evaluator: Evaluator, evaluate: Evaluation, metric: str,

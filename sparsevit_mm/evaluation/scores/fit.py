@@ -20,6 +20,7 @@ from ...models import get_sparse_backbone
 from ...models.checkpoints import read_checkpoint, unwrapped
 from ...models.selection.fit import ImportanceFitter
 from ...models.selection.head import ImportanceHead
+from ...models.selection.importance import LEARNED
 from ...models.selection.ranking import Selection
 from ..loading import load_model, prepare
 from ..subset import choose
@@ -120,7 +121,7 @@ def fit_importance(model: nn.Module, batches: Iterable, targets: str = GRADIENT,
         fitter.fit()
         with ScoreSurvey(backbone, SCORES) as survey:
             watch(held_out, survey.take)
-    backbone.lacks_heads = False
+    backbone.lacking.discard(LEARNED)
     figures = {(row.stage, row.score): row.gain if targets == GRADIENT else row.update
                for row in survey.rows()}
     return [StageFit(number, *(figures[stage, score] for score in SCORES))
@@ -214,7 +215,7 @@ def _choose_split(cfg: Config, targets: Optional[str], say: Callable[[str], None
 
 
 def _tell(backbone: nn.Module, say: Callable[[str], None]) -> None:
-    if not backbone.lacks_heads:
+    if LEARNED not in backbone.lacking:
         say('the checkpoint holds heads already: they are fitted anew')
     adapted = backbone.adapted_to.name
     if adapted not in (None, 'learned'):

@@ -1,7 +1,7 @@
 """The learned score: one linear head per stage, fitted to what running a window is worth or trained
 with the task."""
 import re
-from typing import Mapping, Sequence
+from typing import Dict, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,17 @@ GAIN = 10.
 LIMIT = 60.
 
 
-class ImportanceHead(nn.Module):
+class TrainedHead(nn.Module):
+    """A part of a backbone that a score learns its `weight` in."""
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys,
+                              unexpected_keys, error_msgs):
+        if f'{prefix}weight' in state_dict:  # dense checkpoints have none, and load strictly
+            super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys,
+                                          unexpected_keys, error_msgs)
+
+
+class ImportanceHead(TrainedHead):
     """Log importance of a token as a linear function of what its block sees: the normalised token
     and the logs of three statistics.
 
@@ -53,12 +63,6 @@ class ImportanceHead(nn.Module):
         log_score = log_score + (statistics * weight[channels:]).sum(-1)
         return (log_score.clamp(-LIMIT, LIMIT) / 2).exp()
 
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys,
-                              unexpected_keys, error_msgs):
-        if f'{prefix}weight' in state_dict:  # dense checkpoints have none, and load strictly
-            super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys,
-                                          unexpected_keys, error_msgs)
-
     @torch.no_grad()
     def set(self, weights: Tensor) -> None:
         """Takes (C + 3,) weights of the log importance."""
@@ -77,25 +81,31 @@ def describe(rows: Tensor, valid: ValidArea, part: Part, mean: Tensor):
     return normed, statistics.clamp(min=EPS).log()
 
 
-def check_heads(state_dict: Mapping[str, Tensor], prefix: str, channels: Sequence[int]) -> bool:
-    """Whether a backbone's state dict holds heads.
+def learned_sizes(channels: Sequence[int]) -> Dict[str, int]:
+    """Of the weights of the learned score in a Swin's stages, by name."""
+    return {f'stages.{i}.importance.weight': c + len(STATISTICS) for i, c in enumerate(channels)}
+
+
+def check_heads(state_dict: Mapping[str, Tensor], prefix: str, score: str,
+                sizes: Mapping[str, int]) -> bool:
+    """Whether a backbone's state dict holds the heads of a score.
 
     Args:
         state_dict: With names that begin with `prefix`.
         prefix: Of the backbone.
-        channels: Of each stage.
+        score: Its name.
+        sizes: Of the weights, by their names in the backbone.
 
     Raises:
         ValueError: Heads of other stages or widths. Names the keys.
     """
-    pattern = re.compile(re.escape(prefix) + r'stages\.\d+\.importance\.weight')
+    pattern = re.compile(re.escape(prefix) + re.sub(r'\d+', r'\\d+', next(iter(sizes))))
     held = {key: tuple(value.shape) for key, value in state_dict.items() if pattern.fullmatch(key)}
-    wanted = {f'{prefix}stages.{i}.importance.weight': (c + len(STATISTICS), )
-              for i, c in enumerate(channels)}
+    wanted = {prefix + name: (size, ) for name, size in sizes.items()}
     if held and held != wanted:
         differ = sorted(key for key in held.keys() | wanted.keys()
                         if held.get(key) != wanted.get(key))
-        raise ValueError('the heads of the learned score do not fit the backbone: ' + ', '.join(
+        raise ValueError(f'the heads of the {score} score do not fit the backbone: ' + ', '.join(
             f'{key} is {held.get(key, "missing")} in the checkpoint, '
             f'{wanted.get(key, "not a stage")} here' for key in differ))
     return bool(held)

@@ -21,10 +21,12 @@ class MapInfo(NamedTuple):
         hw_shape: (H, W).
         sizes: (B, 2) int64, valid height and width in tokens; None if there is no padding.
         head: The learned score's, see :class:`~.head.ImportanceHead`.
+        selector: The token selector, see :class:`~.selector.TokenSelector`.
     """
     hw_shape: Tuple[int, int]
     sizes: Optional[Tensor] = None
     head: Optional[nn.Module] = None
+    selector: Optional[nn.Module] = None
 
 
 TokenScore = Callable[[Tensor, Optional[MapInfo]], Tensor]
@@ -81,6 +83,11 @@ def learned(x: Tensor, info: MapInfo) -> Tensor:
         return info.head(rows, valid, part, mean[part[0]])
 
     return valid.only(map_strips(step, _to_map(x, info), halo=1)).flatten(1)
+
+
+def selector(x: Tensor, info: MapInfo) -> Tensor:
+    """The score of a token selector, see :class:`~.selector.TokenSelector`."""
+    return info.selector(x)
 
 
 def distance(tokens: Tensor, others: Tensor) -> Tensor:
@@ -150,9 +157,15 @@ TOKEN_SCORES: Dict[str, TokenScore] = {
     'variation': variation,
     'distinct': distinct,
     'learned': learned,
+    'selector': selector,
 }
 ATTENTION_SCORES = 'class_attention', 'received'
 """Scores that come from a ViT's attention, see :mod:`..vit.block`."""
 SCORES = (*TOKEN_SCORES, *ATTENTION_SCORES)
-LEARNED = 'learned'
+LEARNED, SELECTOR = 'learned', 'selector'
+TRAINED = {
+    LEARNED: 'fit them with tools/fit_importance.py, or adapt the model under it',
+    SELECTOR: 'train the model under it, with TokenSelectorHook',
+}
+"""Scores with weights of their own, and how to get these."""
 PADDING_AWARE = 'variation', 'distinct', LEARNED  # scores of a token's surroundings

@@ -86,7 +86,7 @@ class StageWorth:
         self.clear()
         if any(ratios):
             return None
-        self.last = Pass(x.detach(), MapInfo(hw_shape, batch.sizes, head=stage.importance))
+        self.last = Pass(x.detach(), stage.map_info(hw_shape, batch.sizes))
         if not torch.is_grad_enabled() or x.requires_grad:
             return None
         # Where all weights before are frozen, there would be no gradient.

@@ -5,7 +5,7 @@ from typing import List, Optional
 import torch
 from torch import Tensor, nn
 
-from ..selection.importance import TOKEN_SCORES, MapInfo
+from ..selection.importance import TOKEN_SCORES
 from ..selection.ranking import score_windows
 from ..windows import WindowPartition
 
@@ -38,7 +38,7 @@ def smallest_margin(backbone: nn.Module, image: Tensor) -> float:
             return
         x, windows, selected, *_ = args
         if stage not in token_scores:
-            info = MapInfo((windows.height, windows.width), head=stage.importance)
+            info = stage.map_info((windows.height, windows.width))
             token_scores[stage] = TOKEN_SCORES[backbone.selection.importance](x, info)
         scores = score_windows(token_scores[stage], windows)
         scores = scores.reshape(len(selected), -1).sort(descending=True).values

@@ -2,7 +2,7 @@
 import math
 import warnings
 from functools import partial
-from typing import Dict, List, Optional, Sequence, Tuple, Union
+from typing import Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -17,10 +17,11 @@ from ...sparsity import Sparsity, SparsityConfig, SparsitySpace
 from ..block_widths import Widths, block_widths, uniform
 from ..grids import image_size
 from ..interface import SparseBackbone
-from ..selection.head import ImportanceHead, check_heads
-from ..selection.importance import LEARNED
+from ..selection.head import ImportanceHead, TrainedHead, check_heads, learned_sizes
+from ..selection.importance import LEARNED, SELECTOR, TRAINED
 from ..selection.metadata import read_batch
 from ..selection.ranking import Batch, Selection
+from ..selection.selector import TokenSelector
 from .bypass import SKIPPED, Bypass
 from .inspect import record_windows, smallest_margin
 from .macs import stage_windows, swin_macs
@@ -78,7 +79,7 @@ class SparseSwinTransformer(SparseBackbone):
         sparsity: Anything that :class:`~sparsevit_mm.sparsity.SparsityConfig` takes. The
             attribute of this name may be set at any time, on a loaded model too.
         importance: How windows are ranked: 'magnitude' (as published), 'l2', 'variation',
-            'distinct', 'learned' or 'random', see :mod:`..selection.importance`.
+            'distinct', 'learned', 'selector' or 'random', see :mod:`..selection.importance`.
         scope, group_size, padding_last: Who competes for the windows that run, see
             :class:`~..selection.ranking.Selection`. With `importance` they are one attribute,
             `selection`, which may be set at any time.
@@ -199,22 +200,31 @@ class SparseSwinTransformer(SparseBackbone):
                     bypass=skipped == 'linear'))
         for i in self.out_indices:
             self.add_module(f'norm{i}', build_norm_layer(norm_cfg, self.num_features[i])[1])
-        self.lacks_heads = False  # a checkpoint was loaded, and it held none
         self.selection = selection
         self._freeze_stages()
 
     @SparseBackbone.selection.setter
     def selection(self, value: Selection) -> None:
         SparseBackbone.selection.fset(self, value)
-        if value.importance == LEARNED:
-            self.make_heads()
+        self._make_heads({value.importance})
 
     def make_heads(self) -> None:
         """Gives each stage the head of the learned score, where it has none."""
+        self._make_heads({LEARNED})
+
+    def _make_heads(self, names: Set[str]) -> None:
         for stage, channels in zip(self.stages, self.num_features):
-            if stage.importance is None:
-                like = next(stage.parameters())
+            like = next(stage.parameters())
+            if LEARNED in names and stage.importance is None:
                 stage.importance = ImportanceHead(channels).to(like.device, like.dtype)
+            if SELECTOR in names and stage.selector is None:
+                stage.selector = TokenSelector(channels).to(like.device, like.dtype)
+
+    def scores_held(self, state_dict: Mapping[str, Tensor], prefix: str) -> Set[str]:
+        sizes = {LEARNED: learned_sizes(self.num_features),
+                 SELECTOR: {f'stages.{i}.selector.weight': channels
+                            for i, channels in enumerate(self.num_features)}}
+        return {name for name in TRAINED if check_heads(state_dict, prefix, name, sizes[name])}
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         """Features of an image.
@@ -228,7 +238,7 @@ class SparseSwinTransformer(SparseBackbone):
         Raises:
             ValueError: Images share a budget, and the batch is no multiple of the group size, or
                 nobody gives one; it prunes, and the data samples contradict the tensor, or the
-                checkpoint lacks the head of the learned score.
+                checkpoint lacks weights of the score.
         """
         if not self.sparsity.is_dense:
             self._check_score()
@@ -255,34 +265,22 @@ class SparseSwinTransformer(SparseBackbone):
                 batch = batch.merged(stage.downsample.sampler.stride[0])
         if self.training:
             # A block that is not pruned leaves these without gradient, which DDP forbids.
-            added = [p for m in self.modules() if isinstance(m, (Bypass, ImportanceHead))
+            added = [p for m in self.modules() if isinstance(m, (Bypass, TrainedHead))
                      for p in m.parameters() if p.requires_grad]
             if added:
                 outs[-1] = outs[-1] + 0. * sum(p.sum() for p in added)
         return tuple(outs)
 
-    def _check_score(self) -> None:
-        importance = self.selection.importance
-        if importance == LEARNED and self.lacks_heads and not self.training:
-            raise ValueError(
-                "importance 'learned' needs a fitted head in each stage, and the checkpoint holds "
-                'none: fit them with tools/fit_importance.py, or adapt the model under it')
-        self.adapted_to.check(importance, self.training)
-        self.lacks_heads &= not self.training
-
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        if any(key.startswith(prefix) for key in state_dict):
-            self.lacks_heads = not check_heads(state_dict, prefix, self.num_features)
-            if not self.lacks_heads:
-                self.make_heads()
-            own = {f'{prefix}{name}' for name, _ in self.named_parameters()}
-            lacking = [key for key in state_dict if key.startswith(f'{prefix}stages.')
-                       and '.bypass.' in key and key not in own]
-            if lacking:
-                raise ValueError(f"the checkpoint was adapted with a linear update of skipped "
-                                 f"windows that this backbone lacks ({lacking[0]}, ...): give it "
-                                 f"skipped='linear'; if it has that, another version adapted the "
-                                 f'model: adapt it again')
+        self._load_heads(state_dict, prefix)
+        own = {f'{prefix}{name}' for name, _ in self.named_parameters()}
+        lacking = [key for key in state_dict if key.startswith(f'{prefix}stages.')
+                   and '.bypass.' in key and key not in own]
+        if lacking:
+            raise ValueError(f"the checkpoint was adapted with a linear update of skipped "
+                             f"windows that this backbone lacks ({lacking[0]}, ...): give it "
+                             f"skipped='linear'; if it has that, another version adapted the "
+                             f'model: adapt it again')
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def macs(self, shape: Sequence[int], config: SparsityConfig,

@@ -9,9 +9,10 @@ from torch import Tensor
 
 from ...sparsity import kept_windows
 from ..selection.head import ImportanceHead
-from ..selection.importance import LEARNED, TOKEN_SCORES, MapInfo
+from ..selection.importance import SELECTOR, TOKEN_SCORES, TRAINED, MapInfo
 from ..selection.ranking import (Batch, Selection, rank_windows, select_windows, valid_windows,
                                  window_energy, window_shares)
+from ..selection.selector import TokenSelector, add_gumbel_noise, gumbel_shares
 from .attention import ShiftWindowMSA
 from .bypass import Bypass, update_skipped
 from .kernels import run_block
@@ -119,6 +120,7 @@ class SwinStage(BaseModule):
         ])
         self.downsample = downsample
         self.importance: Optional[ImportanceHead] = None  # of the learned score
+        self.selector: Optional[TokenSelector] = None
 
     def forward(self, x: Tensor, hw_shape: Tuple[int, int], ratios: Sequence[float],
                 selection: Selection = Selection(), batch: Batch = Batch()) -> Tensor:
@@ -162,18 +164,27 @@ class SwinStage(BaseModule):
             x = block(x, partitions[block.shift], selected, batch.group, gate)
         return release(x)
 
+    def map_info(self, hw_shape: Tuple[int, int], sizes: Optional[Tensor] = None) -> MapInfo:
+        """What scores may know of a map of this stage."""
+        return MapInfo(hw_shape, sizes, self.importance, self.selector)
+
     def _rank(self, x: Tensor, hw_shape: Tuple[int, int], partitions: Dict[int, WindowPartition],
               selection: Selection, batch: Batch) -> Dict[int, Ranked]:
         """The ranking of each partition by one score of the tokens (B, L, C), and in the training
         of a learned score the shares that carry its gradient."""
-        info = MapInfo(hw_shape, batch.sizes, self.importance)
-        trains = selection.importance == LEARNED and self.training and torch.is_grad_enabled()
+        info = self.map_info(hw_shape, batch.sizes)
+        trains = selection.importance in TRAINED and self.training and torch.is_grad_enabled()
         with torch.set_grad_enabled(trains):
             token_scores = TOKEN_SCORES[selection.importance](x, info)
             energies = {shift: window_energy(token_scores, windows)
                         for shift, windows in partitions.items()}
-            shares = {shift: window_shares(energy, batch.group) if trains else None
-                      for shift, energy in energies.items()}
+            shares = dict.fromkeys(energies)
+            if trains and selection.importance == SELECTOR:
+                energies = {shift: add_gumbel_noise(e) for shift, e in energies.items()}
+                shares = {shift: gumbel_shares(e, self.selector.tau, batch.group)
+                          for shift, e in energies.items()}
+            elif trains:
+                shares = {shift: window_shares(e, batch.group) for shift, e in energies.items()}
         ranked = {}
         for shift, windows in partitions.items():
             valid = None

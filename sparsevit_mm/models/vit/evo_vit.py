@@ -3,7 +3,7 @@ AAAI 2022)."""
 import math
 import warnings
 from functools import partial
-from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,10 @@ from torch import Tensor, nn
 
 from ...sparsity import Sparsity, SparsityConfig, SparsitySpace
 from ..block_widths import Widths, block_widths, uniform
+from ..selection.head import check_heads
+from ..selection.importance import SELECTOR, TOKEN_SCORES, MapInfo
 from ..selection.ranking import Selection
+from ..selection.selector import TokenSelector, add_gumbel_noise
 from .block import EncoderLayer
 from .evolving import EvolvingBackbone
 from .macs import vit_macs
@@ -73,7 +76,9 @@ class EvoVisionTransformer(EvolvingBackbone):
         sparsity: One ratio per layer, or what else :class:`~sparsevit_mm.sparsity.SparsityConfig`
             takes; keep ratio = 1 - ratio. One number is that of all but the dense layers.
         importance: How patches are ranked: 'class_attention' (as published), 'received', the
-            attention that patches receive, or a score of :mod:`..selection.importance`.
+            attention that patches receive, or a score of :mod:`..selection.importance`. 'selector',
+            of SViTE+, scores the embedding; with ``fast='copy'``, ``reselect='stage'``,
+            ``stages=()`` and ``dense_layers=0`` what it leaves out runs in no layer.
         fast: What the others get: 'representative', or 'copy', nothing.
         reselect: Whether patches are chosen anew in each 'layer', or for each 'stage'.
         stages: With 'stage', the first layers of the stages after the first; by default at a third
@@ -93,6 +98,7 @@ class EvoVisionTransformer(EvolvingBackbone):
     """
 
     other_inits = True
+    scores = (*EvolvingBackbone.scores, SELECTOR)
 
     def __init__(self,
                  img_size: Union[int, Sequence[int]] = 224,
@@ -178,6 +184,7 @@ class EvoVisionTransformer(EvolvingBackbone):
                          qkv_bias, act_cfg, norm_cfg, with_cp, heads)
             for rate, heads, hidden in zip(drop_path_rates, *vit_widths(
                 num_layers, num_heads, round(mlp_ratio * embed_dims), block_heads, ffn_widths)))
+        self.selector: Optional[TokenSelector] = None
         if final_norm:
             self.norm1_name, norm = build_norm_layer(norm_cfg, embed_dims, postfix=1)
             self.add_module(self.norm1_name, norm)
@@ -191,7 +198,7 @@ class EvoVisionTransformer(EvolvingBackbone):
     def _forward(self, x: Tensor) -> Tuple[Union[Tensor, List[Tensor]], ...]:
         x, grid = self._embed(x)
         outs = [self._output(x, grid)] if self.out_origin else []
-        importance = None
+        importance = self._selector_scores(x, grid)
 
         def run(layer: int, tokens: Tensor, score: Optional[str], kept: Optional[Tensor]):
             return (*self.layers[layer](tokens, score), self.blend[layer])
@@ -204,6 +211,35 @@ class EvoVisionTransformer(EvolvingBackbone):
             for group in groups:
                 x, importance = self._run_group(x, importance, grid, stage, group, run, collect)
         return tuple(outs)
+
+    def _selector_scores(self, x: Tensor, grid: Tuple[int, int]) -> Optional[Tensor]:
+        """(B, N) scores of the embedding by the token selector, in training with Gumbel noise; None
+        where it does not choose."""
+        if self.selection.importance != SELECTOR or self.sparsity.is_dense:
+            return None
+        trains = self.training and torch.is_grad_enabled()
+        with torch.set_grad_enabled(trains):
+            scores = TOKEN_SCORES[SELECTOR](x[:, self.prefix:].detach(),
+                                            MapInfo(grid, selector=self.selector))
+            return add_gumbel_noise(scores.square()).sqrt() if trains else scores
+
+    @EvolvingBackbone.selection.setter
+    def selection(self, value: Selection) -> None:
+        EvolvingBackbone.selection.fset(self, value)
+        self._make_heads({value.importance})
+
+    def _make_heads(self, names: Set[str]) -> None:
+        if SELECTOR in names and self.selector is None:
+            self.selector = TokenSelector(self.embed_dims).to(
+                self.pos_embed.device, self.pos_embed.dtype)
+
+    def scores_held(self, state_dict: Mapping[str, Tensor], prefix: str) -> Set[str]:
+        held = check_heads(state_dict, prefix, SELECTOR, {'selector.weight': self.embed_dims})
+        return {SELECTOR} if held else set()
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        self._load_heads(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _embed(self, x: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
         x, hw_shape = self.patch_embed(x)
@@ -218,6 +254,9 @@ class EvoVisionTransformer(EvolvingBackbone):
             position = torch.cat([position[:, :first], grid.flatten(2).transpose(1, 2)], 1)
         x = torch.cat([*(token.expand(x.shape[0], -1, -1) for token in tokens), x], 1)
         x = self.drop_after_pos(x + position)[:, first - self.prefix:]
+        if self.training and self.selector is not None:
+            # Where it does not choose it would have no gradient, which DDP forbids.
+            x = x + 0. * self.selector.weight.sum()
         return (getattr(self, self.pre_ln_name)(x) if self.pre_norm else x), hw_shape
 
     def _finish(self, x: Tensor, layer: int) -> Tensor:

@@ -9,8 +9,10 @@ from torch import Tensor
 from ...sparsity import Sparsity, SparsityConfig, SparsitySpace, kept_windows
 from ..checkpoints import rename
 from ..interface import SparseBackbone
-from ..selection.importance import LEARNED, TOKEN_SCORES, MapInfo
+from ..selection.head import gate_update
+from ..selection.importance import LEARNED, SELECTOR, TOKEN_SCORES, MapInfo
 from ..selection.ranking import Selection
+from ..selection.selector import gumbel_shares
 from .block import ATTENTION
 from .evolution import blend, gather, margin, representative, select, update
 from .plan import FAST, Group, check_config, groups_of
@@ -39,7 +41,7 @@ class EvolvingBackbone(SparseBackbone):
         prefix: Tokens before the patches: 1 with a class token, 2 with a distillation token too,
             else 0.
     """
-    scores = (*ATTENTION, *(name for name in TOKEN_SCORES if name != LEARNED))
+    scores = (*ATTENTION, *(name for name in TOKEN_SCORES if name not in (LEARNED, SELECTOR)))
 
     def __init__(self, fast: str, reselect: str, with_cls_token: bool, output_cls_token: bool,
                  **kwargs):
@@ -120,7 +122,7 @@ class EvolvingBackbone(SparseBackbone):
             `output_cls_token`.
         """
         if not self.sparsity.is_dense:
-            self.adapted_to.check(self.selection.importance, self.training)
+            self._check_score()
         if self._watcher is not None:
             return self._watcher.run(self._forward, x)
         if self._executor is None:
@@ -154,8 +156,9 @@ class EvolvingBackbone(SparseBackbone):
         tokens, kept, summary = x, None, None
         if group.ratio:
             scores = self._scores(x, importance, grid)
-            kept = select(scores, kept_windows(scores.shape[1], group.ratio), self.prefix)
-            tokens = gather(x, kept)
+            kept = select(scores.detach(), kept_windows(scores.shape[1], group.ratio), self.prefix)
+            tokens = self._gate(gather(x, kept), scores, kept.patches)
+            scores = scores.detach()
             if kept.patches.shape[1] < scores.shape[1]:
                 if self._margins is not None:
                     self._margins.append(margin(scores, kept.patches.shape[1]))
@@ -186,10 +189,19 @@ class EvolvingBackbone(SparseBackbone):
 
     def _scores(self, x: Tensor, importance: Optional[Tensor], grid: Grid) -> Tensor:
         """(B, N) fp32, what patches are ranked by."""
-        if self.selection.importance in ATTENTION:
+        if self.selection.importance in (*ATTENTION, SELECTOR):
             return importance
         patches = x[:, self.prefix:].detach()
         return TOKEN_SCORES[self.selection.importance](patches, MapInfo(tuple(grid)))
+
+    def _gate(self, tokens: Tensor, scores: Tensor, kept: Tensor) -> Tensor:
+        """The gathered tokens; in the training of a selector they carry its gradient, as if each
+        patch were multiplied by its share of the choice."""
+        if not scores.requires_grad:
+            return tokens
+        shares = gumbel_shares(scores.square(), self.selector.tau).gather(1, kept)
+        prefix, patches = tokens[:, :self.prefix], tokens[:, self.prefix:]
+        return torch.cat([prefix, gate_update(torch.zeros_like(patches), patches, shares)], 1)
 
     def _attention_score(self, layer: int) -> Optional[str]:
         """The score to take from a layer's attention; None where no later selection uses it."""

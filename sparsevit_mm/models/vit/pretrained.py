@@ -80,7 +80,7 @@ def load_strictly(backbone: nn.Module, state: StateDict, left_out: List[str],
         ValueError: Lists missing, unexpected and misshapen keys.
     """
     current = backbone.state_dict()
-    missing = [k for k in current if k not in state]
+    missing = [k for k in current if k not in state and not OF_ADAPTATION.search(k)]
     unexpected = [k for k in state if k not in current and not OF_ADAPTATION.search(k)]
     misshapen = [f'{k}: {tuple(state[k].shape)} in the file, {tuple(v.shape)} in the backbone'
                  for k, v in current.items() if k in state and state[k].shape != v.shape]

@@ -5,7 +5,7 @@ from typing import Callable, Dict, List, Optional, Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
-from ..selection.importance import TOKEN_SCORES, MapInfo
+from ..selection.importance import SELECTOR, TOKEN_SCORES, MapInfo
 from ..selection.worth import Pass, Seen
 from .block import ATTENTION
 
@@ -58,9 +58,13 @@ class PatchWatch:
         if self._before is not None:
             self._before.append(importance)
             return x
-        patches, info = x[:, self.backbone.prefix:].detach(), MapInfo(tuple(grid))
+        patches = x[:, self.backbone.prefix:].detach()
+        info = MapInfo(tuple(grid), selector=getattr(self.backbone, 'selector', None))
         scores = {}
         for name in self.scores:
+            if name == SELECTOR and self.groups:  # it scores the embedding, once
+                scores[name] = self.groups[0][1][name]
+                continue
             score = (self._attention[name][len(self.groups)] if name in ATTENTION
                      else TOKEN_SCORES[name](patches, info))
             if score is not None:

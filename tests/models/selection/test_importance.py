@@ -10,9 +10,11 @@ from sparsevit_mm.models.selection.head import ImportanceHead
 from sparsevit_mm.models.selection.importance import TOKEN_SCORES, MapInfo
 from sparsevit_mm.models.selection.ranking import (rank_windows, score_windows, select_windows,
                                                    valid_windows)
+from sparsevit_mm.models.selection.selector import TokenSelector
 from sparsevit_mm.models.windows import partition
 
 CHANNELS = 6
+SELECTOR = TokenSelector(CHANNELS)
 OF_THE_MAP = ['variation', 'distinct', 'learned']
 REPEATABLE = sorted(TOKEN_SCORES.keys() - {'random'})
 SIDE = st.integers(1, 9)
@@ -33,7 +35,7 @@ def random_map(hw, batch_size=2, seed=0):
 
 @torch.no_grad()
 def scores(name, head, x, hw, sizes=None):
-    return TOKEN_SCORES[name](x, MapInfo(hw, sizes, head)).reshape(-1, *hw)
+    return TOKEN_SCORES[name](x, MapInfo(hw, sizes, head, SELECTOR)).reshape(-1, *hw)
 
 
 @st.composite
@@ -161,7 +163,7 @@ def test_an_image_of_one_colour_has_no_variation_and_ties_go_to_the_lower_window
 def test_chunks_change_nothing(head, name, case, rows):
     """Of a few rows of the map, or of a few tokens."""
     x, hw, sizes = case
-    info = MapInfo(hw, sizes, head)
+    info = MapInfo(hw, sizes, head, SELECTOR)
     with torch.enable_grad():
         whole = TOKEN_SCORES[name](x, info).detach()
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():

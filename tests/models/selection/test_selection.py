@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from sparsevit_mm.models.selection.head import ImportanceHead
 from sparsevit_mm.models.selection.importance import TOKEN_SCORES, MapInfo
 from sparsevit_mm.models.selection.ranking import rank_windows, score_windows, select_windows
+from sparsevit_mm.models.selection.selector import TokenSelector
 from sparsevit_mm.models.windows import partition
 
 CPU = torch.device('cpu')
@@ -19,7 +20,8 @@ def features(geometry, batch_size=2, channels=5, seed=0):
 
 
 def scores_of(name, x, geometry):
-    info = MapInfo(geometry[:2], head=ImportanceHead(x.shape[-1]))
+    channels = x.shape[-1]
+    info = MapInfo(geometry[:2], None, ImportanceHead(channels), TokenSelector(channels))
     with torch.no_grad():
         return score_windows(TOKEN_SCORES[name](x, info), partition(*geometry, CPU))
 

@@ -6,8 +6,9 @@ from hypothesis import strategies as st
 from torch.utils.checkpoint import checkpoint
 
 from sparsevit_mm.models.selection.head import ImportanceHead
-from sparsevit_mm.models.selection.importance import TOKEN_SCORES, MapInfo
+from sparsevit_mm.models.selection.importance import TOKEN_SCORES, TRAINED
 from sparsevit_mm.models.selection.ranking import Selection, rank_windows, score_windows
+from sparsevit_mm.models.selection.selector import TokenSelector
 from sparsevit_mm.models.swin import layout
 from sparsevit_mm.models.swin import stage as stage_module
 from sparsevit_mm.models.swin.stage import SwinStage
@@ -33,6 +34,7 @@ def make_stage(randomise):
         randomise(stage)
         if head:
             stage.importance = randomise(ImportanceHead(8))
+            stage.selector = randomise(TokenSelector(8))
         return stage.eval()
 
     return make
@@ -64,12 +66,12 @@ def test_a_block_changes_k_windows_and_no_bit_elsewhere(make_stage, importance, 
     """The plain block first, then the shifted one, whose input is the plain block's output."""
     x, outputs = features(size), []
     for depth in (1, 2):
-        stage = make_stage(depth, head=importance == 'learned')
+        stage = make_stage(depth, head=importance in TRAINED)
         torch.manual_seed(7)
         outputs.append(stage(x.clone(), size, [ratio] * depth, Selection(importance)))
     k = kept_windows(num_windows(*size, WINDOW), ratio)
     torch.manual_seed(7)
-    token_scores = TOKEN_SCORES[importance](x, MapInfo(size, head=stage.importance))
+    token_scores = TOKEN_SCORES[importance](x, stage.map_info(size))
     for shift, before, after in [(0, x, outputs[0]), (WINDOW // 2, *outputs)]:
         ranking = rank_windows(score_windows(token_scores, windows_of(size, shift)))
         expected = [set(image[:k].tolist()) for image in ranking]
