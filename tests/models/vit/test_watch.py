@@ -32,6 +32,8 @@ def test_scores_are_those_that_choose_in_each_layer(backbone):
     layers = range(1, sum(backbone.depths))
     names = [name for name in backbone.scores_for(backbone.space.config(.5)) if name != 'random']
     assert 'received' in names and ('class_attention' in names) == bool(backbone.prefix)
+    if 'selector' in names:
+        backbone.selection = Selection('selector')  # makes its weights
     with backbone.watching(names) as take, torch.no_grad():
         backbone(image)
         seen = take()
