@@ -22,31 +22,34 @@ from torch import Tensor, nn
 
 from jobs import Job, run_jobs
 from small_images import SIZE, augmented, normalised, read_images
-from sparsevit_mm import EvoVisionTransformer
+from sparse_weights import UNIT_DENSITY, SparseUnits, SparseWeights
+from sparsevit_mm import EvoVisionTransformer, TokenSelectorHook
 from sparsevit_mm.cli import clear_errors
 from sparsevit_mm.compat import timer
 from sparsevit_mm.cost.macs import backbone_macs
 from sparsevit_mm.files import replacing
-from sparsevit_mm.weights import WeightMasks, drop_fraction, maskable_weights
-from sparsevit_mm.weights.masking import draw_masks
+from sparsevit_mm.weights import maskable_weights
+from sparsevit_mm.weights.units import unit_count
 
-CLASSES, PER_CLASS, DENSE_LAYERS = 10, 2000, 3
+CLASSES, PER_CLASS = 10, 2000
+WIDTH, DEPTH, HEADS, DENSE_LAYERS = 64, 9, 4, 3
 EPOCHS, BATCH, LR, DECAY, WARM_UP = 8, 128, 1e-3, .05, 60  # iterations
-DENSITY, UPDATES, UPDATES_END, PRUNED_AT = .5, 80, .8, .75
 RESAMPLES = 2000
 
 
 class Variant(NamedTuple):
     """Attributes:
-        keep: Share of the tokens that run in all layers but the first three.
+        keep: Share of the tokens that run in all layers but the dense ones.
         settings: Of the backbone.
         drop: Whether tokens that do not run are left out for good, of the head too.
-        weights: None, 'svite', 'static' or 'magnitude'.
+        weights: None, 'svite', 'static', 'magnitude' or 's2vite'.
+        compacted: Settings of the smaller backbone that is made of the trained one.
     """
     keep: float = 1.
     settings: Dict = {}
     drop: bool = False
     weights: Optional[str] = None
+    compacted: Dict = {}
 
 
 def token_variants(keep: float) -> Dict[str, Variant]:
@@ -59,10 +62,14 @@ def token_variants(keep: float) -> Dict[str, Variant]:
         'dropped' + name: Variant(keep, once, drop=True)}
 
 
+SELECTED = dict(importance='selector', fast='copy', reselect='stage', stages=(), dense_layers=0)
+UNITS = dict(block_heads=[unit_count(HEADS, UNIT_DENSITY)] * DEPTH,
+             ffn_widths=[unit_count(4 * WIDTH, UNIT_DENSITY)] * DEPTH)
 VARIANTS = {
     'dense': Variant(), **token_variants(.5), 'svite': Variant(weights='svite'),
     'magnitude': Variant(weights='magnitude'), 'static': Variant(weights='static'),
-    **token_variants(.7)}
+    **token_variants(.7), 'svite+': Variant(.7, SELECTED, drop=True, weights='svite'),
+    's2vite': Variant(weights='s2vite', compacted=UNITS)}
 
 
 def parse_args() -> argparse.Namespace:
@@ -80,19 +87,22 @@ def parse_args() -> argparse.Namespace:
 
 class Classifier(nn.Module):
     """The backbone, and one linear layer on the normalised mean of its patches; in training on its
-    class token too (Evo-ViT, section 4.1)."""
+    class token too (Evo-ViT, section 4.1).
 
-    def __init__(self, variant: Variant):
+    Args:
+        variant: What it is.
+        compacted: Whether heads and neurons that are left over after training do not exist.
+    """
+
+    def __init__(self, variant: Variant, compacted: bool = False):
         super().__init__()
-        depth = 9
+        settings = dict(dense_layers=DENSE_LAYERS) | variant.settings
         self.backbone = EvoVisionTransformer(
-            img_size=SIZE, patch_size=4, embed_dims=64, num_layers=depth, num_heads=4,
-            patch_bias=True, output_cls_token=True, dense_layers=DENSE_LAYERS,
-            norm_cfg=dict(type='LN', eps=1e-6), **variant.settings)
-        pruned = 1 - variant.keep
-        self.backbone.sparsity = [0, pruned] if 'stages' in variant.settings else (
-            [0] * DENSE_LAYERS + [pruned] * (depth - DENSE_LAYERS))
-        self.norm, self.head = nn.LayerNorm(64), nn.Linear(64, CLASSES)
+            img_size=SIZE, patch_size=4, embed_dims=WIDTH, num_layers=DEPTH, num_heads=HEADS,
+            patch_bias=True, output_cls_token=True, norm_cfg=dict(type='LN', eps=1e-6), **settings,
+            **(variant.compacted if compacted else {}))
+        self.backbone.sparsity = 1 - variant.keep  # of all but the dense layers
+        self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, CLASSES)
         self.drop = variant.drop
 
     def forward(self, images: Tensor) -> Tuple[Tensor, Tensor]:
@@ -109,41 +119,6 @@ class Classifier(nn.Module):
         return self.head(self.norm(mean)), self.head(self.norm(token))
 
 
-class SparseWeights:
-    """Keeps a model's weights sparse through a training of so many iterations."""
-
-    def __init__(self, model: nn.Module, kind: Optional[str], iters: int, seed: int):
-        self.kind, self.iters = kind, iters
-        self.weights = maskable_weights(model)
-        self.masks: Optional[WeightMasks] = None
-        self.interval = max(1, round(UPDATES_END * iters / UPDATES))
-        if kind in ('svite', 'static'):
-            self.masks = WeightMasks(self.weights, draw_masks(self.weights, DENSITY, seed=seed))
-            self.masks.apply_to_weights()
-
-    def step(self, i: int, optimizer: torch.optim.Optimizer) -> None:
-        """After the optimizer's step number `i`, from 1."""
-        if self.kind == 'magnitude' and i == round(PRUNED_AT * self.iters):
-            drawn = draw_masks(self.weights, DENSITY)  # the same number in each layer
-            self.masks = WeightMasks(self.weights, {
-                name: largest(self.weights[name].parameter, int(mask.sum()))
-                for name, mask in drawn.items()})
-        if self.masks is None:
-            return
-        if self.kind == 'svite' and i % self.interval == 0 and i < UPDATES_END * self.iters:
-            self.masks.apply_to_weights()  # what grows starts at 0
-            gradients = {name: p.grad for name, p in self.masks.parameters().items()}
-            self.masks.drop_and_grow(gradients, drop_fraction(i, self.iters))
-        self.masks.apply_to_weights()
-        self.masks.apply_to_moments(optimizer)
-
-
-def largest(weight: Tensor, count: int) -> Tensor:
-    mask = torch.zeros(weight.numel(), dtype=torch.bool)
-    mask[weight.detach().abs().flatten().topk(count).indices] = True
-    return mask.view_as(weight)
-
-
 def train(variant: Variant, seed: int, epochs: int, images: Tensor, labels: Tensor) -> Classifier:
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
@@ -153,18 +128,22 @@ def train(variant: Variant, seed: int, epochs: int, images: Tensor, labels: Tens
     optimizer = torch.optim.AdamW(model.parameters(), LR, weight_decay=DECAY)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(
         1, (i + 1) / WARM_UP) * (1 + math.cos(math.pi * i / iters)) / 2)
-    sparse = SparseWeights(model, variant.weights, iters, seed)
+    sparse = (SparseUnits(model, iters) if variant.weights == 's2vite'
+              else SparseWeights(model, variant.weights, iters, seed))
+    selector, schedule_of_tau = model.backbone.selector, TokenSelectorHook()
     for epoch in range(epochs):
         order = torch.randperm(len(images), generator=generator)
         for batch in order[:per_epoch * BATCH].split(BATCH):
+            if selector is not None:
+                selector.tau = schedule_of_tau.tau(i, iters)
+            sparse.begin(i + 1)
             inputs = normalised(augmented(images[batch], generator))
             loss = sum(F.cross_entropy(logits, labels[batch]) for logits in model(inputs)) / 2
             optimizer.zero_grad()
             loss.backward()
-            optimizer.step()
-            schedule.step()
             i += 1
             sparse.step(i, optimizer)
+            schedule.step()
         print(f'epoch {epoch + 1}: loss {loss.item():.3f}', flush=True)
     return model
 
@@ -184,13 +163,22 @@ def run(args: argparse.Namespace, name: str, seed: int, result: Path) -> None:
                            for part, number in (('train', PER_CLASS), ('test', None)))
     model = train(VARIANTS[name], seed, args.epochs, *train_set)
     hits = correct(model, *test_set)
-    weights = [w.parameter for w in maskable_weights(model).values()]
-    density = sum(int((w != 0).sum()) for w in weights) / sum(w.numel() for w in weights)
+    small = Classifier(VARIANTS[name], compacted=True)
     with replacing(result) as partial_file:
         partial_file.write_text(json.dumps(dict(
-            accuracy=100 * float(hits.mean()), density=density,
-            epochs=args.epochs, macs=backbone_macs(model.backbone, (SIZE, SIZE)),
+            accuracy=100 * float(hits.mean()), density=density(model, small),
+            epochs=args.epochs, macs=backbone_macs(small.backbone, (SIZE, SIZE)),
             correct=np.packbits(hits).tobytes().hex(), images=len(hits))))
+
+
+def density(model: Classifier, small: Classifier) -> float:
+    """Share of the weights that are left, in a model that trained and `small`, what is made of it
+    (of the same size, where nothing is taken out)."""
+    total, compacted = (sum(w.parameter.numel() for w in maskable_weights(m).values())
+                        for m in (model, small))
+    if compacted < total:
+        return compacted / total
+    return sum(int((w.parameter != 0).sum()) for w in maskable_weights(model).values()) / total
 
 
 def check_epochs(results: Sequence[Path], epochs: int) -> None:
@@ -221,7 +209,7 @@ def interval(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> Tuple[fl
 def throughput(names: Sequence[str], rounds: int = 9) -> Dict[str, List[float]]:
     """Seconds of a batch, of each variant in turn, after a round of warm-up; one thread."""
     torch.set_num_threads(1)
-    models = {name: Classifier(VARIANTS[name]).eval() for name in names}
+    models = {name: Classifier(VARIANTS[name], compacted=True).eval() for name in names}
     images = torch.randn(BATCH, 3, SIZE, SIZE)
     times: Dict[str, List[float]] = {name: [] for name in names}
     with torch.inference_mode():

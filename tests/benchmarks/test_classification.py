@@ -10,6 +10,7 @@ from helpers import ROOT
 
 sys.path.insert(0, str(ROOT / 'benchmarks'))
 import classification as benchmark  # noqa: E402
+import sparse_weights  # noqa: E402
 from small_images import augmented, read_images  # noqa: E402
 
 
@@ -44,6 +45,9 @@ def test_variants_differ_from_dense_in_what_runs_alone(images):
     macs = {name: benchmark.backbone_macs(model_of(name).backbone, (32, 32))
             for name in benchmark.VARIANTS}
     assert macs['svite'] == macs['static'] == macs['magnitude'] == macs['dense']
+    assert macs['svite+'] < macs['dropped 0.7']
+    small = benchmark.Classifier(benchmark.VARIANTS['s2vite'], compacted=True)
+    assert benchmark.backbone_macs(small.backbone, (32, 32)) < .7 * macs['dense']
     assert macs['copy 0.5'] < macs['representative 0.5'] < macs['copy 0.7'] < macs['dense']
     dense = model_of('dense')
     for name in ('representative 0.5', 'copy 0.5', 'dropped 0.5'):
@@ -58,25 +62,70 @@ def test_variants_differ_from_dense_in_what_runs_alone(images):
 def test_half_of_the_weights_are_left_and_only_svite_moves_them(kind):
     model = model_of('dense')
     optimizer = torch.optim.AdamW(model.parameters(), .01)
-    sparse = benchmark.SparseWeights(model, kind, 20, seed=0)
+    sparse = sparse_weights.SparseWeights(model, kind, 20, seed=0)
     seen = []
     for i in range(1, 21):
         logits = model(torch.randn(4, 3, 32, 32))
         optimizer.zero_grad()
         sum(x.square().sum() for x in logits).backward()
-        optimizer.step()
+        sparse.begin(i)
         sparse.step(i, optimizer)
         if sparse.masks is not None:
             assert not sparse.masks.outside()
-            assert sparse.masks.density == pytest.approx(benchmark.DENSITY, abs=1e-3)
+            assert sparse.masks.density == pytest.approx(sparse_weights.DENSITY, abs=1e-3)
             seen.append(sparse.masks.digest())
     assert len(seen) == (6 if kind == 'magnitude' else 20)
     assert (len(set(seen)) > 1) == (kind == 'svite')
     assert len(set(seen[-5:])) == 1  # the rest of the training settles
 
 
+def test_svite_plus_keeps_its_tokens_for_good_by_a_selector_that_trains(images):
+    model, inputs = model_of('svite+').train(), benchmark.normalised(images)
+    sum(logits.square().sum() for logits in model(inputs)).backward()
+    assert model.backbone.selector.weight.grad.abs().sum() > 0
+    with model.backbone.recording() as maps:
+        model.eval().backbone(inputs)
+    ran = torch.stack([m.flatten(1) for stage in maps for m in stage])
+    assert len(ran) == 9 and (ran == ran[0]).all() and (ran[0].sum(1) == int(64 * .7)).all()
+
+
+def test_s2vite_masks_units_that_move_and_counts_what_compaction_leaves():
+    model = model_of('s2vite').train()
+    optimizer = torch.optim.AdamW(model.parameters(), .01)
+    sparse, seen = sparse_weights.SparseUnits(model, 20), []
+    for i in range(1, 21):
+        sparse.begin(i)
+        logits = model(torch.randn(4, 3, 32, 32))
+        optimizer.zero_grad()
+        sum(x.square().sum() for x in logits).backward()
+        sparse.step(i, optimizer)
+        assert not sparse.masks.outside()
+        seen.append({name: mask.clone() for name, mask in sparse.masks.masks.items()})
+    kept = {name.rsplit('.')[-1]: int(mask.sum()) for name, mask in seen[-1].items()}
+    assert kept == dict(heads=2, neurons=153)
+    for kind in kept:
+        assert len({b''.join(mask.numpy().tobytes() for name, mask in masks.items()
+                             if name.endswith(kind)) for masks in seen}) > 1, kind
+    assert all(torch.equal(mask, seen[-5][name]) for name, mask in seen[-1].items())
+    small = benchmark.Classifier(benchmark.VARIANTS['s2vite'], compacted=True)
+    assert small.backbone.layers[0].attn.attn.num_heads == 2
+    assert small.backbone.layers[8].ffn.feedforward_channels == 153
+    assert .5 < benchmark.density(model, small) < .6
+
+
+def test_a_training_sets_the_temperature(images, monkeypatch):
+    taus = []
+    monkeypatch.setattr(benchmark, 'BATCH', 2)
+    monkeypatch.setattr(benchmark.Classifier, 'forward', lambda self, x: (
+        taus.append(self.backbone.selector.tau), 2 * [self.head(self.norm.weight)[None].repeat(
+            len(x), 1)])[1])
+    monkeypatch.setattr(sparse_weights.WeightMasks, 'drop_and_grow', lambda *_: 0)
+    benchmark.train(benchmark.VARIANTS['svite+'], 0, 3, images, torch.zeros(4, dtype=torch.long))
+    assert taus == pytest.approx(np.linspace(10, .1, 6))
+
+
 def test_magnitude_keeps_the_largest():
-    mask = benchmark.largest(torch.tensor([[1., -4.], [-3., 2.]]), 2)
+    mask = sparse_weights.largest(torch.tensor([[1., -4.], [-3., 2.]]), 2)
     assert mask.tolist() == [[False, True], [True, False]]
 
 

@@ -1,5 +1,7 @@
 import pytest
+import sparse_toy
 import torch
+import unit_toy
 from helpers import build_runner, toy_config
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
@@ -62,3 +64,20 @@ def test_another_score_is_refused_before_the_first_iteration(tmp_path):
 def test_temperatures_that_do_not_fall_to_above_0_are_refused(changes):
     with pytest.raises(ValueError, match='tau falls from'):
         HOOKS.build({**HOOK, **changes})
+
+
+def test_with_sparse_weights_a_resumed_training_is_the_unbroken_one_bit_by_bit(tmp_path):
+    """Noise of the choice included: the states of the random generators are in the checkpoint."""
+    hooks = [HOOK, dict(type='SparseTrainingHook', density=.5, interval=2)]
+
+    def run(folder, **changes):
+        return sparse_toy.watched(unit_toy.config(
+            tmp_path / folder, backbone=VIT, custom_hooks=hooks, **changes))[1]
+
+    steps = run('whole')
+    torch.manual_seed(7)
+    resumed = run('resumed', resume=True, load_from=str(tmp_path / 'whole' / 'iter_4.pth'))
+    assert len(resumed) == len(steps) - 4
+    assert all(map(sparse_toy.equal, resumed, steps[4:]))
+    assert not torch.equal(*(step['weights']['backbone.selector.weight']
+                             for step in (steps[0], steps[-1])))
