@@ -265,6 +265,25 @@ def test_it_exports(make):
         torch.testing.assert_close(theirs, ours)
 
 
+@pytest.mark.slow
+def test_the_onnx_file_chooses_alike(make, tmp_path):
+    pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnxscript')
+    from sparsevit_mm.deploy.check import check_onnx
+    from sparsevit_mm.deploy.export import export_onnx
+    model = make(sparsity=.5)
+    export_onnx(model, tmp_path / 'm.onnx', (32, 32))
+    assert check_onnx(tmp_path / 'm.onnx', model) < 1e-4
+
+
+def test_a_state_dict_says_which_scores_it_serves(make):
+    model = make()
+    state = {f'backbone.{key}': value for key, value in model.state_dict().items()}
+    assert model.scores_held(state, 'backbone.') == {'selector'}
+    assert model.scores_held({}, 'backbone.') == set()
+    assert 'selector' in model.scores_for(model.space.config(.5))
+
+
 SWIN = dict(embed_dims=8, depths=(2, 2), num_heads=(2, 2), strides=(2, 2), patch_size=2,
             window_size=4, out_indices=(0, 1), drop_path_rate=0., importance='selector')
 
