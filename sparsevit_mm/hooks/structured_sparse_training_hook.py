@@ -10,7 +10,7 @@ from ..weights.blocks import UnitGroup, unit_groups
 from ..weights.densities import check_density
 from ..weights.masking import Masks
 from ..weights.unit_masking import UnitMasks, first_units
-from ..weights.units import unit_count
+from ..widths import unit_count
 from .head_watch import HeadWatch
 from .masked_training import MaskedTrainingHook, as_patterns
 

@@ -136,11 +136,12 @@ def same_weights(one: Sequence[float], other: Sequence[float]) -> bool:
     return len(one) == len(other) and np.allclose(one, other, rtol=2e-3, atol=1e-6)
 
 
-# The score that the weights belong to, the heads of the learned one, the update of skipped windows:
+# The score that the weights belong to, the heads of the learned one, the update of skipped windows,
+# whether units are in order:
 # dense checkpoints have none of them, and the backbone itself checks what it is given.
 OF_ADAPTATION = re.compile(
     r'(^|\.)(stages\.\d+\.(importance\.weight|blocks\.\d+\.bypass\.\w+)|'
-    r'selector\.weight|adapted_to\.importance)$')
+    r'selector\.weight|adapted_to\.importance|unit_order\.by_importance)$')
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -1,19 +1,24 @@
 """What hooks, search, cost, export and figures may ask of any sparse backbone."""
 from contextlib import contextmanager
-from typing import Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple
+from itertools import islice
+from typing import (Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple,
+                    Union)
 
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..sparsity import Sparsity, SparsityConfig, SparsitySpace
+from ..widths import StageWidths, unit_count
 from .checkpoints import check_init_cfg
 from .execution import EXECUTIONS
+from .narrow import BlockWidth
 from .selection.adapted_to import AdaptedTo
 from .selection.importance import TOKEN_SCORES, TRAINED
 from .selection.metadata import ToldBatch, listen_to_models
 from .selection.ranking import Selection
 from .selection.worth import Seen
+from .unit_order import UnitOrder
 
 
 class SparseBackbone(BaseModule):
@@ -31,11 +36,13 @@ class SparseBackbone(BaseModule):
         sparsity: See `sparsity`.
         execution: See `execution`.
         init_cfg: See :func:`~.checkpoints.check_init_cfg`.
+        widths: See `widths`.
 
     Attributes:
         scores: Names of importance that it can choose by.
         adapted_to: The score under which its weights were adapted.
         lacking: Names of scores with weights of their own that a loaded checkpoint held none of.
+        unit_order: Whether its heads and neurons are in the order of their importance.
         told: What the model around it was called with, for the time of its forward.
         watched: Whether dense passes too should heed what in an image is padding.
     """
@@ -45,7 +52,8 @@ class SparseBackbone(BaseModule):
 
     def __init__(self, space: SparsitySpace, in_channels: int, patch_size: int,
                  out_indices: Sequence[int], sparsity: Sparsity = None,
-                 execution: str = 'eager', init_cfg: Optional[dict] = None):
+                 execution: str = 'eager', init_cfg: Optional[dict] = None,
+                 widths: Optional[dict] = None):
         check_init_cfg(init_cfg, self.other_inits)
         super().__init__(init_cfg=init_cfg)
         listen_to_models()
@@ -53,10 +61,12 @@ class SparseBackbone(BaseModule):
         self.watched = False
         self.adapted_to = AdaptedTo()
         self.lacking: Set[str] = set()
+        self.unit_order = UnitOrder()
         self.space = space
         self.in_channels = in_channels
         self.patch_size = patch_size
         self.out_indices = tuple(out_indices)
+        self._widths = StageWidths.of(widths, len(space.depths))  # the blocks are not there yet
         self.sparsity = sparsity
         self.execution = execution
 
@@ -87,6 +97,59 @@ class SparseBackbone(BaseModule):
             raise ValueError(f'importance {value.importance!r} is none that '
                              f'{type(self).__name__} can choose by: {", ".join(self.scores)}')
         self._selection = value
+
+    @property
+    def widths(self) -> StageWidths:
+        """The share of the heads and FFN neurons of each stage that run: the one place where it is
+        kept, read at each forward. Takes what :meth:`~sparsevit_mm.widths.StageWidths.of` takes.
+
+        Raises:
+            ValueError, TypeError: As that does; or the blocks can't run a part of their units.
+        """
+        return self._widths
+
+    @widths.setter
+    def widths(self, value: Union[None, dict, StageWidths]) -> None:
+        widths = StageWidths.of(value, len(self.depths))
+        self._check_widths(widths)
+        self._widths = widths
+
+    def _check_widths(self, widths: StageWidths) -> None:
+        if not widths.is_full and not self.attention_blocks():
+            raise ValueError(f'{type(self).__name__} has no blocks that could run a part of their '
+                             f'heads and neurons')
+
+    def running_units(self, widths: Optional[StageWidths] = None
+                      ) -> List[List[Optional[BlockWidth]]]:
+        """For each stage and block, how many of its heads and neurons run; None where all do.
+
+        Args:
+            widths: The backbone's own by default.
+        """
+        widths = self._widths if widths is None else widths
+        if widths.is_full:
+            return [[None] * depth for depth in self.depths]
+        blocks, found = iter(self.attention_blocks()), []
+        for depth, heads, ffn in zip(self.depths, widths.heads, widths.ffn):
+            stage = []
+            for block in islice(blocks, depth):
+                width = BlockWidth(unit_count(block.num_heads, heads),
+                                   unit_count(block.num_neurons, ffn))
+                whole = width == (block.num_heads, block.num_neurons)
+                stage.append(None if whole else width)
+            found.append(stage)
+        return found
+
+    def unit_numbers(self, point: Optional[SparsityConfig] = None) -> List[List[BlockWidth]]:
+        """As :meth:`running_units`, with the numbers of whole blocks too.
+
+        Args:
+            point: With widths among its knobs; the backbone's own where it names none.
+        """
+        running = self.running_units(self._widths if point is None else self._widths.at(point))
+        blocks = iter(self.attention_blocks())
+        return [[width or BlockWidth(block.num_heads, block.num_neurons)
+                 for width, block in zip(stage, blocks)] for stage in running]
 
     @property
     def execution(self) -> str:
@@ -143,7 +206,7 @@ class SparseBackbone(BaseModule):
 
         Args:
             shape: (H, W) of the input, in pixels.
-            config: The sparsity.
+            config: The sparsity; an OperatingPoint may have widths.
             count_padding: Count padded tokens as if every layer ran on them. Of no effect where
                 nothing is padded.
         """
@@ -158,8 +221,9 @@ class SparseBackbone(BaseModule):
         raise NotImplementedError
 
     def attention_blocks(self) -> List[nn.Module]:
-        """The blocks of an attention and an FFN whose heads and neurons can be taken out, in order;
-        `block_heads` and `ffn_widths` of the backbone are theirs. None by default."""
+        """The blocks of an attention and an FFN whose heads and neurons can be taken out, in order,
+        each with `num_heads` and `num_neurons`; `block_heads` and `ffn_widths` of the backbone are
+        theirs. None by default."""
         return []
 
     def identity(self) -> Dict:

@@ -1,4 +1,5 @@
 """From a model in which heads and neurons are out to an ordinary smaller one without them."""
+from itertools import chain
 from typing import Dict, List, Mapping, NamedTuple, Optional
 
 import torch
@@ -55,6 +56,25 @@ def compact(backbone: nn.Module, masks: Optional[Mapping[str, Tensor]] = None) -
     return Compacted(state, counts['heads'], counts['neurons'])
 
 
+def cut(backbone: nn.Module) -> Compacted:
+    """The weights of the heads and neurons that run at the `widths` of a sparse backbone, alone. A
+    backbone of these gives what this one gives.
+
+    Args:
+        backbone: Left as it is.
+
+    Raises:
+        ValueError: All run.
+    """
+    if backbone.widths.is_full:
+        raise ValueError('all heads and neurons run: there is nothing to cut off')
+    numbers = [width for stage in backbone.unit_numbers() for width in stage]
+    state = {key: value.clone() for key, value in backbone.state_dict().items()}
+    for group, count in zip(unit_groups(backbone).values(), chain.from_iterable(numbers)):
+        _take(state, group, torch.arange(group.number) < count)
+    return Compacted(state, *map(list, zip(*numbers)))
+
+
 def without_effect(group: UnitGroup) -> Tensor:
     """(number,) bool, on the CPU: the units that give the same whatever the input, or that nothing
     takes."""
@@ -90,6 +110,11 @@ def _remove(state: StateDict, group: UnitGroup, mask: Tensor) -> None:
     bias = group.output.name[:-len('weight')] + 'bias'
     if bias in state:
         state[bias] += _constant(state, group, mask)
+    _take(state, group, mask)
+
+
+def _take(state: StateDict, group: UnitGroup, mask: Tensor) -> None:
+    """Leaves the units of a mask."""
     for part in (group.output, *group.inputs):
         index = part.index(mask).to(state[part.name].device)
         state[part.name] = state[part.name].index_select(part.dim, index)

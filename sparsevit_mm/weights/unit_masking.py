@@ -6,10 +6,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ..widths import unit_count
 from .blocks import Part, UnitGroup
 from .layers import LayerWeight
 from .masking import Masking, Masks, WeightMasks
-from .units import drop_and_grow_units, unit_count, unit_norms
+from .units import drop_and_grow_units, unit_norms
 
 Groups = Mapping[str, UnitGroup]
 

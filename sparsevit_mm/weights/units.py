@@ -9,12 +9,6 @@ from torch import Tensor
 from .masks import ranks
 
 
-def unit_count(number: int, density: float) -> int:
-    """How many of so many units exist: the whole part of density * number, as in the published
-    code, but at least one."""
-    return max(1, int(density * number + 1e-6))  # .29 * 100 is below 29
-
-
 def head_importance(outputs: Tensor, gradients: Tensor) -> Tensor:
     """What the loss changes by without a head, to first order: for each image the absolute sum of
     output times gradient, averaged over images.

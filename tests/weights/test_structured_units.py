@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsevit_mm.weights import drop_and_grow_units, head_importance, unit_norms
-from sparsevit_mm.weights.units import unit_count
+from sparsevit_mm.widths import unit_count
 
 PUBLISHED = Path(__file__).parents[3] / 'shared' / 'data' / 'reference' / 'svite.npz'
 

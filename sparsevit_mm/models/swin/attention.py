@@ -7,6 +7,8 @@ from mmcv.cnn.bricks.drop import build_dropout
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from ..narrow import project_heads, take_first
+
 
 class WindowMSA(BaseModule):
     """Multi-head self-attention within windows, with relative position bias.
@@ -53,16 +55,33 @@ class WindowMSA(BaseModule):
         self.proj = nn.Linear(inner_dims, embed_dims)
         self.proj_drop = nn.Dropout(proj_drop_rate)
 
-    def bias(self, masks: Optional[Tensor] = None) -> Tensor:
+    def bias(self, masks: Optional[Tensor] = None, heads: Optional[int] = None) -> Tensor:
         """What is added to the attention logits, (M, heads, N, N): the relative position bias
         with each of the masks (M, N, N), see :class:`~..windows.WindowPartition`; M is 1 without.
+        Of the first `heads`, all by default.
 
         Never cached: weights may change in place (EMAHook swaps them so) and leave no trace.
         """
         index = self.relative_position_index
-        bias = self.relative_position_bias_table[index.reshape(-1)]
+        bias = self.bias_table(heads)[index.reshape(-1)]
         bias = bias.reshape(*index.shape, -1).permute(2, 0, 1).contiguous()[None]
         return bias if masks is None else bias + masks.to(bias.dtype)[:, None]
+
+    def bias_table(self, heads: Optional[int] = None) -> Tensor:
+        """(rows, heads), of the first `heads`, all by default."""
+        table = self.relative_position_bias_table
+        return table if heads is None else table[:, :heads]
+
+    def project(self, x: Tensor, heads: Optional[int] = None) -> Tensor:
+        """(..., channels) -> (..., 3C), query, key and value of the first `heads`, all by
+        default."""
+        if heads is None:
+            return self.qkv(x)
+        return project_heads(x, self.qkv.weight, self.qkv.bias, heads, self.num_heads)
+
+    def merge(self, x: Tensor, heads: Optional[int] = None) -> Tensor:
+        """(..., C) of the first `heads`, all by default -> (..., channels)."""
+        return self.proj(x) if heads is None else take_first(self.proj, x)
 
     def attend(self, qkv: Tensor, bias: Tensor, mask_index: Optional[Tensor]) -> Tensor:
         """Attention of the tokens of each window to one another.
@@ -70,14 +89,14 @@ class WindowMSA(BaseModule):
         Args:
             qkv: (B, K, N, 3C), query, key and value of N tokens in K windows of B images; C is
                 heads times the channels of a head.
-            bias: (M, heads, N, N), see :meth:`bias`.
+            bias: (M, heads, N, N), see :meth:`bias`; it says how many heads there are.
             mask_index: (B, K) or (K,) int64, which bias each window uses; None if M is 1.
 
         Returns:
             (B, K, N, C).
         """
         B, K, N, C3 = qkv.shape
-        q, k, v = qkv.reshape(B * K, N, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = qkv.reshape(B * K, N, 3, bias.shape[1], -1).permute(2, 0, 3, 1, 4)
         if self.extra_scale != 1.:
             q = q * self.extra_scale
         bias = bias.to(q.dtype)

@@ -22,16 +22,17 @@ def swin_macs(backbone: nn.Module, shape: Sequence[int], config: SparsityConfig,
     patch, window = backbone.patch_size, backbone.window_size
     height, width = (math.ceil(side / patch) for side in shape)
     macs = height * width * backbone.num_features[0] * backbone.in_channels * patch**2
-    for stage, ratios in zip(backbone.stages, config.ratios):
+    for stage, ratios, widths in zip(backbone.stages, config.ratios,
+                                     backbone.unit_numbers(config)):
         total = running = num_windows(height, width, window)
-        for block, ratio in zip(stage.blocks, ratios):
+        for block, ratio, units in zip(stage.blocks, ratios, widths):
             kept = kept_windows(total, ratio) if ratio else total
             attended = kept * window**2
             windows = partition(height, width, window, block.shift, torch.device('cpu'))
             tokens = attended if count_padding else windows.token_bounds[kept]
             proj = block.attn.w_msa.proj
             inner, channels = proj.in_features, proj.out_features
-            hidden = block.ffn.feedforward_channels
+            inner, hidden = inner // block.num_heads * units.heads, units.neurons
             macs += tokens * (4 * channels * inner + 2 * channels * hidden)
             macs += 2 * attended * window**2 * inner
             if block.bypass is not None and kept < running:

@@ -91,6 +91,9 @@ class SparseSwinTransformer(SparseBackbone):
             FFN, where they differ from `num_heads` and `mlp_ratio`: one entry for every block, in
             order, None for those. Heads keep their channels, `embed_dims` over `num_heads`.
             ``tools/compact_model.py`` writes them.
+        widths: Share of the heads and FFN neurons of each stage that run, the first of each block:
+            ``dict(heads=[1, 1, .5, .5], ffn=.5)``, see :mod:`sparsevit_mm.widths`. May be set at
+            any time, too.
         triton: Whether inference on CUDA uses a Triton kernel for attention, where Triton is
             installed. Off by default: it was tested in Triton's interpreter, not on a GPU.
 
@@ -132,7 +135,8 @@ class SparseSwinTransformer(SparseBackbone):
                  execution: str = 'eager',
                  triton: bool = False,
                  block_heads: Widths = None,
-                 ffn_widths: Widths = None):
+                 ffn_widths: Widths = None,
+                 widths: Optional[dict] = None):
         if pretrained is not None:
             if init_cfg is not None:
                 raise ValueError('pretrained and init_cfg exclude each other')
@@ -146,7 +150,7 @@ class SparseSwinTransformer(SparseBackbone):
             raise ValueError(f'skipped {skipped!r} is none of {", ".join(SKIPPED)}')
         selection = Selection(importance, scope, group_size, padding_last)
         super().__init__(SparsitySpace(depths), in_channels, patch_size, out_indices, sparsity,
-                         execution, init_cfg)
+                         execution, init_cfg, widths)
         self.window_size = window_size
         self.use_abs_pos_embed = use_abs_pos_embed
         self.convert_weights = convert_weights
@@ -245,7 +249,7 @@ class SparseSwinTransformer(SparseBackbone):
         group, sizes = read_batch(self, x)
         if self._executor is None:
             return self._forward(group, x, sizes)
-        config = self.sparsity, self.selection, group
+        config = self.sparsity, self.selection, group, self.widths
         return self._executor(self, partial(self._forward, group), config, (x, sizes))
 
     def _forward(self, group: int, x: Tensor, sizes: Optional[Tensor]) -> Tuple[Tensor, ...]:
@@ -256,8 +260,9 @@ class SparseSwinTransformer(SparseBackbone):
         x = self.drop_after_pos(x)
 
         outs = []
-        for i, (stage, ratios) in enumerate(zip(self.stages, self.sparsity.ratios)):
-            x = stage(x, hw_shape, ratios, self.selection, batch)
+        for i, (stage, ratios, widths) in enumerate(zip(self.stages, self.sparsity.ratios,
+                                                        self.running_units())):
+            x = stage(x, hw_shape, ratios, self.selection, batch, widths)
             if i in self.out_indices:
                 outs.append(to_features(getattr(self, f'norm{i}'), x, hw_shape))
             if stage.downsample is not None:
@@ -301,13 +306,12 @@ class SparseSwinTransformer(SparseBackbone):
 
     def identity(self) -> Dict:
         first = [stage.blocks[0] for stage in self.stages]
+        units = self.unit_numbers()
         return {
             'depths': list(self.depths),
             'channels': list(self.num_features),
-            'heads': [uniform([block.attn.w_msa.num_heads for block in stage.blocks])
-                      for stage in self.stages],
-            'hidden channels': [uniform([block.ffn.feedforward_channels for block in stage.blocks])
-                                for stage in self.stages],
+            'heads': [uniform([width.heads for width in stage]) for stage in units],
+            'hidden channels': [uniform([width.neurons for width in stage]) for stage in units],
             'window size': self.window_size,
             'patch size': self.patch_size,
             'strides': [list(stage.downsample.sampler.stride) for stage in self.stages

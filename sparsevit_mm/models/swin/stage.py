@@ -8,6 +8,7 @@ from mmengine.model import BaseModule, ModuleList
 from torch import Tensor
 
 from ...sparsity import kept_windows
+from ..narrow import BlockWidth
 from ..selection.head import ImportanceHead
 from ..selection.importance import SELECTOR, TOKEN_SCORES, TRAINED, MapInfo
 from ..selection.ranking import (Batch, Selection, rank_windows, select_windows, valid_windows,
@@ -85,9 +86,18 @@ class SwinBlock(BaseModule):
         self.bypass = Bypass(embed_dims) if bypass else None
 
     def forward(self, x: Tensor, windows: WindowPartition, selected: Optional[Tensor] = None,
-                group: int = 1, gate: Optional[Tensor] = None) -> Tensor:
+                group: int = 1, gate: Optional[Tensor] = None,
+                width: Optional[BlockWidth] = None) -> Tensor:
         """(B, L, C) residual stream -> the same, see :func:`~.kernels.run_block`."""
-        return run_block(self, x, windows, selected, group, gate)
+        return run_block(self, x, windows, selected, group, gate, width)
+
+    @property
+    def num_heads(self) -> int:
+        return self.attn.w_msa.num_heads
+
+    @property
+    def num_neurons(self) -> int:
+        return self.ffn.feedforward_channels
 
 
 class SwinStage(BaseModule):
@@ -123,7 +133,8 @@ class SwinStage(BaseModule):
         self.selector: Optional[TokenSelector] = None
 
     def forward(self, x: Tensor, hw_shape: Tuple[int, int], ratios: Sequence[float],
-                selection: Selection = Selection(), batch: Batch = Batch()) -> Tensor:
+                selection: Selection = Selection(), batch: Batch = Batch(),
+                widths: Optional[Sequence[Optional[BlockWidth]]] = None) -> Tensor:
         """Runs the blocks, not the patch merging.
 
         Args:
@@ -132,6 +143,7 @@ class SwinStage(BaseModule):
             ratios: Sparsity of each block, never falling.
             selection: How windows are chosen.
             batch: What that heeds beside the features.
+            widths: How many heads and neurons each block runs, None for all; None for all of all.
 
         Returns:
             (B, H * W, C).
@@ -144,8 +156,9 @@ class SwinStage(BaseModule):
         kept = [kept_windows(total, ratio) if ratio else total for ratio in ratios]
         num_dense = kept.count(total)  # they come first, since ratios never fall
         x = x.contiguous()
-        for block in self.blocks[:num_dense]:
-            x = block(x, partitions[block.shift])
+        widths = [None] * len(kept) if widths is None else widths
+        for block, width in zip(self.blocks[:num_dense], widths):
+            x = block(x, partitions[block.shift], width=width)
         if num_dense == len(self.blocks):
             return x
         pruned = self.blocks[num_dense:]
@@ -153,7 +166,7 @@ class SwinStage(BaseModule):
                             selection, batch)
         x = own(x, self.training)
         running = total  # of the plain partition's windows: the others have dropped out
-        for block, k in zip(pruned, kept[num_dense:]):
+        for block, k, width in zip(pruned, kept[num_dense:], widths[num_dense:]):
             ranking, shares = ranked[block.shift]
             if block.bypass is not None and k < running:
                 dropped = ranking[:, k * batch.group:running * batch.group]
@@ -161,7 +174,7 @@ class SwinStage(BaseModule):
                 running = k
             selected = select_windows(ranking, k * batch.group)
             gate = None if shares is None else shares.gather(1, selected)
-            x = block(x, partitions[block.shift], selected, batch.group, gate)
+            x = block(x, partitions[block.shift], selected, batch.group, gate, width=width)
         return release(x)
 
     def map_info(self, hw_shape: Tuple[int, int], sizes: Optional[Tensor] = None) -> MapInfo:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ...compat import autocast_dtype, is_hooked
 from .. import chunks
+from ..narrow import BlockWidth, feed_forward, give_first, project_heads, take_first
 from .evolution import class_attention, received_attention, split_heads
 
 Attention = Callable[[Tensor, Tensor, float], Tensor]
@@ -67,48 +68,69 @@ class EncoderLayer(BaseModule):
     def norm2(self) -> nn.Module:
         return getattr(self, self.norm2_name)
 
-    def forward(self, x: Tensor, score: Optional[str] = None) -> Tuple[Tensor, Optional[Tensor]]:
+    @property
+    def num_heads(self) -> int:
+        return self.attn.attn.num_heads
+
+    @property
+    def num_neurons(self) -> int:
+        return self.ffn.feedforward_channels
+
+    def forward(self, x: Tensor, score: Optional[str] = None,
+                width: Optional[BlockWidth] = None) -> Tuple[Tensor, Optional[Tensor]]:
         """Runs the layer.
 
         Args:
             x: (B, T, C).
             score: Key of :data:`ATTENTION`: the attention score to return.
+            width: How many heads and neurons run; None for all.
 
         Returns:
             (B, T, C), and (B, T) fp32, what each token gets, summed over the heads that the
             projection takes; None without `score`.
         """
         if self.with_cp and x.requires_grad:
-            return cp.checkpoint(self._run, x, score, use_reentrant=False)
-        return self._run(x, score)
+            return cp.checkpoint(self._run, x, score, width, use_reentrant=False)
+        return self._run(x, score, width)
 
-    def _run(self, x: Tensor, score: Optional[str]) -> Tuple[Tensor, Optional[Tensor]]:
+    def _run(self, x: Tensor, score: Optional[str],
+             width: Optional[BlockWidth]) -> Tuple[Tensor, Optional[Tensor]]:
         msa = self.attn.attn
-        query, key, value = split_heads(
-            F.linear(self.norm1(x), msa.in_proj_weight, msa.in_proj_bias), msa.num_heads)
+        heads = msa.num_heads if width is None else width.heads
+        query, key, value = split_heads(project_heads(
+            self.norm1(x), msa.in_proj_weight, msa.in_proj_bias, heads, msa.num_heads), heads)
         scores = None
         if score is not None:
             scores = ATTENTION[score](query.detach(), key.detach(), query.shape[-1]**-.5)
-            scores = (scores * heads_taken(msa)[:, None]).sum(1)
+            scores = (scores * heads_taken(msa)[:heads, None]).sum(1)
         out = F.scaled_dot_product_attention(
             query, key, value, dropout_p=msa.dropout if msa.training else 0.)
-        out = msa.out_proj(out.transpose(1, 2).flatten(2))
+        out = out.transpose(1, 2).flatten(2)
+        out = msa.out_proj(out) if width is None else take_first(msa.out_proj, out)
         x = x + self.attn.dropout_layer(self.attn.proj_drop(out))
-        return self._feed_forward(x), scores
+        return self._feed_forward(x, width), scores
 
-    def _feed_forward(self, x: Tensor) -> Tensor:
+    def _feed_forward(self, x: Tensor, width: Optional[BlockWidth]) -> Tensor:
         """May write to x."""
         ffn = self.ffn
         if (not chunks.pays(x) or self.training or ffn.num_fcs != 2 or autocast_dtype('cpu')
                 or is_hooked(ffn) or is_hooked(self.norm2)):
-            return ffn(self.norm2(x), identity=x)
+            if width is None:
+                return ffn(self.norm2(x), identity=x)
+            out = ffn.gamma2(feed_forward(ffn, self.norm2(x), width))
+            return x + ffn.dropout_layer(out)
         (widen, activate, _), narrow = ffn.layers[0], ffn.layers[1]
         rows = x.flatten(0, 1)
-        size = HIDDEN_BYTES // (ffn.feedforward_channels * x.element_size())
+        neurons = self.num_neurons if width is None else width.neurons
+        size = HIDDEN_BYTES // (neurons * x.element_size())
         for span in chunks.spans(len(rows), size):
             part = rows[span]
-            hidden = chunks.activate_(activate, widen(self.norm2(part)))
-            part += ffn.gamma2(narrow(hidden))
+            if width is None:
+                out = narrow(chunks.activate_(activate, widen(self.norm2(part))))
+            else:
+                hidden = give_first(widen, self.norm2(part), neurons)
+                out = take_first(narrow, chunks.activate_(activate, hidden))
+            part += ffn.gamma2(out)
         return x
 
 

@@ -15,6 +15,7 @@ from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 
 from ...sparsity import Sparsity, SparsityConfig, SparsitySpace
+from ...widths import StageWidths
 from ..block_widths import Widths, block_widths, uniform
 from ..selection.head import check_heads
 from ..selection.importance import SELECTOR, TOKEN_SCORES, MapInfo
@@ -88,6 +89,9 @@ class EvoVisionTransformer(EvolvingBackbone):
         blend: How much of a layer's attention enters the importance: a number, or one per layer;
             by default 1 in the first third and 0.5 after.
         execution: How inference runs, see :mod:`..execution`.
+        widths: Share of the heads and FFN neurons that run, the first of each layer:
+            ``dict(heads=.5, ffn=.75)``, with 'stage' a list with one for each stage, see
+            :mod:`sparsevit_mm.widths`. May be set at any time, too.
         block_heads, ffn_widths: Attention heads of each layer, and hidden channels of each layer's
             FFN, where they differ from `num_heads` and `mlp_ratio`: one entry per layer, None for
             those. Heads keep their channels, `embed_dims` over `num_heads`.
@@ -140,7 +144,8 @@ class EvoVisionTransformer(EvolvingBackbone):
                  blend: Optional[Union[float, Sequence[float]]] = None,
                  execution: str = 'eager',
                  block_heads: Widths = None,
-                 ffn_widths: Widths = None):
+                 ffn_widths: Widths = None,
+                 widths: Optional[dict] = None):
         if pretrained is not None:
             if init_cfg is not None:
                 raise ValueError('pretrained and init_cfg exclude each other')
@@ -152,7 +157,7 @@ class EvoVisionTransformer(EvolvingBackbone):
         self._spaces = partial(make_space, num_layers, stages=stages, dense_layers=dense_layers)
         super().__init__(fast, reselect, with_cls_token, output_cls_token, in_channels=in_channels,
                          patch_size=patch_size, out_indices=out_indices, execution=execution,
-                         init_cfg=init_cfg)
+                         init_cfg=init_cfg, widths=widths)
         self.patch_pad, self.out_origin, self.norm_eval = patch_pad, out_origin, norm_eval
         self.embed_dims, self.interpolate_mode = embed_dims, interpolate_mode
         self.frozen_exclude = frozen_exclude
@@ -190,6 +195,7 @@ class EvoVisionTransformer(EvolvingBackbone):
             self.add_module(self.norm1_name, norm)
         self.selection = Selection(importance)
         self.sparsity = sparsity
+        self._check_widths(self.widths)
         self._freeze()
 
     def _make_space(self, reselect: str) -> SparsitySpace:
@@ -199,9 +205,10 @@ class EvoVisionTransformer(EvolvingBackbone):
         x, grid = self._embed(x)
         outs = [self._output(x, grid)] if self.out_origin else []
         importance = self._selector_scores(x, grid)
+        widths = [width for stage in self.running_units() for width in stage]
 
         def run(layer: int, tokens: Tensor, score: Optional[str], kept: Optional[Tensor]):
-            return (*self.layers[layer](tokens, score), self.blend[layer])
+            return (*self.layers[layer](tokens, score, widths[layer]), self.blend[layer])
 
         def collect(layer: int, whole: Callable[[], Tensor]) -> None:
             if layer in self.out_indices:
@@ -285,12 +292,19 @@ class EvoVisionTransformer(EvolvingBackbone):
     def attention_blocks(self) -> List[nn.Module]:
         return list(self.layers)
 
+    def _check_widths(self, widths: StageWidths) -> None:
+        super()._check_widths(widths)
+        fcs = self.layers[0].ffn.num_fcs
+        if fcs != 2 and not widths.is_full:
+            raise ValueError(f'widths: an FFN of {fcs} layers can\'t run a part of its neurons')
+
     def identity(self) -> Dict:
+        units = [width for stage in self.unit_numbers() for width in stage]
         return {
             'depths': list(self.depths),
             'channels': self.embed_dims,
-            'heads': uniform([layer.attn.attn.num_heads for layer in self.layers]),
-            'hidden channels': uniform([layer.ffn.feedforward_channels for layer in self.layers]),
+            'heads': uniform([width.heads for width in units]),
+            'hidden channels': uniform([width.neurons for width in units]),
             'patch size': self.patch_size,
             'in channels': self.in_channels,
             'outputs': list(self.out_indices),

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from ...sparsity import Sparsity, SparsityConfig, SparsitySpace, kept_windows
+from ...widths import StageWidths
 from ..checkpoints import rename
 from ..interface import SparseBackbone
 from ..selection.head import gate_update
@@ -64,7 +65,8 @@ class EvolvingBackbone(SparseBackbone):
     @property
     def reselect(self) -> str:
         """Whether patches are selected anew in each 'layer' or once per 'stage'. May be set at any
-        time; ratios stay. Raises ValueError if layers of a stage differ in theirs."""
+        time; ratios stay. Raises ValueError if layers of a stage differ in theirs, or if a part of
+        the units runs and the number of stages changes."""
         return self._reselect
 
     @reselect.setter
@@ -73,7 +75,13 @@ class EvolvingBackbone(SparseBackbone):
         ratios = [ratio for stage in self.sparsity.ratios for ratio in stage]
         config = SparsityConfig(ratios, space.depths, group=1)
         self._check(config, self.selection, value)
-        self._reselect, self.space = value, space
+        widths = self.widths
+        if len(space.depths) != len(self.depths):
+            if not widths.is_full:
+                raise ValueError(f'reselect {value!r} has {len(space.depths)} stages, the widths '
+                                 f'are of {len(self.depths)}: set them to None before')
+            widths = StageWidths.of(None, len(space.depths))
+        self._reselect, self.space, self._widths = value, space, widths
         self.sparsity = config
 
     @SparseBackbone.sparsity.setter
@@ -127,7 +135,7 @@ class EvolvingBackbone(SparseBackbone):
             return self._watcher.run(self._forward, x)
         if self._executor is None:
             return self._forward(x)
-        config = self.sparsity, self.selection, self.reselect, self.fast
+        config = self.sparsity, self.selection, self.reselect, self.fast, self.widths
         return self._executor(self, self._forward, config, (x, ))
 
     def _forward(self, x: Tensor) -> Tuple[Union[Tensor, List[Tensor]], ...]:

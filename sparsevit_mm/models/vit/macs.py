@@ -14,12 +14,13 @@ def vit_macs(backbone: nn.Module, grid: Tuple[int, int], config: SparsityConfig)
     patches, width = math.prod(grid), backbone.embed_dims
     macs = patches * width * backbone.in_channels * backbone.patch_size**2
     ratios = [ratio for stage in config.ratios for ratio in stage]
-    for layer, ratio in zip(backbone.layers, ratios):
+    widths = [units for stage in backbone.unit_numbers(config) for units in stage]
+    for layer, ratio, units in zip(backbone.layers, ratios, widths):
         kept = kept_windows(patches, ratio) if ratio else patches
         summary = backbone.fast == 'representative' and kept < patches
         tokens = kept + backbone.prefix + summary
-        hidden, linears = layer.ffn.feedforward_channels, layer.ffn.num_fcs
-        inner = layer.attn.attn.out_proj.in_features
+        hidden, linears = units.neurons, layer.ffn.num_fcs
+        inner = layer.attn.attn.out_proj.in_features // layer.num_heads * units.heads
         per_token = 4 * width * inner + 2 * width * hidden + (linears - 2) * hidden**2
         macs += tokens * per_token + 2 * tokens**2 * inner
     return macs

@@ -5,13 +5,14 @@ from torch import Tensor, nn
 
 from ....compat import is_hooked
 from ... import chunks
+from ...narrow import BlockWidth
 from ...windows import WindowPartition
 from . import cpu, reference
 
 
 def run_block(block: nn.Module, x: Tensor, windows: WindowPartition,
               selected: Optional[Tensor] = None, group: int = 1,
-              gate: Optional[Tensor] = None) -> Tensor:
+              gate: Optional[Tensor] = None, width: Optional[BlockWidth] = None) -> Tensor:
     """One Swin block on the windows selected.
 
     Picks the fastest implementation that is right here; all equal :mod:`.reference`.
@@ -26,13 +27,14 @@ def run_block(block: nn.Module, x: Tensor, windows: WindowPartition,
         group: Images of a group.
         gate: (G, K) fp32, shares of the selected windows, for the gradient of a learned score
             alone; None without.
+        width: How many heads and neurons run; None for all.
 
     Returns:
         (B, L, C), the stream after the block.
     """
     if _runs_in_chunks(block, x):
-        return cpu.run_block(block, x, windows, selected, group)
-    return reference.run_block(block, x, windows, selected, group, gate)
+        return cpu.run_block(block, x, windows, selected, group, width)
+    return reference.run_block(block, x, windows, selected, group, gate, width)
 
 
 def _runs_in_chunks(block: nn.Module, x: Tensor) -> bool:

@@ -6,6 +6,7 @@ from typing import Optional
 from torch import Tensor, nn
 
 from ...chunks import activate_, spans
+from ...narrow import BlockWidth, give_first, take_first
 from ..layout import WindowChunk, split
 from ...windows import WindowPartition
 
@@ -16,25 +17,33 @@ MIN_TOKENS = 1024
 
 
 def run_block(block: nn.Module, x: Tensor, windows: WindowPartition,
-              selected: Optional[Tensor], group: int) -> Tensor:
+              selected: Optional[Tensor], group: int,
+              width: Optional[BlockWidth] = None) -> Tensor:
     """See :func:`~sparsevit_mm.models.swin.kernels.run_block`."""
     stream = x.flatten(0, 1)
-    size = max(CHUNK_BYTES // (block.ffn.feedforward_channels * x.element_size()), MIN_TOKENS)
+    hidden = block.num_neurons if width is None else width.neurons
+    size = max(CHUNK_BYTES // (hidden * x.element_size()), MIN_TOKENS)
     for index, images, plain in split(windows, selected, x.shape[0], size, group):
-        bias = block.attn.w_msa.bias(None if plain else windows.masks)
+        bias = block.attn.w_msa.bias(None if plain else windows.masks, width and width.heads)
         for span in spans(len(index), size // windows.table.shape[1]):
-            _run_chunk(block, stream, WindowChunk(windows, index[span], images[span], plain), bias)
+            _run_chunk(block, stream, WindowChunk(windows, index[span], images[span], plain), bias,
+                       width)
     return x
 
 
-def _run_chunk(block: nn.Module, stream: Tensor, chunk: WindowChunk, bias: Tensor) -> None:
+def _run_chunk(block: nn.Module, stream: Tensor, chunk: WindowChunk, bias: Tensor,
+               width: Optional[BlockWidth]) -> None:
     """Runs a block on some windows of a stream (B * L, C), in place."""
-    msa, ffn = block.attn.w_msa, block.ffn
+    msa, ffn, heads = block.attn.w_msa, block.ffn, width and width.heads
     (widen, activate, _), narrow = ffn.layers[0], ffn.layers[1]
     tokens = stream.index_select(0, chunk.rows)[None]
-    qkv = chunk.to_windows(msa.qkv(chunk.pad(block.norm1(tokens))))
+    qkv = chunk.to_windows(msa.project(chunk.pad(block.norm1(tokens)), heads))
     out = msa.attend(qkv, bias, chunk.mask_index)
-    tokens += msa.proj(chunk.to_tokens(out))
-    hidden = activate_(activate, widen(block.norm2(tokens)))
-    tokens += ffn.gamma2(narrow(hidden))
+    tokens += msa.merge(chunk.to_tokens(out), heads)
+    normed = block.norm2(tokens)
+    if width is None:
+        out = narrow(activate_(activate, widen(normed)))
+    else:
+        out = take_first(narrow, activate_(activate, give_first(widen, normed, width.neurons)))
+    tokens += ffn.gamma2(out)
     stream.index_copy_(0, chunk.rows, tokens[0])

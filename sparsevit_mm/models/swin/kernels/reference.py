@@ -5,6 +5,7 @@ import torch
 import torch.utils.checkpoint as cp
 from torch import Tensor, nn
 
+from ...narrow import BlockWidth, feed_forward
 from ...selection.head import gate_update
 from ...tracing import is_tracing
 from ..attention import WindowMSA
@@ -14,15 +15,16 @@ from . import triton_attention
 
 
 def run_block(block: nn.Module, x: Tensor, windows: WindowPartition,
-              selected: Optional[Tensor], group: int, gate: Optional[Tensor] = None) -> Tensor:
+              selected: Optional[Tensor], group: int, gate: Optional[Tensor] = None,
+              width: Optional[BlockWidth] = None) -> Tensor:
     """See :func:`~sparsevit_mm.models.swin.kernels.run_block`."""
     layout = (AllWindows(windows) if selected is None
               else KeptWindows(windows, selected, group))
     tokens, rest = layout.take(x)
     if block.with_cp and tokens.requires_grad:
-        after = cp.checkpoint(_run_tokens, block, tokens, layout, use_reentrant=False)
+        after = cp.checkpoint(_run_tokens, block, tokens, layout, width, use_reentrant=False)
     else:
-        after = _run_tokens(block, tokens, layout)
+        after = _run_tokens(block, tokens, layout, width)
     if gate is not None:
         skipped = tokens.detach()
         if block.bypass is not None:
@@ -31,36 +33,41 @@ def run_block(block: nn.Module, x: Tensor, windows: WindowPartition,
     return layout.put(rest, after)
 
 
-def _attend(msa: WindowMSA, qkv: Tensor, layout: Union[AllWindows, KeptWindows]) -> Tensor:
+def _attend(msa: WindowMSA, qkv: Tensor, layout: Union[AllWindows, KeptWindows],
+            heads: Optional[int]) -> Tensor:
     """(G, K, N, 3C) -> (G, K, N, C)."""
-    head_dim = qkv.shape[3] // (3 * msa.num_heads)
+    head_dim = qkv.shape[3] // (3 * (heads or msa.num_heads))
     if (msa.triton and not torch.is_grad_enabled() and not is_tracing()
             and not (msa.attn_drop.training and msa.attn_drop.p)
             and triton_attention.is_available(qkv.device)
             and triton_attention.supports(qkv.shape[2], head_dim, qkv.dtype)):
         return triton_attention.window_attention(
-            qkv, msa.relative_position_bias_table, layout.windows.window_size,
+            qkv, msa.bias_table(heads), layout.windows.window_size,
             layout.windows.shift, layout.mask_index, msa.extra_scale * head_dim**-.5)
-    return msa.attend(qkv, msa.bias(layout.masks), layout.mask_index)
+    return msa.attend(qkv, msa.bias(layout.masks, heads), layout.mask_index)
 
 
 def _run_tokens(block: nn.Module, tokens: Tensor,
-                layout: Union[AllWindows, KeptWindows]) -> Tensor:
+                layout: Union[AllWindows, KeptWindows],
+                width: Optional[BlockWidth]) -> Tensor:
     """(G, T, C) -> the same."""
-    msa = block.attn.w_msa
-    qkv = layout.to_windows(msa.qkv(layout.pad(block.norm1(tokens))))
-    out = _attend(msa, qkv, layout)
+    msa, heads = block.attn.w_msa, width and width.heads
+    qkv = layout.to_windows(msa.project(layout.pad(block.norm1(tokens)), heads))
+    out = _attend(msa, qkv, layout, heads)
     if msa.proj_drop.training and msa.proj_drop.p:
         # The toolkits draw this dropout window by window; one seed must give one result.
-        out = layout.to_tokens(msa.proj_drop(msa.proj(out)))
+        out = layout.to_tokens(msa.proj_drop(msa.merge(out, heads)))
     else:
-        out = msa.proj(layout.to_tokens(out))
+        out = msa.merge(layout.to_tokens(out), heads)
     ffn = block.ffn
     if layout.images is None:
         tokens = tokens + block.attn.drop(out)
-        return ffn(block.norm2(tokens), identity=tokens)
+        if width is None:
+            return ffn(block.norm2(tokens), identity=tokens)
+        out = ffn.gamma2(feed_forward(ffn, block.norm2(tokens), width))
+        return tokens + ffn.dropout_layer(out)
     tokens = tokens + _drop_images(block.attn.drop, out, layout)
-    out = ffn.gamma2(ffn.layers(block.norm2(tokens)))
+    out = ffn.gamma2(feed_forward(ffn, block.norm2(tokens), width))
     return tokens + _drop_images(ffn.dropout_layer, out, layout)
 
 
