@@ -9,6 +9,7 @@ SCOPES = 'image', 'group'
 SAMPLERS = 'nsga2', 'tpe', 'random', 'published'
 POINTS = '90%', '80%', '70%', '60%', '50%'
 TARGETS = 'gradient', 'update'
+IMPORTANCES = 'l1', 'taylor'
 SAMPLES, SPARSITIES = 100, (.5, .7)
 
 

@@ -100,7 +100,7 @@ def fit_importance(model: nn.Module, batches: Iterable, targets: str = GRADIENT,
     model = unwrapped(model)
     backbone = get_sparse_backbone(model)
     backbone.make_heads()
-    run = _run_loss if targets == GRADIENT else _run_backbone
+    run = run_loss if targets == GRADIENT else _run_backbone
 
     def watch(batches: Iterable, take: Callable[[], None]) -> None:
         for batch in batches:
@@ -245,6 +245,10 @@ class Images:
         self.loader = Runner.build_dataloader(settings, seed=seed)
         self.chosen = choose(len(self.loader.dataset), number, seed)
 
+    def all(self) -> '_Part':
+        """Batches of them."""
+        return _Part(self.loader, self.chosen)
+
     def parts(self) -> Tuple['_Part', '_Part']:
         """Batches to fit to, and batches of every fifth image, held out."""
         held_out = self.chosen[HELD_OUT - 1::HELD_OUT]
@@ -308,7 +312,8 @@ def _dense(model: BaseModel) -> Iterator[None]:
                 setattr(backbone, name, value)
 
 
-def _run_loss(model: BaseModel, backbone: nn.Module, data) -> None:
+def run_loss(model: BaseModel, backbone: nn.Module, data) -> None:
+    """One pass forward to the loss and back. Raises NoLoss."""
     with torch.enable_grad():
         try:
             loss, _ = model.parse_losses(run_forward(model, data, 'loss'))

@@ -1,0 +1,43 @@
+"""Orders the attention heads and FFN neurons of a trained model by their importance, so that it can
+be adapted, searched and run with the first of them (--widths of search_sparsity.py). What the model
+gives stays the same."""
+import argparse
+from pathlib import Path
+
+from arguments import IMPORTANCES, add_config_options, add_device, add_model_arguments, make_parser
+
+
+def parse_args() -> argparse.Namespace:
+    parser = make_parser(__doc__)
+    add_model_arguments(parser)
+    parser.add_argument('-o', '--out', type=Path, metavar='NEW.pth',
+                        help='the checkpoint to write (default: NAME_ordered.pth here)')
+    parser.add_argument('--importance', choices=IMPORTANCES, default='l1',
+                        help='l1: of weights; taylor: of heads what the loss changes by without '
+                        'them, on images of training, and of neurons as l1 (default: l1)')
+    parser.add_argument('--num-images', type=int, default=64, metavar='N',
+                        help='of taylor (default: 64)')
+    parser.add_argument('--seed', type=int, default=0, help='which N images (default: 0)')
+    parser.add_argument('--overwrite', action='store_true', help='replace NEW.pth if it exists')
+    add_device(parser)
+    add_config_options(parser)
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    from sparsevit_mm.cli import clear_errors, default_device
+    from sparsevit_mm.config.reading import load_config
+    from sparsevit_mm.evaluation.unit_order import order_checkpoint
+    out = args.out or Path(f'{Path(args.checkpoint).stem}_ordered.pth')
+    with clear_errors(args.traceback):
+        order_checkpoint(load_config(args.config, args.cfg_options), args.checkpoint, out,
+                         args.importance, args.num_images, args.device or default_device(),
+                         args.seed, args.overwrite)
+    print(f'wrote {out}: heads and neurons by {args.importance}')
+    print('adapt it with SparsityAdaptationHook(widths=dict(heads=[1, .75, .5], '
+          'ffn=[1, .75, .5])), then search with --widths heads=1,.75,.5 ffn=1,.75,.5')
+
+
+if __name__ == '__main__':
+    main()
