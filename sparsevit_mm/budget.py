@@ -12,6 +12,7 @@ from .models import SparseBackbone, get_sparse_backbone
 from .models.checkpoints import fingerprint, same_weights
 from .models.knobs import KnobSetter
 from .sparsity import SparsityConfig
+from .widths import is_width
 
 
 def set_latency_budget(model: nn.Module,
@@ -21,9 +22,9 @@ def set_latency_budget(model: nn.Module,
     """Makes a loaded model as good as it can be within a latency.
 
     The backbone gets the front's configuration with the best metric among those that fit, and the
-    model its knobs, where the search set some. Weights
-    stay as they are, and so do graphs that compiled or captured execution has made: results are
-    those of a fresh model of that sparsity. To be called between forward passes.
+    model its knobs and widths, where the search set some. Weights stay as they are, and so do
+    graphs that compiled or captured execution has made: results are those of a fresh model of that
+    sparsity. To be called between forward passes.
 
     Where the front was found on another device, under another execution or with other weights,
     which its figures then say little of, a warning says so: once for each front and model.
@@ -46,7 +47,8 @@ def set_latency_budget(model: nn.Module,
         FileNotFoundError: There is no such file.
         ValueError: No configuration is as fast (names the fastest); `ms` is no positive number; the
             front is of a backbone of other depths, or the table of another backbone (names the
-            differences); the file is no front; or the model holds no sparse backbone. The model
+            differences), or there is one and the front has widths; it has, and the model's units
+            are in no order; the file is no front; or the model holds no sparse backbone. The model
             then stays as it was.
     """
     backbone = get_sparse_backbone(model)
@@ -58,12 +60,16 @@ def set_latency_budget(model: nn.Module,
     _compare(front, backbone, table is None)
     latency = None
     if table is not None:
+        if any(is_width(name) for p in front.points for name, _ in p.config.knobs):
+            raise ValueError('the front has widths: a latency table knows of ratios alone')
         here, latency = backbone_identity(backbone), table.predict
         differences = [f'{key}: {table.backbone.get(key)} in the table, {value} here'
                        for key, value in here.items() if table.backbone.get(key) != value]
         if differences:
             raise ValueError('the latency table is of another backbone: ' + '; '.join(differences))
     point = front.within(ms, latency).config
+    if any(map(is_width, dict(point.knobs))):
+        backbone.unit_order.require('the front has widths')
     names = {name for p in front.points for name, _ in p.config.knobs}
     set_knobs = KnobSetter(model, sorted(names))
     backbone.sparsity = point

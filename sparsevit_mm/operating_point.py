@@ -7,6 +7,7 @@ from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple, Union
 import numpy as np
 
 from .sparsity import Depths, Genes, SparsityConfig, SparsitySpace
+from .widths import KINDS, check_share, is_width, width_name, widths_label
 
 Value = Union[int, float, str, bool]
 PREFIX = 'model.test_cfg.'
@@ -15,16 +16,18 @@ IMAGE_SCALE = 'image_scale'  # factor of the sides of test images
 
 @dataclass(frozen=True)
 class Knob:
-    """A value of the model's test config that a search may set, or the size of its images.
+    """A value of the model's test config that a search may set, the size of its images, or the
+    width of a stage.
 
     Attributes:
         name: Its place in the config: ``model.test_cfg.rpn.max_per_img``. Or :data:`IMAGE_SCALE`,
-            whose values are factors of the sides that the test pipeline resizes to.
+            whose values are factors of the sides that the test pipeline resizes to. Or that of a
+            width, see :func:`~.widths.width_name`, whose values are shares of heads or neurons.
         values: To choose from; a search starts from the first.
 
     Raises:
         ValueError: Neither below ``model.test_cfg`` nor the image scale; a scale that is no
-            positive number; no values, or two alike.
+            positive number, a width that is no share; no values, or two alike.
     """
     name: str
     values: Tuple[Value, ...]
@@ -34,6 +37,9 @@ class Knob:
             if not all(type(v) in (int, float) and v > 0 for v in self.values):
                 raise ValueError(f'knob {self.name}: {list(self.values)} are not all positive '
                                  f'factors of the sides of images')
+        elif is_width(self.name):
+            shares = tuple(check_share(f'knob {self.name}', value) for value in self.values)
+            object.__setattr__(self, 'values', shares)
         elif not self.name.startswith(PREFIX) or self.name.endswith('.'):
             raise ValueError(f'knob {self.name!r} is neither {IMAGE_SCALE} nor a value below '
                              f'{PREFIX[:-1]}: only what a built model reads at test time can be '
@@ -41,6 +47,10 @@ class Knob:
         if len({*map(_identity, self.values)}) < max(len(self.values), 1):
             raise ValueError(f'knob {self.name}: values {list(self.values)} are none, or two of '
                              f'them are the same')
+
+    @property
+    def is_width(self) -> bool:
+        return is_width(self.name)
 
     @classmethod
     def parse(cls, text: str) -> 'Knob':
@@ -82,9 +92,11 @@ class OperatingPoint(SparsityConfig):
 
     @property
     def label(self) -> str:
-        names = short_names([name for name, _ in self.knobs])
-        return ', '.join([super().label, *(f'{names[name]} {value}'
-                                           for name, value in self.knobs)])
+        others = [(name, value) for name, value in self.knobs if not is_width(name)]
+        names = short_names([name for name, _ in others])
+        parts = [super().label, *(f'{names[name]} {value}' for name, value in others),
+                 widths_label(self.knobs)]
+        return ', '.join(filter(None, parts))
 
     def __str__(self) -> str:
         return ' '.join([super().__str__(), *(f'{name}={value}' for name, value in self.knobs)])
@@ -108,6 +120,17 @@ def short_names(names: Sequence[str]) -> Dict[str, str]:
         short[name] = next((end for end in ends if not any(
             other != name and f'.{other}'.endswith(f'.{end}') for other in names)), name)
     return short
+
+
+def width_knobs(choices: Mapping[str, Sequence[float]], num_stages: int) -> List[Knob]:
+    """A knob for each kind of unit and stage.
+
+    Args:
+        choices: Kind -> shares, see :func:`~.widths.check_widths`.
+        num_stages: Of the backbone.
+    """
+    return [Knob(width_name(kind, stage), tuple(shares))
+            for kind, shares in choices.items() for stage in range(num_stages)]
 
 
 def image_scale(point: SparsityConfig) -> float:
@@ -159,14 +182,26 @@ class PointSpace(SparsitySpace):
 
     def uniform(self) -> List[SparsityConfig]:
         """One ratio everywhere with each knob at its first value, then dense with each knob at each
-        other value alone."""
+        other value alone; widths of a kind go together, and all together with each ratio."""
         points = super().uniform()
-        for knob in self.knobs:
-            points += [self._with(points[0], knob.name, value) for value in knob.values[1:]]
-        return points
+        widths = [knob for knob in self.knobs if knob.is_width]
+        kinds = [[knob for knob in widths if knob.name.startswith(f'{kind}_')] for kind in KINDS]
+        alone = [[knob] for knob in self.knobs if not knob.is_width]
+        for together in [*alone, *filter(None, kinds)]:
+            points += [self._with(points[0], together, place)
+                       for place in range(1, len(together[0].values))]
+        if widths:
+            last = len(self.choices) - 1
+            points += [self._with(points[place], widths, place / last)
+                       for place in range(1, last + 1)]
+        return list(dict.fromkeys(points))
 
-    def _with(self, point: SparsityConfig, name: str, value: Value) -> SparsityConfig:
-        return operating_point(point, {**dict(point.knobs), name: value})
+    def _with(self, point: SparsityConfig, knobs: Sequence[Knob],
+              place: Union[int, float]) -> SparsityConfig:
+        """With the values at a place, or at a share of all places."""
+        return operating_point(point, {**dict(point.knobs), **{
+            knob.name: knob.values[place if isinstance(place, int)
+                                   else round(place * (len(knob.values) - 1))] for knob in knobs}})
 
     def count(self) -> int:
         return super().count() * math.prod(len(knob.values) for knob in self.knobs)

@@ -100,17 +100,22 @@ def is_width(name: str) -> bool:
     return kind in KINDS and stage.isdigit()
 
 
+def named_widths(knobs: Sequence[Tuple[str, Any]]) -> Dict[str, List[float]]:
+    """The widths among the knobs of a point: kind -> share of each stage named, in order."""
+    found: Dict[str, Dict[int, float]] = {}
+    for name, share in knobs:
+        if is_width(name):
+            kind, _, stage = name.partition('_stage')
+            found.setdefault(kind, {})[int(stage)] = share
+    return {kind: [shares[stage] for stage in sorted(shares)]
+            for kind, shares in sorted(found.items(), key=lambda item: KINDS.index(item[0]))}
+
+
 def widths_label(knobs: Sequence[Tuple[str, Any]]) -> str:
-    """Short text of the widths among the knobs of a point: 'heads 1 0.5 1 1, ffn 0.5'; '' if there
-    are none."""
-    parts = []
-    for kind in KINDS:
-        shares = [f'{share:g}' for _, share in sorted(
-            (int(name.partition('_stage')[2]), share) for name, share in knobs
-            if is_width(name) and name.startswith(f'{kind}_'))]
-        if shares:
-            parts.append(f'{kind} ' + ' '.join([shares[0]] if len({*shares}) == 1 else shares))
-    return ', '.join(parts)
+    """Short text of them: 'heads 1 0.5 1 1, ffn 0.5'; '' if there are none."""
+    return ', '.join(f'{kind} ' + ' '.join(f'{share:g}' for share in (
+        shares[:1] if len({*shares}) == 1 else shares))
+        for kind, shares in named_widths(knobs).items())
 
 
 def parse_widths(texts: Sequence[str]) -> Dict[str, Shares]:

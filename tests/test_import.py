@@ -14,11 +14,11 @@ LEAVES = {'bevdet', 'classification'}  # which configs import that need their to
 
 # Each line may import from the lines above it only; what is not named stands on top of all.
 LAYERS = [{'version', 'sparsity', 'widths', 'files', 'compat'}, {'operating_point'},
-          {'models', 'front'}, {'weights'}, {'cost'}, {'budget', 'hooks', 'config'}, {'evaluation'}, {'search'},
-          {'visualization', 'deploy'}, {'report'}, {'cli'}]
+          {'models', 'front'}, {'weights'}, {'cost'}, {'budget', 'hooks', 'config'},
+          {'evaluation'}, {'search'}, {'visualization', 'deploy'}, {'report'}, {'cli'}]
 MODEL_LAYERS = [{'tracing', 'checkpoints', 'block_widths', 'grids', 'narrow', 'unit_order'},
-                {'windows', 'chunks', 'knobs'}, {'selection', 'execution'}, {'interface'},
-                {'swin', 'vit'}, {'bevdet', 'classification'}]
+                {'windows', 'chunks'}, {'selection', 'execution'}, {'interface'},
+                {'swin', 'vit', 'knobs'}, {'bevdet', 'classification'}]
 
 WITHOUT_TOOLKITS = '''
 import sys

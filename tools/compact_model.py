@@ -1,5 +1,5 @@
 """Writes the config and the checkpoint of a smaller dense model: without the heads and FFN neurons
-that structured sparse training pruned."""
+that structured sparse training pruned, or that the `widths` of a search's winner leave out."""
 import argparse
 from pathlib import Path
 

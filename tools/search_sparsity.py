@@ -42,6 +42,10 @@ def parse_args() -> argparse.Namespace:
                       metavar='NAME=VALUE,VALUE', help='choose a value of the test config beside '
                       'the ratios: model.test_cfg.rpn.max_per_img=1000,500,300; or the size of the '
                       'images: image_scale=1,.875,.75 of the sides; may be repeated')
+    goal.add_argument('--widths', nargs='+', default=[], metavar='KIND=SHARE,SHARE',
+                      help='choose for each stage the share of its heads and FFN neurons that run '
+                      'beside the ratios, of a checkpoint of order_units.py: heads=1,.75,.5 '
+                      'ffn=1,.75,.5')
     goal.add_argument('--eval-dtype', choices=DTYPES, metavar='DTYPE',
                       help='evaluate in fp32, fp16 or bf16; on the CPU the backbone '
                       'alone (default: as --dtype)')
@@ -93,10 +97,10 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-PASSED_ON = ('min_latency', 'knobs', 'eval_dtype', 'latency_of', 'pareto', 'calibrate', 'work_dir',
-             'importance', 'metric', 'num_trials', 'num_samples', 'first_look', 'finalists',
-             'evaluation_timeout', 'scopes', 'references', 'sampler', 'table', 'seed', 'storage',
-             'study', 'resume', 'out', 'overwrite', 'launcher', 'rounds')
+PASSED_ON = ('min_latency', 'knobs', 'widths', 'eval_dtype', 'latency_of', 'pareto', 'calibrate',
+             'work_dir', 'importance', 'metric', 'num_trials', 'num_samples', 'first_look',
+             'finalists', 'evaluation_timeout', 'scopes', 'references', 'sampler', 'table', 'seed',
+             'storage', 'study', 'resume', 'out', 'overwrite', 'launcher', 'rounds')
 
 
 def main() -> None:

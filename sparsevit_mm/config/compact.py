@@ -13,7 +13,7 @@ from ..compat import is_lazy_config
 from ..files import replacing
 from ..models import SparseBackbone
 from ..models.checkpoints import read_checkpoint
-from ..weights.compaction import compact
+from ..weights.compaction import compact, cut
 from ..weights.masking import Masks, unpack
 from .building import build_backbone
 from .child import Keys, body_of, child_text, write_config
@@ -41,7 +41,8 @@ class Compaction(NamedTuple):
 def compact_model(config: str, checkpoint: str, out: Path, overwrite: bool = False,
                   options: Optional[Dict] = None) -> Compaction:
     """Writes a config and a checkpoint of the model in which heads and neurons that are out do not
-    exist: an ordinary dense model, that is tested, measured, searched and exported as any other.
+    exist: an ordinary dense model, that is tested, measured, searched and exported as any other. Of
+    a config whose backbone has `widths`, as a search over them leaves it, these are cut for good.
 
     The config is a child of the given one with `block_heads` and `ffn_widths` of the backbone, the
     new checkpoint to load from, and without StructuredSparseTrainingHook. The checkpoint holds
@@ -49,8 +50,9 @@ def compact_model(config: str, checkpoint: str, out: Path, overwrite: bool = Fal
 
     Args:
         config: A file with one sparse backbone; not only ``toolkit::path``, which has none.
-        checkpoint: Of the whole model. Which units exist it says itself where the hook trained it;
-            else those are out that add nothing, see :func:`~sparsevit_mm.weights.compact`.
+        checkpoint: Of the whole model. Without `widths`, which units exist it says itself where the
+            hook trained it; else those are out that add nothing, see
+            :func:`~sparsevit_mm.weights.compact`.
         out: The config to write, NEW.py; the checkpoint lies beside it as NEW.pth.
         overwrite: Whether the two may be there already.
         options: Merged into the config, and written with it.
@@ -80,9 +82,15 @@ def compact_model(config: str, checkpoint: str, out: Path, overwrite: bool = Fal
     before = build_backbone(cfg, checkpoint).eval()
     held = read_checkpoint(checkpoint)
     prefix = '.'.join(map(str, keys[1:])) + '.'
-    smaller = compact(before, _masks(held, prefix))
+    narrow = not before.widths.is_full
+    if narrow and RECORD in held:
+        raise ValueError(f'{checkpoint} is of a training with masks, {config} has widths: the '
+                         f'first heads and neurons are not those that exist. Compact it without '
+                         f'widths')
+    smaller = cut(before) if narrow else compact(before, _masks(held, prefix))
 
-    changes = dict(block_heads=smaller.block_heads, ffn_widths=smaller.ffn_widths)
+    changes = dict(block_heads=smaller.block_heads, ffn_widths=smaller.ffn_widths,
+                   **dict(widths=None) if narrow else {})
     new, paths = _changed(cfg.to_dict(), keys, changes, str(target.resolve()))
     after = MODELS.build(node_at(new, keys)).eval()
     after.load_state_dict(smaller.state)

@@ -10,6 +10,7 @@ from ..compat import is_lazy_config
 from ..files import absolute
 from ..operating_point import IMAGE_SCALE, image_scale
 from ..sparsity import SparsityConfig
+from ..widths import is_width, named_widths
 from .child import body_of, child_text, merge, write_config
 from .reading import find_backbone, nested, node_at, without_adaptation
 from .resolution import at_scale
@@ -41,8 +42,8 @@ def export_config(cfg: Config, config: str, options: Optional[Dict], sparsity: S
         cfg: The config that was searched, resolved.
         config: Its path, or ``toolkit::path``.
         options: The ``--cfg-options`` of the search: part of what was searched.
-        sparsity: The winner; its knobs are written too, the image scale as the pipelines of val and
-            test.
+        sparsity: The winner; its knobs and widths are written too, the image scale as the pipelines
+            of val and test.
         checkpoint: What was searched, the start of fine-tuning.
         out: The file to write.
         comments: Lines of provenance.
@@ -79,8 +80,11 @@ def settings_of(cfg: Config, point: SparsityConfig, scope: Optional[str] = None,
     for key, value in dict(sparsity=point.to_list(), scope=scope, importance=importance).items():
         if value is not None:
             merge(body, nested((*find_backbone(cfg), key), value))
+    widths = named_widths(point.knobs)
+    if widths:
+        merge(body, nested((*find_backbone(cfg), 'widths'), widths))
     for name, value in point.knobs:
-        if name != IMAGE_SCALE:
+        if name != IMAGE_SCALE and not is_width(name):
             merge(body, nested(name.split('.'), value))
     if image_scale(point) != 1:
         splits = [split for split in ('val', 'test') if cfg.get(f'{split}_dataloader')]

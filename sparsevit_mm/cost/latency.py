@@ -11,6 +11,7 @@ import torch
 from ..compat import timer, torch_threads
 from ..models import SparseBackbone
 from ..models.execution import EXECUTIONS
+from ..models.knobs import WidthSetter
 from ..models.selection.ranking import Selection
 from ..operating_point import point_of
 from ..sparsity import Sparsity, SparsityConfig
@@ -197,6 +198,7 @@ class LatencyMeter(Meter):
         dtype = DTYPES[setting.dtype]
         self.backbone = deepcopy(backbone).to(setting.device, dtype).eval()
         self.backbone.execution = setting.execution
+        self._set_widths = WidthSetter(self.backbone)
         self.select(backbone.selection)
         self.image = torch.randn(
             setting.batch_size,
@@ -212,6 +214,7 @@ class LatencyMeter(Meter):
     @torch.inference_mode()
     def _run(self, config: SparsityConfig) -> float:
         self.backbone.sparsity = config
+        self._set_widths(config)
         start = timer()  # waits for the device
         self.backbone(self.image)
         return (timer() - start) * 1e3

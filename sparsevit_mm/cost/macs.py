@@ -2,6 +2,7 @@
 from typing import Optional, Sequence
 
 from ..models import SparseBackbone
+from ..operating_point import point_of
 from ..sparsity import Sparsity
 
 
@@ -17,9 +18,10 @@ def backbone_macs(backbone: SparseBackbone,
         backbone: Its class holds the closed form.
         shape: (H, W) of the input, in pixels.
         batch_size: Images.
-        sparsity: The configuration; the backbone's own by default.
+        sparsity: The configuration; the backbone's own by default. An OperatingPoint may have
+            widths; where it names none, the backbone's own count.
         count_padding: Count padded tokens as if every layer ran on them, as the published figures
             do. By default what this package runs is counted.
     """
-    config = backbone.sparsity if sparsity is None else backbone.space.config(sparsity)
+    config = backbone.sparsity if sparsity is None else point_of(backbone.space, sparsity)
     return batch_size * backbone.macs(shape, config, count_padding)

@@ -213,9 +213,12 @@ class Evaluator:
         loop = self._data[index].loop_at(image_scale(config))
         self.backbone.sparsity, self.backbone.selection = config, selection
         self.set_knobs(config)
-        with val_loop_is(runner, loop), half_precision(self.model, self.dtype), _quiet():
-            # The first time as a validation by itself, which loads the checkpoint.
-            metrics = loop.run() if self._loaded else runner.val()
+        try:
+            with val_loop_is(runner, loop), half_precision(self.model, self.dtype), _quiet():
+                # The first time as a validation by itself, which loads the checkpoint.
+                metrics = loop.run() if self._loaded else runner.val()
+        finally:  # what copies the model takes what it finds for the model's own
+            self.set_knobs(SparsityConfig(config, config.depths))
         self._loaded = True
         return dict(metrics)
 

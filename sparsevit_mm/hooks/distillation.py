@@ -12,8 +12,8 @@ LOSS = 'loss_distillation'
 
 class Distillation:
     """Adds to a model's losses how far the features of its pruned backbone are from those of a
-    frozen copy that runs all windows: the mean squared difference, averaged over the outputs, where
-    a ViT's map and its class token count as two.
+    frozen copy that runs all windows, heads and neurons: the mean squared difference, averaged over
+    the outputs, where a ViT's map and its class token count as two.
 
     The copy runs within the model's own forward, without gradients, and the loss joins the model's
     dict of losses. So there is one forward and one backward pass of the wrapped model, as DDP and a
@@ -37,6 +37,8 @@ class Distillation:
         self.weight = weight
         self.teacher = copy.deepcopy(backbone).eval().requires_grad_(False)
         self.teacher.sparsity, self.teacher.execution = None, 'eager'
+        if not backbone.widths.is_full:
+            self.teacher.widths = None
         self.loss: Optional[Tensor] = None
         self.handles = [model.register_forward_pre_hook(self._begin),
                         backbone.register_forward_hook(self._compare),
@@ -50,7 +52,8 @@ class Distillation:
         self.loss = None  # of a pass that failed, or of the backbone by itself
 
     def _compare(self, backbone: nn.Module, args: tuple, outs) -> None:
-        if not backbone.training or backbone.sparsity.is_dense or not torch.is_grad_enabled():
+        dense = backbone.sparsity.is_dense and backbone.widths.is_full
+        if not backbone.training or dense or not torch.is_grad_enabled():
             return
         with torch.no_grad():
             targets = self.teacher(args[0])

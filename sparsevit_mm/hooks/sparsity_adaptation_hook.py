@@ -1,6 +1,6 @@
 """Sparsity-aware adaptation: a random configuration at every training iteration."""
 from pathlib import Path
-from typing import Dict, Optional, Sequence, Union
+from typing import Dict, Mapping, Optional, Sequence, Union
 
 import numpy as np
 from mmengine.hooks import Hook
@@ -10,7 +10,10 @@ from mmengine.registry import HOOKS
 from ..compat import is_resuming
 from ..front import Front
 from ..models import get_sparse_backbone
+from ..models.knobs import WidthSetter
+from ..operating_point import PointSpace, operating_point, width_knobs
 from ..sparsity import Sparsity, SparsityConfig, SparsitySpace
+from ..widths import check_widths
 from .distillation import Distillation
 
 DENSE_SHARE = .2  # with distillation
@@ -33,7 +36,8 @@ class SparsityAdaptationHook(Hook):
     within the stage. So half of the draws are of the list itself, however deep the backbone is,
     and most of the others are one or two pairs away from it.
 
-    Validation runs at the configurations the user names. Metrics of the first keep their usual
+    Validation runs at the configurations the user names, and the widths that the backbone was
+    built with. Metrics of the first keep their usual
     names, those of each further one are prefixed with its name, ``60%/coco/bbox_mAP``. Training
     goes on at its own draw, and after it the backbone has the sparsity it was built with.
 
@@ -49,11 +53,16 @@ class SparsityAdaptationHook(Hook):
             :class:`~.distillation.Distillation`; 0 for none.
         dense_share: Of the iterations, those that train the dense configuration: by default 0.2
             with distillation, else none.
+        widths: Shares of heads and of FFN neurons to draw for each stage too, independently:
+            ``dict(heads=[1, .75, .5], ffn=[1, .75, .5])``; the dense configuration has all. Before
+            such an adaptation the units of the checkpoint are put in order, see
+            tools/order_units.py.
 
     Raises:
         ValueError, TypeError: A choice that SparsitySpace refuses, an empty dict or list, or a
             file that holds no front. Before training or validation starts: a configuration that
-            SparsityConfig refuses, or one to draw around that the choices do not make up.
+            SparsityConfig refuses, or one to draw around that the choices do not make up; widths of
+            a model without heads, or of one whose units are in no order.
         FileNotFoundError: There is no such file.
     """
     # Before EMAHook in after_val_epoch, which takes the averaged weights away again, and before
@@ -66,7 +75,8 @@ class SparsityAdaptationHook(Hook):
                  val_sparsity: Sparsity = None,
                  around: Optional[Union[str, Path, Sequence[Sparsity]]] = None,
                  distillation: float = 0.,
-                 dense_share: Optional[float] = None):
+                 dense_share: Optional[float] = None,
+                 widths: Optional[Mapping[str, Sequence[float]]] = None):
         self.choices = choices
         if choices is not None:
             SparsitySpace((1, ), tuple(choices))  # refuse bad ones while the config is built
@@ -80,6 +90,7 @@ class SparsityAdaptationHook(Hook):
             raise ValueError(f'around is {around!r}: neither a list of configurations nor the '
                              f'file of a front')
         self.around = around
+        self.widths = check_widths(widths)
         if not distillation >= 0:
             raise ValueError(f'distillation is {distillation}: a weight is 0 or more')
         if dense_share is None:
@@ -93,21 +104,35 @@ class SparsityAdaptationHook(Hook):
     def before_run(self, runner) -> None:
         self.backbone = get_sparse_backbone(runner.model)
         space = self.backbone.space
-        self.space = space if self.choices is None else space.of(self.choices)
+        knobs = width_knobs(self.widths, len(space.depths))
+        self.space = PointSpace.beside(
+            space if self.choices is None else space.of(self.choices), knobs)
+        if knobs and not self.backbone.attention_blocks():
+            raise ValueError(f'widths: {type(self.backbone).__name__} has no heads and neurons '
+                             f'that could be left out')
         self.val_configs = {
             name: space.config(value)
             for name, value in self.val_sparsity.items()
         }
         self.centres = None if self.around is None else [
-            space.config(value) for value in self.around]
+            self._centre(value) for value in self.around]
         outside = [str(c) for c in self.centres or [] if c not in self.space]
         if outside:
             raise ValueError(f'around holds configurations that no pairs of {self.space.choices} '
                              f'make up: {", ".join(outside)}')
         self.built_with = self.backbone.sparsity
-        self.dense = space.config(0.)
+        self.set_widths = WidthSetter(self.backbone)
+        self.dense = operating_point(space.config(0.), {knob.name: 1. for knob in knobs})
+
+    def _centre(self, value: Sparsity) -> SparsityConfig:
+        """With the knobs that are drawn, and no others."""
+        knobs = {knob.name for knob in self.space.knobs}
+        given = {name: share for name, share in getattr(value, 'knobs', ()) if name in knobs}
+        return self.space.config(operating_point(self.backbone.space.config(value), given))
 
     def before_train(self, runner) -> None:
+        if self.widths:
+            self.backbone.unit_order.require('widths')
         if self.distillation:
             self.distiller = Distillation(runner.model, self.backbone, self.distillation)
             if self.teacher_state is not None:
@@ -117,7 +142,8 @@ class SparsityAdaptationHook(Hook):
     def settings(self) -> Dict:
         """What a resumed adaptation must have in common with the one it goes on with."""
         return dict(importance=self.backbone.selection.importance, seed=self.seed,
-                    distillation=self.distillation, dense_share=self.dense_share)
+                    distillation=self.distillation, dense_share=self.dense_share,
+                    **dict(widths=self.widths) if self.widths else {})
 
     def before_save_checkpoint(self, runner, checkpoint: Dict) -> None:
         checkpoint[RECORD] = dict(settings=self.settings)
@@ -128,9 +154,9 @@ class SparsityAdaptationHook(Hook):
         if not is_resuming(runner) or RECORD not in checkpoint:
             return
         held = checkpoint[RECORD]
-        differences = [f'{key}={held["settings"].get(key)!r} there, {value!r} here'
-                       for key, value in self.settings.items()
-                       if held['settings'].get(key) != value]
+        there, here = held['settings'], self.settings
+        differences = [f'{key}={there.get(key)!r} there, {here.get(key)!r} here'
+                       for key in {**there, **here} if there.get(key) != here.get(key)]
         if differences:
             raise ValueError('the adaptation to be resumed was begun with other settings: '
                              + '; '.join(differences))
@@ -147,7 +173,7 @@ class SparsityAdaptationHook(Hook):
 
     def _neighbour(self, centre: SparsityConfig, rng: np.random.Generator) -> SparsityConfig:
         """The configuration itself in half of the draws, else one a step away in some pairs."""
-        size, last = self.space.num_genes, len(self.space.choices) - 1
+        size, last = self.space.num_genes, np.array(self.space.gene_sizes) - 1
         genes, steps = np.array(self.space.encode(centre)), rng.choice((-1, 1), size)
         steps[genes == last] = -1
         steps[genes == 0] = 1
@@ -155,11 +181,14 @@ class SparsityAdaptationHook(Hook):
         return self.space.decode((genes + steps).clip(0, last).tolist())  # of a sole choice
 
     def before_train_iter(self, runner, batch_idx: int, data_batch: DATA_BATCH = None) -> None:
-        self.backbone.sparsity = self.draw(runner.iter)
-        runner.message_hub.update_scalar('train/sparsity', self.backbone.sparsity.mean)
+        drawn = self.draw(runner.iter)
+        self.backbone.sparsity = drawn
+        self.set_widths(drawn)
+        runner.message_hub.update_scalar('train/sparsity', drawn.mean)
 
     def after_train(self, runner) -> None:
         self.backbone.sparsity = self.built_with
+        self.set_widths(self.built_with)
         if self.distiller is not None:
             self.distiller.remove()
             self.distiller = None
@@ -167,6 +196,7 @@ class SparsityAdaptationHook(Hook):
     def before_val_epoch(self, runner) -> None:
         self.before_validation = self.backbone.sparsity
         self.backbone.sparsity = next(iter(self.val_configs.values()))
+        self.set_widths(self.built_with)
 
     def after_val_epoch(self, runner, metrics: Optional[Dict[str, float]] = None) -> None:
         for name, config in list(self.val_configs.items())[1:]:

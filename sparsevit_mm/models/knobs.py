@@ -7,7 +7,22 @@ from torch import nn
 
 from ..operating_point import IMAGE_SCALE, PREFIX, Value
 from ..sparsity import SparsityConfig
+from ..widths import is_width
 from .checkpoints import unwrapped
+from .interface import SparseBackbone
+
+
+class WidthSetter:
+    """Sets the widths of a sparse backbone to those of a point, and to its own where a point names
+    none: those that it has now."""
+
+    def __init__(self, backbone: SparseBackbone):
+        self.backbone, self.own = backbone, backbone.widths
+
+    def __call__(self, point: SparsityConfig) -> None:
+        widths = self.own.at(point)
+        if widths != self.backbone.widths:
+            self.backbone.widths = widths
 
 
 class KnobSetter:
@@ -19,7 +34,8 @@ class KnobSetter:
     Args:
         model: A model with a ``test_cfg``, wrapped or not.
         names: Of the knobs, as :class:`~sparsevit_mm.operating_point.Knob` has them. The image
-            scale is the data's, and no matter of the model's.
+            scale is the data's, and no matter of the model's; widths, which need not be named, are
+            those of the sparse backbone.
 
     Raises:
         ValueError: The model has no such value; lists those that are there.
@@ -29,8 +45,10 @@ class KnobSetter:
         self.model = model = unwrapped(model)
         self._places: Dict[str, Tuple[List[Dict], str]] = {}
         self._own: Dict[str, Value] = {}
+        self._set_widths = [WidthSetter(module) for module in model.modules()
+                            if isinstance(module, SparseBackbone)]
         for name in names:
-            if name == IMAGE_SCALE:
+            if name == IMAGE_SCALE or is_width(name):
                 continue
             part, key = self._find(name)
             self._places[name] = _alike(model, part), key
@@ -43,13 +61,15 @@ class KnobSetter:
     def __call__(self, point: SparsityConfig) -> None:
         """Sets the knobs of a point; those that it does not name get the model's own values."""
         for name, value in {**self._own, **dict(point.knobs)}.items():
-            if name == IMAGE_SCALE:
+            if name == IMAGE_SCALE or is_width(name):
                 continue
             if name not in self._places:
                 raise ValueError(f'{name} is no knob that was asked for')
             parts, key = self._places[name]
             for part in parts:
                 part[key] = value
+        for set_widths in self._set_widths:
+            set_widths(point)
 
     def _find(self, name: str) -> Tuple[Dict, str]:
         part = getattr(self.model, 'test_cfg', None)

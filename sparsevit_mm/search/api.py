@@ -2,7 +2,7 @@
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence, Union
+from typing import Any, Dict, Mapping, Optional, Sequence, Union
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
@@ -13,6 +13,7 @@ from ..config.swap import ensure_sparse
 from ..cost.latency import LatencySetting
 from ..cost.table import LatencyTable
 from ..operating_point import Knob
+from ..widths import check_widths, parse_widths
 from .limits import Latency, Limits, parse_latency
 from .pipeline import SearchPipeline
 from .request import POINTS, SearchRequest
@@ -50,8 +51,10 @@ def search(config: Union[str, Path, Config], checkpoint: str,
            pareto: bool = False, points: Sequence[str] = POINTS, calibrate: bool = False,
            options: Optional[Dict] = None, work_dir: Optional[Union[str, Path]] = None,
            setting: Optional[LatencySetting] = None, latency_of: Optional[str] = None,
-           knobs: Sequence[Union[str, Knob]] = (), launcher: Optional[str] = None,
-           watch: Watch = Watch(), **request: Any) -> Optional[SearchResult]:
+           knobs: Sequence[Union[str, Knob]] = (),
+           widths: Union[Sequence[str], Mapping[str, Sequence[float]]] = (),
+           launcher: Optional[str] = None, watch: Watch = Watch(),
+           **request: Any) -> Optional[SearchResult]:
     """Finds the sparsity with the best metric under a latency, and writes its config.
 
     Args:
@@ -73,6 +76,9 @@ def search(config: Union[str, Path, Config], checkpoint: str,
         knobs: Values of the test config to choose beside the ratios:
             ``'model.test_cfg.rpn.max_per_img=1000,500,300'``; or of the size of the images:
             ``'image_scale=1,.875,.75'`` of the sides, in multiples of 32 pixels.
+        widths: Shares of the heads and FFN neurons of each stage to choose beside the ratios:
+            ``dict(heads=[1, .75, .5], ffn=[1, .5])``, or ``['heads=1,.75,.5', 'ffn=1,.5']``. The
+            checkpoint's units must be in order, see tools/order_units.py.
         launcher: Of a distributed run. All ranks call this; all but the first get None.
         watch: Gets the progress.
         **request: Further fields of :class:`~.request.SearchRequest`: `num_trials`, `num_samples`,
@@ -101,13 +107,14 @@ def search(config: Union[str, Path, Config], checkpoint: str,
     defaults = dict(out=work_dir / 'winner.py',
                     storage=sqlite_url(work_dir / 'search.db'))
     knobs = [knob if isinstance(knob, Knob) else Knob.parse(knob) for knob in knobs]
+    widths = check_widths(widths) if isinstance(widths, Mapping) else parse_widths(widths)
     setting = setting or LatencySetting(input_shape(cfg))
     latencies = list(points) if pareto else [max_latency]
     of = latency_of or _latency_of(setting, latencies, knobs, request.get('table'))
     asked = SearchRequest(
         config=path, checkpoint=str(checkpoint), options=options, limits=limits,
         setting=replace(setting, of=of), pareto=pareto, points=list(points), knobs=knobs,
-        **{**defaults, **request})
+        widths=widths, **{**defaults, **request})
     return _run(cfg, asked, watch)
 
 

@@ -3,7 +3,6 @@ import time
 from collections import Counter
 from dataclasses import replace
 from functools import wraps
-from itertools import islice, product
 from pathlib import Path
 from typing import Callable, List, Optional, Sequence, Tuple
 
@@ -17,13 +16,13 @@ from ..evaluation.evaluator import make_meter
 from ..evaluation.metrics import check_metric, default_metric
 from ..models.checkpoints import fingerprint
 from ..models.selection.ranking import Selection
-from ..operating_point import PointSpace, image_scale
+from ..operating_point import PointSpace, image_scale, width_knobs
 from ..sparsity import SparsityConfig
 from .baselines import References
 from .candidates import Candidate, write_csv
 from .finals import Finals
 from .identity import config_identity, file_identity
-from .limits import Limits
+from .limits import Limits, fastest_points
 from .problem import Problem
 from .record import Full
 from .request import SearchRequest, point_latency
@@ -36,7 +35,6 @@ from .study import SparsitySearch
 
 Waiting = Callable[[str, str, float], None]
 
-REACH = 32  # combinations of knobs that are tried for the fastest
 CAREFUL = 3  # times the rounds, where the best are measured again
 RESAMPLING = .04  # of the time of an evaluation, for the resamples of a candidate
 
@@ -62,7 +60,8 @@ class SearchPipeline:
         self.spent: Counter = Counter()
         self._dense_beside: Optional[float] = None
         self.backbone = evaluations.evaluator.backbone
-        self.space = PointSpace.beside(self.backbone.space, request.knobs)
+        widths = width_knobs(request.widths, len(self.backbone.depths))
+        self.space = PointSpace.beside(self.backbone.space, [*request.knobs, *widths])
         self.densest = self.backbone.space.config(0.)  # with the knobs as the config has them
         self.meter = self._meter(request.rounds)
         self.table = LatencyTable.load(request.table) if request.table is not None else None
@@ -119,18 +118,26 @@ class SearchPipeline:
         if self.table is not None:
             self.table.require(self.backbone, request.setting)
         evaluator.check_knobs()
+        self._check_widths()
         for scope in request.scopes:
             selection = self._selection(scope)
             selection.alone().group_of(request.setting.batch_size)  # raises
             evaluator.try_out(selection)
 
+    def _check_widths(self) -> None:
+        """Whether the model can run at part of its width, and was trained so that this makes
+        sense."""
+        if not self.request.widths:
+            return
+        if not self.backbone.attention_blocks():
+            raise ValueError(f'--widths: {type(self.backbone).__name__} has no heads and neurons '
+                             f'that could be left out')
+        self.backbone.unit_order.require('--widths')
+
     def _resolve_limits(self) -> Limits:
         """In milliseconds, by the dense latency, which is measured once per study."""
         request = self.request
-        # Ratios at their highest, knobs at each of their values.
-        sparsest = self.space.of(self.space.choices[-1:])
-        genes = islice(product(*map(range, sparsest.gene_sizes)), REACH)
-        points = list(map(sparsest.decode, genes))
+        points = fastest_points(self.space)
         self.dense_latency, fastest = self.joined.record.reach(lambda: self._reach(points))
         limits = request.limits.resolve(self.dense_latency)
         limits.check_reachable(fastest, self.dense_latency, min(map(self.macs, points)))
@@ -226,6 +233,8 @@ class SearchPipeline:
             'metric': metric,
             'knobs': [f'{knob.name}={",".join(map(str, knob.values))}'
                       for knob in request.knobs],
+            'widths': [f'{kind}={",".join(map(str, shares))}'
+                       for kind, shares in request.widths.items()] or None,
             'objectives': [metric, 'latency'] if request.pareto else [metric],
             'num_samples': request.num_samples,
             'first_look': request.first_look,

@@ -1,11 +1,12 @@
 """What the user of a search asks for."""
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Sequence
 
 from ..cost.latency import DTYPES, LatencySetting
 from ..models.selection.importance import SCORES
 from ..operating_point import Knob
+from ..widths import check_widths
 from .limits import Limits, parse_latency
 from .summary import WINNER
 
@@ -46,6 +47,7 @@ class SearchRequest:
         scopes: Of Selection, in which the finalists are judged beside the config's own.
         knobs: Values of the test config, and the size of the images, that are chosen beside the
             ratios.
+        widths: Kind, 'heads' or 'ffn' -> shares of them to choose from for each stage.
         importance: Score that windows are chosen by, or :data:`AUTO` to find the one that is best
             before the search; the study's, else the config's, if None.
     """
@@ -75,6 +77,7 @@ class SearchRequest:
     references: bool = False
     scopes: List[str] = field(default_factory=list)
     knobs: List[Knob] = field(default_factory=list)
+    widths: Dict[str, Sequence[float]] = field(default_factory=dict)
     importance: Optional[str] = None
 
     def __post_init__(self):
@@ -87,12 +90,16 @@ class SearchRequest:
         if self.evaluated_in not in DTYPES:
             raise ValueError(f'--eval-dtype {self.eval_dtype!r} is none of {", ".join(DTYPES)}')
         names = [knob.name for knob in self.knobs]
+        if any(knob.is_width for knob in self.knobs):
+            raise ValueError(f'--knob: {", ".join(names)}: widths of stages are chosen by --widths')
         if len({*names}) < len(names):
             raise ValueError(f'--knob: {", ".join(names)} are not all different')
         if names and self.setting.of != 'model':
             raise ValueError('--knob changes nothing of the backbone: --latency-of model')
-        if names and self.table is not None:
-            raise ValueError('--knob: a latency table knows of ratios alone; search without it')
+        self.widths = check_widths(self.widths)
+        if (names or self.widths) and self.table is not None:
+            option = '--knob' if names else '--widths'
+            raise ValueError(f'{option}: a latency table knows of ratios alone; search without it')
         if self.importance not in (None, AUTO, *SCORES):
             raise ValueError(f'--importance {self.importance!r} is none of {AUTO}, '
                              f'{", ".join(SCORES)}')

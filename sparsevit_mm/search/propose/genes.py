@@ -56,7 +56,7 @@ class Genes:
             reach = self.rng.random() / 2
             bounds = np.clip([centre - reach, centre + reach], 0, 1)
             genes += np.minimum(n * self.rng.uniform(*bounds, size), n - 1).astype(int).tolist()
-        genes += [self._knob(i) for i in range(len(self.space.knobs))]
+        genes += self._spread_knobs()
         return self.space.decode(genes)
 
     def cross(self, a: SparsityConfig, b: SparsityConfig) -> SparsityConfig:
@@ -86,6 +86,18 @@ class Genes:
         genes += [self._knob(i) if self.rng.random() < MUTATION else gene
                   for i, gene in enumerate(self._knobs(config))]
         return self.space.decode(genes)
+
+    def _spread_knobs(self) -> List[int]:
+        """Of each knob any value; widths lie about a level of their own, as ratios do."""
+        knobs = self.space.knobs
+        if not any(knob.is_width for knob in knobs):
+            return [self._knob(i) for i in range(len(knobs))]
+        level, width = self.rng.random(2)
+        genes = []
+        for i, knob in enumerate(knobs):
+            place = level + width * (self.rng.random() - level)
+            genes.append(int(place * len(knob.values)) if knob.is_width else self._knob(i))
+        return genes
 
     def _stages(self, config: SparsityConfig) -> List[Sequence[int]]:
         return list(self.space.by_stage(self._encode(config)))
