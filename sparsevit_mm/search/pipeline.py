@@ -14,8 +14,9 @@ from ..cost.macs import backbone_macs
 from ..cost.table import LatencyTable
 from ..evaluation.evaluator import make_meter
 from ..evaluation.metrics import check_metric, default_metric
-from ..models.checkpoints import fingerprint
+from ..models.checkpoints import fingerprint, read_checkpoint
 from ..models.selection.ranking import Selection
+from ..models.unit_order import require_order
 from ..operating_point import PointSpace, image_scale, width_knobs
 from ..sparsity import SparsityConfig
 from .baselines import References
@@ -132,7 +133,8 @@ class SearchPipeline:
         if not self.backbone.attention_blocks():
             raise ValueError(f'--widths: {type(self.backbone).__name__} has no heads and neurons '
                              f'that could be left out')
-        self.backbone.unit_order.require('--widths')
+        held = read_checkpoint(self.request.checkpoint)  # the model loads it when it first runs
+        require_order(held.get('state_dict', held), '--widths')
 
     def _resolve_limits(self) -> Limits:
         """In milliseconds, by the dense latency, which is measured once per study."""

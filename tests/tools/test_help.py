@@ -7,6 +7,7 @@ import pytest
 from helpers import ROOT
 
 from sparsevit_mm.cost.latency import DTYPES, OF
+from sparsevit_mm.evaluation import unit_order
 from sparsevit_mm.evaluation.scores import compare, fit
 from sparsevit_mm.models.execution import EXECUTIONS
 from sparsevit_mm.models.selection.ranking import SCOPES
@@ -39,4 +40,5 @@ def test_choices_are_those_of_the_package():
     assert arguments.LATENCY_OF == OF
     assert arguments.SCOPES == tuple(SCOPES) and arguments.SAMPLERS == tuple(SAMPLERS)
     assert arguments.POINTS == tuple(request.POINTS) and arguments.TARGETS == tuple(fit.TARGETS)
+    assert arguments.IMPORTANCES == unit_order.IMPORTANCES
     assert (arguments.SAMPLES, arguments.SPARSITIES) == (compare.SAMPLES, compare.SPARSITIES)
