@@ -7,7 +7,7 @@ from typing import Any, Dict, Iterable, List, Mapping, Sequence, Tuple, Union
 import numpy as np
 
 from .sparsity import Depths, Genes, SparsityConfig, SparsitySpace
-from .widths import KINDS, check_share, is_width, width_name, widths_label
+from .widths import KINDS, check_share, is_width, unit_count, width_name, widths_label
 
 Value = Union[int, float, str, bool]
 PREFIX = 'model.test_cfg.'
@@ -95,7 +95,7 @@ class OperatingPoint(SparsityConfig):
         others = [(name, value) for name, value in self.knobs if not is_width(name)]
         names = short_names([name for name, _ in others])
         parts = [super().label, *(f'{names[name]} {value}' for name, value in others),
-                 widths_label(self.knobs)]
+                 widths_label(self)]
         return ', '.join(filter(None, parts))
 
     def __str__(self) -> str:
@@ -122,15 +122,25 @@ def short_names(names: Sequence[str]) -> Dict[str, str]:
     return short
 
 
-def width_knobs(choices: Mapping[str, Sequence[float]], num_stages: int) -> List[Knob]:
-    """A knob for each kind of unit and stage.
+def width_knobs(choices: Mapping[str, Sequence[float]],
+                units: Sequence[Sequence[Tuple[int, int]]]) -> List[Knob]:
+    """A knob for each kind of unit and stage where there is something to choose. Of shares that run
+    the same numbers of units the largest stands for all: one head has no half.
 
     Args:
         choices: Kind -> shares, see :func:`~.widths.check_widths`.
-        num_stages: Of the backbone.
+        units: For each stage and block, its heads and neurons.
     """
-    return [Knob(width_name(kind, stage), tuple(shares))
-            for kind, shares in choices.items() for stage in range(num_stages)]
+    knobs = []
+    for kind, shares in choices.items():
+        for stage, blocks in enumerate(units):
+            by_count: Dict[Tuple[int, ...], float] = {}
+            for share in shares:
+                counts = tuple(unit_count(block[KINDS.index(kind)], share) for block in blocks)
+                by_count.setdefault(counts, share)
+            if [*by_count.values()] != [1.]:
+                knobs.append(Knob(width_name(kind, stage), tuple(by_count.values())))
+    return knobs
 
 
 def image_scale(point: SparsityConfig) -> float:
@@ -188,20 +198,17 @@ class PointSpace(SparsitySpace):
         kinds = [[knob for knob in widths if knob.name.startswith(f'{kind}_')] for kind in KINDS]
         alone = [[knob] for knob in self.knobs if not knob.is_width]
         for together in [*alone, *filter(None, kinds)]:
-            points += [self._with(points[0], together, place)
-                       for place in range(1, len(together[0].values))]
+            last = max(len(knob.values) for knob in together) - 1
+            points += [self._with(points[0], together, i / last) for i in range(1, last + 1)]
         if widths:
             last = len(self.choices) - 1
-            points += [self._with(points[place], widths, place / last)
-                       for place in range(1, last + 1)]
+            points += [self._with(points[i], widths, i / last) for i in range(1, last + 1)]
         return list(dict.fromkeys(points))
 
-    def _with(self, point: SparsityConfig, knobs: Sequence[Knob],
-              place: Union[int, float]) -> SparsityConfig:
-        """With the values at a place, or at a share of all places."""
-        return operating_point(point, {**dict(point.knobs), **{
-            knob.name: knob.values[place if isinstance(place, int)
-                                   else round(place * (len(knob.values) - 1))] for knob in knobs}})
+    def _with(self, point: SparsityConfig, knobs: Sequence[Knob], place: float) -> SparsityConfig:
+        """With values at a place from 0, the first, to 1, the last."""
+        values = {knob.name: knob.values[round(place * (len(knob.values) - 1))] for knob in knobs}
+        return operating_point(point, {**dict(point.knobs), **values})
 
     def count(self) -> int:
         return super().count() * math.prod(len(knob.values) for knob in self.knobs)

@@ -100,22 +100,14 @@ def is_width(name: str) -> bool:
     return kind in KINDS and stage.isdigit()
 
 
-def named_widths(knobs: Sequence[Tuple[str, Any]]) -> Dict[str, List[float]]:
-    """The widths among the knobs of a point: kind -> share of each stage named, in order."""
-    found: Dict[str, Dict[int, float]] = {}
-    for name, share in knobs:
-        if is_width(name):
-            kind, _, stage = name.partition('_stage')
-            found.setdefault(kind, {})[int(stage)] = share
-    return {kind: [shares[stage] for stage in sorted(shares)]
-            for kind, shares in sorted(found.items(), key=lambda item: KINDS.index(item[0]))}
-
-
-def widths_label(knobs: Sequence[Tuple[str, Any]]) -> str:
-    """Short text of them: 'heads 1 0.5 1 1, ffn 0.5'; '' if there are none."""
+def widths_label(point: Any) -> str:
+    """Short text of the widths at a point, of each kind that it names: 'heads 1 0.5 1 1, ffn 0.5';
+    '' if it names none."""
+    widths = StageWidths.of(None, len(point.depths)).at(point).to_dict()
+    kinds = {name.partition('_stage')[0] for name, _ in point.knobs if is_width(name)}
     return ', '.join(f'{kind} ' + ' '.join(f'{share:g}' for share in (
         shares[:1] if len({*shares}) == 1 else shares))
-        for kind, shares in named_widths(knobs).items())
+        for kind, shares in widths.items() if kind in kinds)
 
 
 def parse_widths(texts: Sequence[str]) -> Dict[str, Shares]:

@@ -42,6 +42,9 @@ def parse_args() -> argparse.Namespace:
                       metavar='NAME=VALUE,VALUE', help='choose a value of the test config beside '
                       'the ratios: model.test_cfg.rpn.max_per_img=1000,500,300; or the size of the '
                       'images: image_scale=1,.875,.75 of the sides; may be repeated')
+    goal.add_argument('--choices', type=float, nargs='+', metavar='RATIO',
+                      help='ratios to choose from (default: 0, 0.1, ... 0.8); 0 searches --knob '
+                      'and --widths alone')
     goal.add_argument('--widths', nargs='+', default=[], metavar='KIND=SHARE,SHARE',
                       help='choose for each stage the share of its heads and FFN neurons that run '
                       'beside the ratios, of a checkpoint of order_units.py: heads=1,.75,.5 '
@@ -97,10 +100,11 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-PASSED_ON = ('min_latency', 'knobs', 'widths', 'eval_dtype', 'latency_of', 'pareto', 'calibrate',
-             'work_dir', 'importance', 'metric', 'num_trials', 'num_samples', 'first_look',
-             'finalists', 'evaluation_timeout', 'scopes', 'references', 'sampler', 'table', 'seed',
-             'storage', 'study', 'resume', 'out', 'overwrite', 'launcher', 'rounds')
+PASSED_ON = ('min_latency', 'knobs', 'choices', 'widths', 'eval_dtype', 'latency_of', 'pareto',
+             'calibrate', 'work_dir', 'importance', 'metric', 'num_trials', 'num_samples',
+             'first_look', 'finalists', 'evaluation_timeout', 'scopes', 'references', 'sampler',
+             'table', 'seed', 'storage', 'study', 'resume', 'out', 'overwrite', 'launcher',
+             'rounds')
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from ..compat import is_lazy_config
 from ..files import absolute
 from ..operating_point import IMAGE_SCALE, image_scale
 from ..sparsity import SparsityConfig
-from ..widths import is_width, named_widths
+from ..widths import StageWidths, is_width
 from .child import body_of, child_text, merge, write_config
 from .reading import find_backbone, nested, node_at, without_adaptation
 from .resolution import at_scale
@@ -80,9 +80,10 @@ def settings_of(cfg: Config, point: SparsityConfig, scope: Optional[str] = None,
     for key, value in dict(sparsity=point.to_list(), scope=scope, importance=importance).items():
         if value is not None:
             merge(body, nested((*find_backbone(cfg), key), value))
-    widths = named_widths(point.knobs)
-    if widths:
-        merge(body, nested((*find_backbone(cfg), 'widths'), widths))
+    if any(is_width(name) for name, _ in point.knobs):
+        keys = find_backbone(cfg)
+        own = StageWidths.of(node_at(cfg, keys).get('widths'), len(point.depths))
+        merge(body, nested((*keys, 'widths'), own.at(point).to_dict()))
     for name, value in point.knobs:
         if name != IMAGE_SCALE and not is_width(name):
             merge(body, nested(name.split('.'), value))

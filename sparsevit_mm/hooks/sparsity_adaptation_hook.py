@@ -104,12 +104,12 @@ class SparsityAdaptationHook(Hook):
     def before_run(self, runner) -> None:
         self.backbone = get_sparse_backbone(runner.model)
         space = self.backbone.space
-        knobs = width_knobs(self.widths, len(space.depths))
-        self.space = PointSpace.beside(
-            space if self.choices is None else space.of(self.choices), knobs)
-        if knobs and not self.backbone.attention_blocks():
+        if self.widths and not self.backbone.attention_blocks():
             raise ValueError(f'widths: {type(self.backbone).__name__} has no heads and neurons '
                              f'that could be left out')
+        knobs = width_knobs(self.widths, self.backbone.all_units()) if self.widths else []
+        self.space = PointSpace.beside(
+            space if self.choices is None else space.of(self.choices), knobs)
         self.val_configs = {
             name: space.config(value)
             for name, value in self.val_sparsity.items()

@@ -140,13 +140,20 @@ class SparseBackbone(BaseModule):
             found.append(stage)
         return found
 
+    def all_units(self) -> List[List[BlockWidth]]:
+        """How many heads and neurons each block of each stage has."""
+        return self._numbers(StageWidths.of(None, len(self.depths)))
+
     def unit_numbers(self, point: Optional[SparsityConfig] = None) -> List[List[BlockWidth]]:
         """As :meth:`running_units`, with the numbers of whole blocks too.
 
         Args:
             point: With widths among its knobs; the backbone's own where it names none.
         """
-        running = self.running_units(self._widths if point is None else self._widths.at(point))
+        return self._numbers(self._widths if point is None else self._widths.at(point))
+
+    def _numbers(self, widths: StageWidths) -> List[List[BlockWidth]]:
+        running = self.running_units(widths)
         blocks = iter(self.attention_blocks())
         return [[width or BlockWidth(block.num_heads, block.num_neurons)
                  for width, block in zip(stage, blocks)] for stage in running]

@@ -1,13 +1,10 @@
 """What a candidate must meet, and whether anything can."""
 import math
 from dataclasses import asdict, dataclass
-from itertools import islice, product
-from typing import Dict, List, Optional, Sequence, Tuple, Union
+from typing import Dict, Optional, Tuple, Union
 
-from ..sparsity import SparsityConfig, SparsitySpace
 
 Latency = Union[str, float]
-REACH = 32  # combinations of knobs that are tried for the fastest
 
 
 def parse_latency(value: Latency, option: str) -> Tuple[float, bool]:
@@ -106,12 +103,3 @@ class Limits:
     def identity(self) -> Dict[str, float]:
         """As they stand in a study's identity; no limit is None, since JSON has no infinity."""
         return {k: v if math.isfinite(v) else None for k, v in asdict(self).items()}
-
-
-def fastest_points(space: SparsitySpace) -> List[SparsityConfig]:
-    """Those of a space among which the fastest is: ratios at their highest, widths at their
-    smallest, and other knobs at each of their values, up to :data:`REACH` combinations."""
-    sparsest = space.of(space.choices[-1:])
-    places: List[Sequence[int]] = [(0, )] * sum(sparsest.stage_genes)
-    places += [range(len(knob.values))[-1 if knob.is_width else 0:] for knob in sparsest.knobs]
-    return list(map(sparsest.decode, islice(product(*places), REACH)))

@@ -14,17 +14,17 @@ from ..cost.macs import backbone_macs
 from ..cost.table import LatencyTable
 from ..evaluation.evaluator import make_meter
 from ..evaluation.metrics import check_metric, default_metric
-from ..models.checkpoints import fingerprint, read_checkpoint
+from ..models.checkpoints import fingerprint
 from ..models.selection.ranking import Selection
-from ..models.unit_order import require_order
-from ..operating_point import PointSpace, image_scale, width_knobs
+from ..operating_point import image_scale
 from ..sparsity import SparsityConfig
 from .baselines import References
 from .candidates import Candidate, write_csv
 from .finals import Finals
 from .identity import config_identity, file_identity
-from .limits import Limits, fastest_points
+from .limits import Limits
 from .problem import Problem
+from .propose.space import check_order, fastest_points, space_of
 from .record import Full
 from .request import SearchRequest, point_latency
 from .results import SearchResult, write_front, write_manifest, write_winners
@@ -61,8 +61,7 @@ class SearchPipeline:
         self.spent: Counter = Counter()
         self._dense_beside: Optional[float] = None
         self.backbone = evaluations.evaluator.backbone
-        widths = width_knobs(request.widths, len(self.backbone.depths))
-        self.space = PointSpace.beside(self.backbone.space, [*request.knobs, *widths])
+        self.space = space_of(self.backbone, request)
         self.densest = self.backbone.space.config(0.)  # with the knobs as the config has them
         self.meter = self._meter(request.rounds)
         self.table = LatencyTable.load(request.table) if request.table is not None else None
@@ -119,22 +118,11 @@ class SearchPipeline:
         if self.table is not None:
             self.table.require(self.backbone, request.setting)
         evaluator.check_knobs()
-        self._check_widths()
+        check_order(request)
         for scope in request.scopes:
             selection = self._selection(scope)
             selection.alone().group_of(request.setting.batch_size)  # raises
             evaluator.try_out(selection)
-
-    def _check_widths(self) -> None:
-        """Whether the model can run at part of its width, and was trained so that this makes
-        sense."""
-        if not self.request.widths:
-            return
-        if not self.backbone.attention_blocks():
-            raise ValueError(f'--widths: {type(self.backbone).__name__} has no heads and neurons '
-                             f'that could be left out')
-        held = read_checkpoint(self.request.checkpoint)  # the model loads it when it first runs
-        require_order(held.get('state_dict', held), '--widths')
 
     def _resolve_limits(self) -> Limits:
         """In milliseconds, by the dense latency, which is measured once per study."""

@@ -6,6 +6,7 @@ from typing import Dict, List, Optional, Sequence
 from ..cost.latency import DTYPES, LatencySetting
 from ..models.selection.importance import SCORES
 from ..operating_point import Knob
+from ..sparsity import SparsitySpace
 from ..widths import check_widths
 from .limits import Limits, parse_latency
 from .summary import WINNER
@@ -47,6 +48,7 @@ class SearchRequest:
         scopes: Of Selection, in which the finalists are judged beside the config's own.
         knobs: Values of the test config, and the size of the images, that are chosen beside the
             ratios.
+        choices: Ratios to choose from, in [0, 1); those of the backbone's space if None.
         widths: Kind, 'heads' or 'ffn' -> shares of them to choose from for each stage.
         importance: Score that windows are chosen by, or :data:`AUTO` to find the one that is best
             before the search; the study's, else the config's, if None.
@@ -77,6 +79,7 @@ class SearchRequest:
     references: bool = False
     scopes: List[str] = field(default_factory=list)
     knobs: List[Knob] = field(default_factory=list)
+    choices: Optional[Sequence[float]] = None
     widths: Dict[str, Sequence[float]] = field(default_factory=dict)
     importance: Optional[str] = None
 
@@ -97,6 +100,10 @@ class SearchRequest:
         if names and self.setting.of != 'model':
             raise ValueError('--knob changes nothing of the backbone: --latency-of model')
         self.widths = check_widths(self.widths)
+        if self.choices is not None:
+            self.choices = SparsitySpace((), tuple(self.choices)).choices  # raises
+            if self.table is not None:
+                raise ValueError('--choices: a latency table has its own; search without it')
         if (names or self.widths) and self.table is not None:
             option = '--knob' if names else '--widths'
             raise ValueError(f'{option}: a latency table knows of ratios alone; search without it')

@@ -8,15 +8,17 @@ from landscape import Landscape
 from sparsevit_mm.front import Front, FrontPoint
 from sparsevit_mm.operating_point import Knob, PointSpace, operating_point, width_knobs
 from sparsevit_mm.search.candidates import write_csv
-from sparsevit_mm.search.limits import Limits, fastest_points
+from sparsevit_mm.search.limits import Limits
 from sparsevit_mm.search.propose.genes import Genes
+from sparsevit_mm.search.propose.space import fastest_points
 from sparsevit_mm.search.request import SearchRequest
 from sparsevit_mm.sparsity import SparsityConfig, SparsitySpace
 from sparsevit_mm.widths import StageWidths
 
 SHARES = (1., .75, .5)
 RATIOS = SparsitySpace((2, 2), (0., .2, .4, .6, .8))
-KNOBS = width_knobs(dict(heads=SHARES, ffn=SHARES), 2)
+UNITS = [[(4, 40)] * 2, [(8, 80)] * 2]
+KNOBS = width_knobs(dict(heads=SHARES, ffn=SHARES), UNITS)
 SPACE = PointSpace.beside(RATIOS, KNOBS)
 OWN = StageWidths.of(None, 2)
 
@@ -60,7 +62,7 @@ def test_the_joint_space_is_searched():
     assert not widths.is_full and not joint.config.is_dense
     windows = best_of(RATIOS)
     alone = best_of(PointSpace.beside(RATIOS.of([0.]), width_knobs(
-        dict(heads=(1., .5, .25, .1), ffn=(1., .5, .25, .1)), 2)))
+        dict(heads=(1., .5, .25, .1), ffn=(1., .5, .25, .1)), UNITS)))
     assert joint.metric > windows.metric + .05 and joint.metric > alone.metric + .05
     rng = np.random.default_rng(0)
     drawn = [SPACE.sample(rng) for _ in range(20000)]
@@ -88,6 +90,14 @@ def test_the_fastest_point_is_among_those_measured_first():
         assert {r for stage in point.ratios for r in stage} == {.8}
         assert OWN.at(point) == StageWidths((.5, .5), (.5, .5))
     assert fastest_points(RATIOS) == [SparsityConfig(.8, (2, 2))]
+
+
+def test_shares_that_run_the_same_units_are_one_choice():
+    knobs = width_knobs(dict(heads=(1., .75, .5, .4), ffn=SHARES), [[(1, 8)], [(2, 8), (3, 8)]])
+    assert [(knob.name, knob.values) for knob in knobs] == [
+        ('heads_stage1', (1., .75, .5)), ('ffn_stage0', SHARES), ('ffn_stage1', SHARES)]
+    points = PointSpace.beside(RATIOS, knobs).uniform()
+    assert StageWidths.of(None, 2).at(points[-1]) == StageWidths((1., .5), (.5, .5))
 
 
 def test_draws_reach_from_full_to_narrow_width():

@@ -90,7 +90,7 @@ def test_candidates_have_widths_and_their_macs(tiny, ordered, searched):
     _, summary = searched
     backbone = backbone_of(tiny.config, ordered)
     points = [c.config for c in summary.candidates]
-    names = {f'{kind}_stage{stage}' for kind in KINDS for stage in range(4)}
+    names = {*(f'ffn_stage{stage}' for stage in range(4)), 'heads_stage2', 'heads_stage3'}
     assert all(set(dict(point.knobs)) == names for point in points)
     assert len({point.knobs for point in points}) > 3
     for candidate in summary.candidates:
@@ -118,7 +118,7 @@ def test_the_front_sets_them_at_run_time(tiny, ordered, searched):
     prepare(cfg, 'cpu')
     model, _ = load_model(cfg, str(ordered), 'cpu')
     front = Front.load(searched[0] / 'front.json')
-    assert all(len(p['knobs']) == 8 for p in json.loads(
+    assert all(len(p['knobs']) == 6 for p in json.loads(
         (searched[0] / 'front.json').read_text())['points'])
     for point in front.points:
         assert set_latency_budget(model, point.latency, front) == point.config
@@ -154,6 +154,15 @@ def test_a_winners_widths_are_cut_for_good(tiny, ordered, searched, tmp_path):
     assert sizes[1] < .8 * sizes[0]
     assert metrics_of(config, ordered) == pytest.approx(
         metrics_of(tmp_path / 'small.py', tmp_path / 'small.pth'), abs=1e-3)
+
+
+def test_widths_alone_are_searched(tiny, ordered, tmp_path):
+    with steady_latencies():
+        done = search(tiny._replace(checkpoint=ordered), tmp_path, '--max-latency', '90%',
+                      '--trials', 4, '--choices', 0, *WIDTHS)
+    assert done.code == 0, done.error
+    points = [c.config for c in summary_of(tmp_path).candidates]
+    assert all(point.is_dense for point in points) and len(set(points)) >= 4
 
 
 def test_the_search_leaves_the_models_own_values_to_its_end(tiny, ordered, tmp_path, monkeypatch):

@@ -1,0 +1,190 @@
+"""Windows and weights at once: is a search over both better, at equal latency, than one over
+windows alone or over widths alone?
+
+On the miniature COCO. For each seed one dense model is trained from scratch and its heads and
+neurons are put in order. From there three models are adapted for as many iterations: with windows
+drawn, with widths drawn, and with both. Each gets a Pareto search over what it was adapted to, on
+the images of val; the winners are tested on the test images, without fine-tuning, and measured in
+turn.
+
+Each result has a file of its own, and what is there is not made again: a killed run goes on, and
+further seeds are added to those that are done.
+"""
+import argparse
+import json
+from functools import partial
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Optional
+
+import numpy as np
+import torch
+from jobs import Job, run_jobs
+from miniature import CONFIGS, generate_mini_coco
+from rich.console import Console
+from rich.table import Table
+from training import schedule, test, train
+
+from sparsevit_mm.cli import clear_errors
+from sparsevit_mm.config.building import build_backbone
+from sparsevit_mm.config.data import input_shape
+from sparsevit_mm.config.reading import load_config
+from sparsevit_mm.cost.latency import LatencyMeter, LatencySetting
+from sparsevit_mm.evaluation.intervals import Resampled
+from sparsevit_mm.evaluation.unit_order import order_checkpoint
+from sparsevit_mm.files import replacing
+from sparsevit_mm.operating_point import operating_point
+from sparsevit_mm.search import search
+from sparsevit_mm.sparsity import SparsityConfig
+from sparsevit_mm.widths import StageWidths, width_name
+
+DENSE = CONFIGS / 'mask_rcnn_swin-narrow_mini_coco.py'
+ADAPT = CONFIGS / 'mask_rcnn_sparsevit-narrow_mini_coco.py'
+BATCH = 8  # images of a pass whose latency is measured
+ROUNDS = 25  # of the winners at the end
+JOINT = 'joint'
+
+
+class Kind(NamedTuple):
+    """What adaptation draws and a search chooses: windows, widths or both."""
+    windows: bool
+    widths: bool
+
+
+KINDS = {'windows': Kind(True, False), 'widths': Kind(False, True), JOINT: Kind(True, True)}
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/joint_search'))
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--iters', type=int, nargs=2, metavar=('DENSE', 'ADAPT'),
+                        default=[600, 400])
+    parser.add_argument('--shares', type=float, nargs='+', default=[1, .75, .5],
+                        help='of heads and of neurons')
+    parser.add_argument('--limits', nargs='+', default=['80%', '70%', '60%'],
+                        help='latencies, as shares of the dense one')
+    parser.add_argument('--trials', type=int, default=60, help='candidates of each search')
+    parser.add_argument('--num-samples', type=int, metavar='N',
+                        help='images of val that candidates are evaluated on (default: all)')
+    parser.add_argument('--jobs', type=int, default=2, help='processes at once')
+    return parser.parse_args()
+
+
+def adapt_options(kind: Kind, args: argparse.Namespace) -> Dict:
+    options = schedule(args.iters[1])
+    if not kind.windows:
+        options['custom_hooks.0.choices'] = [0.]
+    if kind.widths:
+        options['custom_hooks.0.widths'] = dict(heads=args.shares, ffn=args.shares)
+    return options
+
+
+def setting() -> LatencySetting:
+    return LatencySetting(input_shape(load_config(str(ADAPT))), BATCH, num_threads=1)
+
+
+def find_front(kind: Kind, checkpoint: Path, folder: Path, seed: int,
+               args: argparse.Namespace) -> None:
+    """Searches; the winners' configs lie in the folder. Goes on from where it was killed."""
+    search(ADAPT, str(checkpoint), pareto=True, points=args.limits, setting=setting(),
+           work_dir=folder, seed=seed, num_trials=args.trials, num_samples=args.num_samples,
+           choices=None if kind.windows else [0.], finalists=2, rounds=5, resume=True,
+           overwrite=True,
+           widths=dict(heads=args.shares, ffn=args.shares) if kind.widths else {})
+
+
+def points_of(folder: Path, limits: List[str]) -> Dict[str, SparsityConfig]:
+    """Limit -> the winner of a search."""
+    found = {}
+    for limit in limits:
+        backbone = load_config(str(folder / f'winner_{limit.replace("%", "pct")}.py')
+                               ).model.backbone
+        widths = StageWidths.of(backbone.get('widths'), len(backbone.depths))
+        found[limit] = operating_point(SparsityConfig(backbone.sparsity, backbone.depths), {
+            width_name(kind, stage): share for kind, shares in widths.to_dict().items()
+            for stage, share in enumerate(shares)})
+    return found
+
+
+def test_winners(checkpoint: Path, result: Path, folder: Path, seed: int,
+                 limits: List[str]) -> None:
+    cases = {limit: (point, None) for limit, point in points_of(folder, limits).items()}
+    test(ADAPT, checkpoint, result, {'dense': (0., None), **cases}, seed=seed)
+
+
+def measure(folder: Path, result: Path, limits: List[str]) -> None:
+    """Writes the latencies of all winners, in turn, as shares of the dense one."""
+    points = {f'{kind} {limit}': point for kind in KINDS
+              for limit, point in points_of(folder / kind, limits).items()}
+    meter = LatencyMeter(build_backbone(load_config(str(ADAPT))).eval(), setting(), ROUNDS)
+    _, *found = meter.measure([SparsityConfig(0., meter.backbone.depths), *points.values()])
+    with replacing(result) as partial_file:
+        partial_file.write_text(json.dumps(
+            {name: dict(ratio=one.ratio, point=point.label)
+             for (name, point), one in zip(points.items(), found)}, indent=1))
+
+
+def make_jobs(args: argparse.Namespace, seed: int) -> List[Job]:
+    folder = args.work_dir / f'seed{seed}'
+    dense, ordered = folder / 'dense.pth', folder / 'ordered.pth'
+    jobs = [Job(dense, partial(train, DENSE, dense, seed, options=schedule(args.iters[0]))),
+            Job(ordered, lambda: order_checkpoint(load_config(str(ADAPT)), str(dense), ordered,
+                                                  'taylor', seed=seed), [dense])]
+    fronts = []
+    for name, kind in KINDS.items():
+        adapted, result = folder / f'{name}.pth', folder / f'{name}.json'
+        front = folder / name / 'front.json'
+        jobs += [
+            Job(adapted, partial(train, ADAPT, adapted, seed, ordered, adapt_options(kind, args)),
+                [ordered]),
+            Job(front, partial(find_front, kind, adapted, front.parent, seed, args), [adapted]),
+            Job(result, partial(test_winners, adapted, result, front.parent, seed, args.limits),
+                [front])]
+        fronts.append(front)
+    latencies = folder / 'latencies.json'
+    jobs.append(Job(latencies, partial(measure, folder, latencies, args.limits), fronts))
+    return jobs
+
+
+def report(args: argparse.Namespace) -> None:
+    """Prints means over seeds, with the interval over images of the joint search's advantage."""
+    def read(name: str) -> List[Dict]:
+        return [json.loads((args.work_dir / f'seed{seed}' / f'{name}.json').read_text())
+                for seed in args.seeds]
+
+    def mean_of(kind: str, limit: str) -> Resampled:
+        return Resampled.mean([Resampled.from_json(held[limit]['resampled'])
+                               for held in results[kind]])
+
+    results, latencies = {kind: read(kind) for kind in KINDS}, read('latencies')
+    table = Table(title=f'miniature COCO, seeds {args.seeds}', title_justify='left')
+    for column in ('limit', 'searched', 'of dense latency', 'test', 'joint less this (95%)',
+                   'found with the first seed'):
+        table.add_column(column)
+    for limit in ('dense', *args.limits):
+        for kind in KINDS:
+            measured: Optional[List[Dict]] = None if limit == 'dense' else [
+                held[f'{kind} {limit}'] for held in latencies]
+            less = '' if kind == JOINT else (
+                mean_of(JOINT, limit) - mean_of(kind, limit)).interval().text('+.3g')
+            table.add_row(
+                limit, kind, f'{np.mean([m["ratio"] for m in measured]):.3f}' if measured else '1',
+                f'{mean_of(kind, limit).estimate:.4g}', less,
+                measured[0]['point'] if measured else '')
+    Console(width=160).print(table)
+
+
+def main() -> None:
+    args = parse_args()
+    torch.set_num_threads(1)
+    with clear_errors():
+        generate_mini_coco('data/mini_coco')
+    failed = run_jobs([job for seed in args.seeds for job in make_jobs(args, seed)], args.jobs)
+    if failed:
+        raise SystemExit(f'not made: {", ".join(map(str, failed))}')
+    report(args)
+
+
+if __name__ == '__main__':
+    main()
