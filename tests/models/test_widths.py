@@ -184,3 +184,17 @@ def test_texts():
             parse_widths([text])
     with pytest.raises(ValueError, match='twice'):
         parse_widths(['heads=1', 'heads=.5'])
+
+
+def test_scores_are_watched_at_part_of_the_width(kind, model):
+    """Hooks on stages and blocks see what they saw."""
+    model.widths = NARROW[kind]
+    names = model.scores_for(model.space.config(SPARSE[kind]))[:2]
+    with model.watching(names) as take:
+        run(model)
+        seen = take()
+    assert seen and all(set(one.scores) <= {*names} for one in seen)
+    model.sparsity = SPARSE[kind]
+    with model.recording() as maps:
+        run(model)
+    assert [len(stage) for stage in maps] == list(model.depths)

@@ -262,7 +262,7 @@ class SparseSwinTransformer(SparseBackbone):
         outs = []
         for i, (stage, ratios, widths) in enumerate(zip(self.stages, self.sparsity.ratios,
                                                         self.running_units())):
-            x = stage(x, hw_shape, ratios, self.selection, batch, widths)
+            x = stage(x, hw_shape, ratios, self.selection, batch, widths=widths)
             if i in self.out_indices:
                 outs.append(to_features(getattr(self, f'norm{i}'), x, hw_shape))
             if stage.downsample is not None:

@@ -156,9 +156,10 @@ class SwinStage(BaseModule):
         kept = [kept_windows(total, ratio) if ratio else total for ratio in ratios]
         num_dense = kept.count(total)  # they come first, since ratios never fall
         x = x.contiguous()
-        widths = [None] * len(kept) if widths is None else widths
-        for block, width in zip(self.blocks[:num_dense], widths):
-            x = block(x, partitions[block.shift], width=width)
+        narrow = [{} if width is None else dict(width=width)
+                  for width in widths or [None] * len(kept)]
+        for block, width in zip(self.blocks[:num_dense], narrow):
+            x = block(x, partitions[block.shift], **width)
         if num_dense == len(self.blocks):
             return x
         pruned = self.blocks[num_dense:]
@@ -166,7 +167,7 @@ class SwinStage(BaseModule):
                             selection, batch)
         x = own(x, self.training)
         running = total  # of the plain partition's windows: the others have dropped out
-        for block, k, width in zip(pruned, kept[num_dense:], widths[num_dense:]):
+        for block, k, width in zip(pruned, kept[num_dense:], narrow[num_dense:]):
             ranking, shares = ranked[block.shift]
             if block.bypass is not None and k < running:
                 dropped = ranking[:, k * batch.group:running * batch.group]
@@ -174,7 +175,7 @@ class SwinStage(BaseModule):
                 running = k
             selected = select_windows(ranking, k * batch.group)
             gate = None if shares is None else shares.gather(1, selected)
-            x = block(x, partitions[block.shift], selected, batch.group, gate, width=width)
+            x = block(x, partitions[block.shift], selected, batch.group, gate, **width)
         return release(x)
 
     def map_info(self, hw_shape: Tuple[int, int], sizes: Optional[Tensor] = None) -> MapInfo:
