@@ -5,7 +5,7 @@ On the miniature COCO. For each seed one dense model is trained from scratch and
 neurons are put in order. From there three models are adapted for as many iterations: with windows
 drawn, with widths drawn, and with both. Each gets a Pareto search over what it was adapted to, on
 the images of val; the winners are tested on the test images, without fine-tuning, and measured in
-turn.
+turn. A limit that the fastest point of a search does not reach with a margin is left out for it.
 
 Each result has a file of its own, and what is there is not made again: a killed run goes on, and
 further seeds are added to those that are done.
@@ -32,8 +32,9 @@ from sparsevit_mm.cost.latency import LatencyMeter, LatencySetting
 from sparsevit_mm.evaluation.intervals import Resampled
 from sparsevit_mm.evaluation.unit_order import order_checkpoint
 from sparsevit_mm.files import replacing
-from sparsevit_mm.operating_point import operating_point
+from sparsevit_mm.operating_point import PointSpace, operating_point, width_knobs
 from sparsevit_mm.search import search
+from sparsevit_mm.search.propose.space import fastest_points
 from sparsevit_mm.sparsity import SparsityConfig
 from sparsevit_mm.widths import StageWidths, width_name
 
@@ -41,6 +42,7 @@ DENSE = CONFIGS / 'mask_rcnn_swin-narrow_mini_coco.py'
 ADAPT = CONFIGS / 'mask_rcnn_sparsevit-narrow_mini_coco.py'
 BATCH = 8  # images of a pass whose latency is measured
 ROUNDS = 25  # of the winners at the end
+MARGIN = 1.05  # of the fastest point's latency
 JOINT = 'joint'
 
 
@@ -60,9 +62,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--iters', type=int, nargs=2, metavar=('DENSE', 'ADAPT'),
                         default=[600, 400])
-    parser.add_argument('--shares', type=float, nargs='+', default=[1, .75, .5],
+    parser.add_argument('--shares', type=float, nargs='+', default=[1, .75, .5, .25],
                         help='of heads and of neurons')
-    parser.add_argument('--limits', nargs='+', default=['80%', '70%', '60%'],
+    parser.add_argument('--limits', nargs='+', default=['85%', '75%', '65%'],
                         help='latencies, as shares of the dense one')
     parser.add_argument('--trials', type=int, default=60, help='candidates of each search')
     parser.add_argument('--num-samples', type=int, metavar='N',
@@ -87,19 +89,40 @@ def setting() -> LatencySetting:
 def find_front(kind: Kind, checkpoint: Path, folder: Path, seed: int,
                args: argparse.Namespace) -> None:
     """Searches; the winners' configs lie in the folder. Goes on from where it was killed."""
-    search(ADAPT, str(checkpoint), pareto=True, points=args.limits, setting=setting(),
+    fastest = folder / 'fastest.json'
+    if not fastest.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        fastest.write_text(json.dumps(ratio_of_fastest(kind, args.shares)))
+    within = [limit for limit in args.limits
+              if MARGIN * json.loads(fastest.read_text()) <= float(limit.rstrip('%')) / 100]
+    if not within:
+        raise ValueError(f'none of {", ".join(args.limits)} can be reached, see {fastest}')
+    search(ADAPT, str(checkpoint), pareto=True, points=within, setting=setting(),
            work_dir=folder, seed=seed, num_trials=args.trials, num_samples=args.num_samples,
            choices=None if kind.windows else [0.], finalists=2, rounds=5, resume=True,
            overwrite=True,
            widths=dict(heads=args.shares, ffn=args.shares) if kind.widths else {})
 
 
+def ratio_of_fastest(kind: Kind, shares: List[float]) -> float:
+    """Of its latency to the dense one."""
+    backbone = build_backbone(load_config(str(ADAPT))).eval()
+    narrow = width_knobs(dict(heads=shares, ffn=shares), backbone.all_units())
+    space = PointSpace.beside(backbone.space if kind.windows else backbone.space.of([0.]),
+                              narrow if kind.widths else [])
+    dense, fastest = LatencyMeter(backbone, setting(), 9).measure(
+        [SparsityConfig(0., backbone.depths), *fastest_points(space)])
+    return fastest.ratio
+
+
 def points_of(folder: Path, limits: List[str]) -> Dict[str, SparsityConfig]:
-    """Limit -> the winner of a search."""
+    """Limit -> the winner of a search, of those that it could reach."""
     found = {}
     for limit in limits:
-        backbone = load_config(str(folder / f'winner_{limit.replace("%", "pct")}.py')
-                               ).model.backbone
+        winner = folder / f'winner_{limit.replace("%", "pct")}.py'
+        if not winner.exists():
+            continue
+        backbone = load_config(str(winner)).model.backbone
         widths = StageWidths.of(backbone.get('widths'), len(backbone.depths))
         found[limit] = operating_point(SparsityConfig(backbone.sparsity, backbone.depths), {
             width_name(kind, stage): share for kind, shares in widths.to_dict().items()
@@ -153,6 +176,9 @@ def report(args: argparse.Namespace) -> None:
         return [json.loads((args.work_dir / f'seed{seed}' / f'{name}.json').read_text())
                 for seed in args.seeds]
 
+    def reached(kind: str, limit: str) -> bool:
+        return all(limit in held for held in results[kind])
+
     def mean_of(kind: str, limit: str) -> Resampled:
         return Resampled.mean([Resampled.from_json(held[limit]['resampled'])
                                for held in results[kind]])
@@ -164,9 +190,12 @@ def report(args: argparse.Namespace) -> None:
         table.add_column(column)
     for limit in ('dense', *args.limits):
         for kind in KINDS:
+            if not reached(kind, limit):
+                table.add_row(limit, kind, 'not reached')
+                continue
             measured: Optional[List[Dict]] = None if limit == 'dense' else [
                 held[f'{kind} {limit}'] for held in latencies]
-            less = '' if kind == JOINT else (
+            less = '' if kind == JOINT or not reached(JOINT, limit) else (
                 mean_of(JOINT, limit) - mean_of(kind, limit)).interval().text('+.3g')
             table.add_row(
                 limit, kind, f'{np.mean([m["ratio"] for m in measured]):.3f}' if measured else '1',
