@@ -8,8 +8,7 @@ import mmcv
 import mmengine
 from mmengine.utils import digit_version
 
-from .budget import set_latency_budget
-from .front import Front
+from .budget import Front, set_latency_budget
 from .hooks import (SparseTrainingHook, SparsityAdaptationHook, StructuredSparseTrainingHook,
                     TokenEvolutionHook, TokenSelectorHook)
 from .models import EvoLeViT, EvoVisionTransformer, SparseSwinTransformer, get_sparse_backbone

@@ -8,7 +8,7 @@ from mmengine.hooks.hook import DATA_BATCH
 from mmengine.registry import HOOKS
 
 from ..compat import is_resuming
-from ..front import Front
+from ..budget import Front
 from ..models import get_sparse_backbone
 from ..models.knobs import WidthSetter
 from ..operating_point import PointSpace, operating_point, width_knobs
@@ -47,7 +47,7 @@ class SparsityAdaptationHook(Hook):
         val_sparsity: One configuration for validation (anything SparsityConfig takes; dense by
             default), or a dict of several by name.
         around: Configurations to draw around (anything SparsityConfig takes), or the file of a
-            :class:`~sparsevit_mm.front.Front`, as a search leaves it.
+            :class:`~sparsevit_mm.budget.Front`, as a search leaves it.
         distillation: Weight of a loss that keeps the features of the drawn configuration near the
             dense ones of the weights that adaptation starts from, see
             :class:`~.distillation.Distillation`; 0 for none.

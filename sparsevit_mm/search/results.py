@@ -15,7 +15,7 @@ from ..config.export import export_config
 from ..cost.latency import LatencySetting
 from ..evaluation.scores.compare import ScoreComparison
 from ..files import absolute, replacing, way_to
-from ..front import Front, FrontPoint
+from ..budget import Front, FrontPoint
 from ..version import __version__
 from .limits import Limits
 from .request import SearchRequest

@@ -17,7 +17,7 @@ from torch import distributed as dist
 
 from sparsevit_mm import Front, SparsityAdaptationHook, SparsityConfig, SparsitySpace
 from sparsevit_mm.config.building import build_runner
-from sparsevit_mm.front import FrontPoint
+from sparsevit_mm.budget import FrontPoint
 
 HOOK = dict(type='SparsityAdaptationHook', seed=3)
 NONE = HistoryBuffer()

@@ -4,7 +4,7 @@ import pytest
 from landscape import Landscape, latency_of, metric_of
 
 from sparsevit_mm.cost.latency import LatencySetting
-from sparsevit_mm.front import Front
+from sparsevit_mm.budget import Front
 from sparsevit_mm.search.candidates import EVALUATED, REJECTED, Candidate
 from sparsevit_mm.search.finals import Finals
 from sparsevit_mm.search.limits import Limits

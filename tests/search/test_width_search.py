@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from landscape import Landscape
 
-from sparsevit_mm.front import Front, FrontPoint
+from sparsevit_mm.budget import Front, FrontPoint
 from sparsevit_mm.operating_point import Knob, PointSpace, operating_point, width_knobs
 from sparsevit_mm.search.candidates import write_csv
 from sparsevit_mm.search.limits import Limits

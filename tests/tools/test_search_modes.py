@@ -19,7 +19,7 @@ from sparsevit_mm.config.building import build_backbone
 from sparsevit_mm.config.reading import load_config
 from sparsevit_mm.cost.latency import LatencyMeter
 from sparsevit_mm.cost.macs import backbone_macs
-from sparsevit_mm.front import Front
+from sparsevit_mm.budget import Front
 from sparsevit_mm.search.record import StudyRecord
 from sparsevit_mm.search.store.storage import open_storage
 

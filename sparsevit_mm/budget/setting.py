@@ -5,14 +5,14 @@ from typing import List, Optional, Union
 
 from torch import nn
 
-from .cost.latency import device_name
-from .cost.table import LatencyTable, backbone_identity
+from ..cost.latency import device_name
+from ..cost.table import LatencyTable, backbone_identity
+from ..models import SparseBackbone, get_sparse_backbone
+from ..models.checkpoints import fingerprint, same_weights
+from ..models.knobs import KnobSetter
+from ..sparsity import SparsityConfig
+from ..widths import is_width
 from .front import Front
-from .models import SparseBackbone, get_sparse_backbone
-from .models.checkpoints import fingerprint, same_weights
-from .models.knobs import KnobSetter
-from .sparsity import SparsityConfig
-from .widths import is_width
 
 
 def set_latency_budget(model: nn.Module,

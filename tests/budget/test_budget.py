@@ -12,7 +12,7 @@ from sparsevit_mm import Front, SparsityConfig, set_latency_budget
 from sparsevit_mm.cost.additive import Stage
 from sparsevit_mm.cost.latency import device_name
 from sparsevit_mm.cost.table import Check, LatencyTable, backbone_identity
-from sparsevit_mm.front import FrontPoint
+from sparsevit_mm.budget import FrontPoint
 from sparsevit_mm.models import execution, get_sparse_backbone
 from sparsevit_mm.models.checkpoints import fingerprint
 

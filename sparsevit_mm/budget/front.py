@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Callable, Dict, List, Optional, Sequence, Union
 
-from .files import replacing
-from .operating_point import point_from_json, point_to_json
-from .sparsity import Depths, SparsityConfig
+from ..files import replacing
+from ..operating_point import point_from_json, point_to_json
+from ..sparsity import Depths, SparsityConfig
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class Front:
             another beats, being no slower and no worse, are dropped.
         metric: Key of the metric, ``coco/bbox_mAP`` say.
         setting: How latency was measured: ``LatencySetting.identity()``.
-        checkpoint: What was searched, by :func:`~.search.identity.file_identity`; None of fronts
-            that were written by version 0.1.
+        checkpoint: What was searched, by :func:`~sparsevit_mm.search.identity.file_identity`; None
+            of fronts that were written by version 0.1.
         weights: Fingerprint of the backbone's weights, see
-            :func:`~.models.checkpoints.fingerprint`; None likewise.
+            :func:`~sparsevit_mm.models.checkpoints.fingerprint`; None likewise.
 
     Raises:
         ValueError: No points, or points of different depths.

@@ -7,7 +7,7 @@ from torch import nn
 from sparsevit_mm import Front, SparsityConfig, set_latency_budget
 from sparsevit_mm.cost.latency import LatencyMeter, LatencySetting
 from sparsevit_mm.cost.macs import backbone_macs
-from sparsevit_mm.front import FrontPoint
+from sparsevit_mm.budget import FrontPoint
 from sparsevit_mm.operating_point import operating_point
 from sparsevit_mm.weights import order_units
 from sparsevit_mm.widths import StageWidths

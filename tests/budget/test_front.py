@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sparsevit_mm import Front, SparsityConfig
-from sparsevit_mm.front import FrontPoint
+from sparsevit_mm.budget import FrontPoint
 
 DEPTHS = (2, 4)
 SETTING = dict(shape=[16, 24], batch_size=2, device='a CPU')
