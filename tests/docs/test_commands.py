@@ -25,6 +25,7 @@ NEEDS = {
     ('docs/get_started.md', 'IMAGE='): 'an image; the test has its own',
     ('docs/bevdet.md', 'bash tools/dist_train.sh'): 'nuScenes and 8 GPUs',
     ('docs/benchmarks.md', 'python benchmarks/run.py'): 'half an hour',
+    ('docs/benchmarks.md', 'python benchmarks/gpu.py'): 'a GPU',
     ('configs/sparsevit/README.md', '# adapt'): 'COCO and 8 GPUs',
     ('configs/evo_vit/README.md', '# adapt'): 'ADE20K and 8 GPUs',
     ('configs/svite/README.md', 'bash tools/dist_train.sh'): 'COCO and 8 GPUs',
