@@ -29,7 +29,7 @@ from sparsevit_mm.compat import timer
 from sparsevit_mm.cost.macs import backbone_macs
 from sparsevit_mm.files import replacing
 from sparsevit_mm.weights import maskable_weights
-from sparsevit_mm.weights.units import unit_count
+from sparsevit_mm.widths import unit_count
 
 CLASSES, PER_CLASS = 10, 2000
 WIDTH, DEPTH, HEADS, DENSE_LAYERS = 64, 9, 4, 3
