@@ -27,7 +27,8 @@ from sparsevit_mm.search.store.joining import JoinedStudy
 from sparsevit_mm.search.limits import Limits
 from sparsevit_mm.search.problem import Problem
 from sparsevit_mm.search.record import StudyRecord, candidate_of
-from sparsevit_mm.search.store.storage import open_storage, sqlite_url
+from sparsevit_mm.search.store.storage import open_storage
+from sparsevit_mm.search.store.urls import sqlite_url
 from sparsevit_mm.search.study import SparsitySearch
 from sparsevit_mm.sparsity import SparsityConfig, SparsitySpace
 

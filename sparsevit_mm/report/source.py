@@ -11,7 +11,8 @@ from sqlalchemy.engine import make_url
 from ..search.candidates import Candidate
 from ..search.record import StudyRecord, worker_of
 from ..search.results import MANIFEST
-from ..search.store.storage import JOURNAL, open_storage, shown
+from ..search.store.storage import open_storage
+from ..search.store.urls import JOURNAL, shown
 from ..search.summary import Summary
 
 PATIENCE = 30.  # seconds that a storage may be out of reach: a report is asked for by hand

@@ -19,7 +19,7 @@ from .pipeline import SearchPipeline
 from .request import POINTS, SearchRequest
 from .results import SearchResult
 from .splits import Evaluations
-from .store.storage import sqlite_url
+from .store.urls import sqlite_url
 from .study import SparsitySearch
 
 CALIBRATION = dict(num_trials=40, num_samples=200)

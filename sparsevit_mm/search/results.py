@@ -19,7 +19,7 @@ from ..budget import Front, FrontPoint
 from ..version import __version__
 from .limits import Limits
 from .request import SearchRequest
-from .store.storage import shown
+from .store.urls import shown
 from .study import SparsitySearch
 from .summary import Finalist, Summary
 

@@ -3,9 +3,8 @@ number of workers on one Optuna study. What was evaluated is in the storage, and
 kill."""
 import hashlib
 import logging
-import time
 import traceback
-from typing import Callable, Dict, List, Optional, Tuple
+from typing import Callable, Dict, List, Optional
 
 import numpy as np
 from mmengine.logging import print_log
@@ -28,7 +27,6 @@ from .store.joining import JoinedStudy
 PATIENCE = 20
 GIVE_UP = 400  # trials in a row without an evaluation: the band is next to empty
 DRAWS, RANDOM_TRIES = 50, 2000  # at one that is new: spread evenly, then independent
-POLL = .5  # seconds between looks at what other workers do
 ATTEMPTS = 2  # at a candidate whose evaluation raises
 FAILURES = 8  # candidates in a row that raised: then it is not them
 
@@ -61,7 +59,6 @@ class SparsitySearch:
         self.candidates: List[Candidate] = []
         self.memo: Dict[SparsityConfig, Candidate] = {}
         self._known, self._in_flight = set(), set()
-        self._since: Dict[Tuple[str, str], float] = {}  # of what is waited for
         self._rejected = self.record.rejected
         try:
             self._begin(seed, sampler, population_size)
@@ -127,7 +124,7 @@ class SparsitySearch:
             if left <= 0:
                 break
             if len(self._in_flight) >= left:  # others work on the last ones, and may yet die
-                self._wait()
+                self.workers.wait()
                 continue
             if misses >= PATIENCE and not self._enqueue_unseen():
                 break
@@ -156,13 +153,6 @@ class SparsitySearch:
                 self._remember(self._candidate(trial))
         self._in_flight = {key for key in self.workers.claimed().values()
                            if key.startswith('[')}
-
-    def _wait(self) -> None:
-        now, claimed = time.monotonic(), self.workers.claimed().items()
-        self._since = {claim: self._since.get(claim, now) for claim in claimed}
-        for (worker, key), since in self._since.items():
-            self.workers.on_wait(worker, key, now - since)
-        time.sleep(POLL)
 
     def _remember(self, candidate: Candidate) -> None:
         self.candidates.append(candidate)
@@ -274,8 +264,8 @@ class SparsitySearch:
         for trial in trials:
             worker = worker_of(trial)
             # A worker signs a trial just after it got it.
-            alive = self.workers.is_alive(worker) if worker else not (
-                alone or self.workers.is_stale(f'trial {trial.number}', None))
+            alive = self.workers.is_alive(worker) if worker else (
+                not alone and self.workers.is_alive(f'of trial {trial.number}'))
             if not alive:
                 self._finish(trial)
 

@@ -3,15 +3,13 @@ import errno
 import json
 import logging
 import random
-import threading
 import time
 from functools import wraps
 from typing import Callable, Optional, Sequence
 
 from mmengine.logging import print_log
-from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, get_storage
-from optuna.trial import TrialState
 from sqlalchemy import exc
 
 OPENING = 60.  # seconds; a server that does not answer at the start may be a wrong address
@@ -23,8 +21,7 @@ _FULL = ('disk is full', 'No space left', 'could not extend file')
 _REFUSED = ('authentication failed', 'no password supplied', 'pg_hba.conf', 'does not exist',
             'not permitted to log in', 'Access denied', 'Unknown database', 'no such table',
             'no such column', 'syntax error', 'readonly database', 'not a database', 'malformed')
-_WRONG = (exc.IntegrityError, exc.DataError, exc.ProgrammingError, exc.NotSupportedError,
-          exc.InternalError)
+_DATABASE = (exc.OperationalError, exc.InterfaceError, exc.DatabaseError)  # others are our fault
 
 
 class StorageError(ValueError):
@@ -48,8 +45,12 @@ _Forwarding = type('_Forwarding', (BaseStorage, ), {
 class RetryingStorage(_Forwarding):
     """Does what its backend does, and tries again where that fails for the moment.
 
+    Optuna tries nothing again. A general library for retries would keep the error, whose trace
+    holds what the database was told, passwords included.
+
     A write whose acknowledgement got lost is done twice. That changes nothing but for a new
-    trial, of which one is left over: it runs, and nobody works on it.
+    trial, of which one is left over: it runs, and nobody works on it; and for a trial that is
+    told, which then raises UpdateFinishedTrialError.
 
     Args:
         open_backend: Opens it.
@@ -71,69 +72,38 @@ class RetryingStorage(_Forwarding):
         self.url, self._secrets = url, secrets
         self._patience = {LOST: min(patience, OPENING), FULL: full_patience, DAMAGED: 5.,
                           REFUSED: 0.}
-        self._lost: Optional[float] = None  # since when nobody got through
-        self._lock = threading.Lock()
+        self._gave_up = False
         self.backend = self._persist(lambda: get_storage(open_backend()))
         self._patience[LOST] = patience
 
-    def set_trial_state_values(self, trial_id: int, state: TrialState,
-                               values: Optional[Sequence[float]] = None) -> bool:
-        attempts = []
-
-        def tell() -> bool:
-            attempts.append(state)
-            try:
-                return self.backend.set_trial_state_values(trial_id, state, values)
-            except UpdateFinishedTrialError:
-                kept = self.backend.get_trial(trial_id)
-                told = (kept.state, kept.values) == (state, values and list(values))
-                if len(attempts) > 1 and told:  # by an attempt whose acknowledgement got lost
-                    return True
-                raise
-
-        return self._persist(tell)
-
     def _persist(self, call: Callable):
-        since, delay = None, FIRST_DELAY
+        start, delay = time.monotonic(), FIRST_DELAY
         while True:
             try:
                 result = call()
+                break
             except Exception as error:
                 trouble = _trouble(error)
                 if trouble is None:
                     raise
                 cause = self._cause(error)
-            else:
-                self._found()
-                return result
             # Outside of the handler: what is raised here must not carry the error along.
-            began = self._missed(trouble, cause)
-            since = began if since is None else since
-            waited = time.monotonic() - since
-            if waited >= self._patience[trouble]:
+            patience, waited = self._patience[trouble], time.monotonic() - start
+            if self._gave_up or waited >= patience:
+                self._gave_up |= patience > 0
                 raise StorageError(f'{self.url} {trouble}: {cause}' + (
                     f' (for {waited:.0f} s)' if waited >= 1 else ''))
-            time.sleep(min(delay * random.uniform(.5, 1.5), self._patience[trouble] - waited))
+            if delay == FIRST_DELAY:
+                self._log(f'{trouble}, trying again for up to {patience:.0f} s: {cause}')
+            time.sleep(min(delay * random.uniform(.5, 1.5), patience - waited))
             delay = min(2 * delay, LAST_DELAY)
+        if self._gave_up or delay > FIRST_DELAY:
+            self._log(f'answers again, after {time.monotonic() - start:.1f} s')
+            self._gave_up = False
+        return result
 
-    def _missed(self, trouble: str, cause: str) -> float:
-        """Since when the storage is lost, for all threads: after one gave up none waits again."""
-        patience = self._patience[trouble]
-        with self._lock:
-            if self._lost is None and patience:
-                self._lost = time.monotonic()
-                print_log(f'{self.url} {trouble}, trying again for up to {patience:.0f} s: {cause}',
-                          'current', logging.WARNING)
-            return time.monotonic() if self._lost is None else self._lost
-
-    def _found(self) -> None:
-        if self._lost is None:
-            return
-        with self._lock:
-            if self._lost is not None:
-                print_log(f'{self.url} answers again, after {time.monotonic() - self._lost:.1f} s',
-                          'current', logging.WARNING)
-                self._lost = None
+    def _log(self, text: str) -> None:
+        print_log(f'{self.url} {text}', 'current', logging.WARNING)
 
     def _cause(self, error: Exception) -> str:
         text = ' '.join(_text(error).split())
@@ -168,7 +138,7 @@ def _trouble(error: Exception) -> Optional[str]:
     # The pool gave no connection; or it broke, and Optuna asked on in the same transaction.
     if isinstance(error, (exc.TimeoutError, exc.PendingRollbackError, exc.ResourceClosedError)):
         return LOST
-    if not isinstance(error, exc.DBAPIError) or isinstance(error, _WRONG):
+    if type(error) not in _DATABASE:
         return None
     if any(t in text for t in _FULL):
         return FULL

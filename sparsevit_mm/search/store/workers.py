@@ -3,6 +3,7 @@ the study, and their clocks may differ."""
 import hashlib
 import logging
 import os
+import random
 import secrets
 import socket
 import threading
@@ -15,7 +16,7 @@ import optuna
 from mmengine.logging import print_log
 
 PREFIX = 'worker:'
-FIRST_POLL, LAST_POLL = .02, 2.  # seconds between looks at what others do
+FIRST_PAUSE, LAST_PAUSE = .02, 2.  # seconds between looks at what others do
 PARTING = 10.  # seconds that a farewell may take
 
 
@@ -23,20 +24,21 @@ class Workers:
     """One worker of a study, and what it sees of the others.
 
     What a worker says of itself is one attribute of the study, `worker:ID`: `beat`, a number that
-    goes up with each word; `claim`, a key or None; `held`, whether the claim was granted; `gone`,
-    after its farewell; `machine`, `pid` and `started`, the identity of its process.
+    goes up with each word; `claim`, a key or None; `gone`, after its farewell; `machine`, `pid`
+    and `started`, the identity of its process. Optuna's own heartbeats serve neither ask and tell
+    nor a journal.
 
-    A worker on the same machine lives as long as its process. Any other lives as long as its beat
-    goes on: it is dead when `patience * interval` seconds brought no new one, by a monotonic clock
-    of this process, which stands still while the storage is out of reach or this process sleeps.
-    So an outage or a pause kills nobody, but a worker that slept for longer than that while the
-    others went on may find its claim taken: what it then records has been done twice.
+    A worker on the same machine lives as long as its process. Any other is dead once `patience`
+    heartbeats of this worker brought no new beat of it. They stand still while the storage is out
+    of reach or this process sleeps, so an outage or a pause kills nobody. But a worker that slept
+    for longer than the others waited may find its claim taken: what it then records has been done
+    twice.
 
     Args:
         study: Its storage must be open to this process alone, not opened before a fork.
-        interval: Seconds between beats; the same for all workers, and with `patience` well above
-            what a storage takes to answer.
-        patience: Intervals without a beat after which a worker is dead; 3 at least.
+        interval: Seconds between heartbeats; the same for all workers, and with `patience` well
+            above what a storage takes to answer.
+        patience: Heartbeats without a word after which a worker is dead; 3 at least.
 
     Attributes:
         id: Unique: host name, process id and something random.
@@ -53,25 +55,25 @@ class Workers:
         self.study, self.interval, self.patience = study, interval, patience
         self.id = f'{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(3)}'
         self.on_wait: Callable[[str, str, float], None] = lambda worker, key, seconds: None
-        self._said = dict(beat=0, claim=None, held=False, gone=False, **_identity())
+        self._said = dict(beat=0, claim=None, gone=False, **_identity())
         self._lock = threading.Lock()  # two threads speak
-        self._clock = _Clock(1.5 * interval)
-        self._seen: Dict[str, Tuple[Any, float]] = {}
+        self._pulse = 0  # heartbeats that got through: the clock by which others are dead
+        self._seen: Dict[str, Tuple[Optional[int], int]] = {}  # beat, and pulse when it was new
+        self._awaited: Dict[Tuple[str, str], float] = {}  # since when, of workers and their claims
         self._stopped = threading.Event()
-        self._thread: Optional[threading.Thread] = None
+        self._thread = threading.Thread(target=self._live, name='heartbeat', daemon=True)
 
     def start(self) -> 'Workers':
         """Says that it is there, from now on every `interval` seconds."""
         self._say()
         self._living()  # those that are dead already count from now on
-        self._thread = threading.Thread(target=self._beat, name='heartbeat', daemon=True)
         self._thread.start()
         return self
 
     def stop(self) -> None:
         """Says goodbye: nobody has to wait until it is taken for dead, nor for what it claimed."""
         self._stopped.set()
-        if self._thread is not None:
+        if self._thread.is_alive():
             self._thread.join(PARTING)
 
     def __enter__(self) -> 'Workers':
@@ -84,39 +86,21 @@ class Workers:
         """Ids of the other workers that are alive."""
         return list(self._living())
 
-    def is_alive(self, worker_id: Optional[str]) -> bool:
-        """Whether the worker is. None is, as nobody knows whom to look at: see :meth:`is_stale`;
-        one of whom the study says nothing is until it would be dead."""
-        if worker_id is None or worker_id == self.id:
+    def is_alive(self, worker_id: str) -> bool:
+        """Whether the worker is; one of whom the study says nothing is until it would be dead."""
+        if worker_id == self.id:
             return not self._stopped.is_set()
         said = self._read().get(worker_id)
-        return not self.is_stale(PREFIX + worker_id, None) if said is None else (
-            self._lives(worker_id, said))
-
-    def is_stale(self, key: str, value: Any) -> bool:
-        """Whether `value` is still what this said of `key` when it was first asked, a dead
-        worker's time ago. The first answer is False."""
-        now = self._clock.tick()
-        seen = self._seen.get(key)
-        if seen is None or seen[0] != value:
-            self._seen[key] = value, now
-            return False
-        return now - seen[1] > self.interval * self.patience
+        return self._goes_on(worker_id, None) if said is None else self._lives(worker_id, said)
 
     def claim(self, key: str) -> bool:
         """Takes the key, unless another live worker has it. One claim at a time, see
-        :meth:`release`.
-
-        What the key guards may have been done just before it was given: look again.
+        :meth:`release`. What the key guards may have been done just before: look again.
 
         Of several that ask at once exactly one gets it. Each writes its claim, then reads those of
-        the others, so that of any two the later reader sees the other's claim. Who sees a grant or
-        the claim of a lower id withdraws; who sees none but those of higher ids waits for them to
-        do so. This needs writes that every later read sees, no transaction.
-
-        Returns:
-            Whether it was given. If another is about to get it this may take a moment; if that
-            one dies, until it is known to be dead.
+        the others, so of any two the later reader sees both. Who sees another withdraws, pauses,
+        and gives up if there is one still: the last to look sees none, and tries again. This needs
+        writes that every later read sees, no transaction.
 
         Raises:
             ValueError: This worker has a claim already.
@@ -124,34 +108,37 @@ class Workers:
         if self._said['claim'] is not None:
             raise ValueError(f'{self.id} can not claim {key!r} before it releases '
                              f'{self._said["claim"]!r}')
-        granted, poll = False, FIRST_POLL
-        try:
-            self._say(claim=key)
-            while True:
-                rivals = {worker: said['held'] for worker, said in self._living().items()
-                          if said['claim'] == key}
-                if any(held or worker < self.id for worker, held in rivals.items()):
-                    break
-                if not rivals:
-                    self._say(held=True)
-                    granted = True
-                    break
-                time.sleep(poll)
-                poll = min(1.5 * poll, LAST_POLL)
-        finally:
+        granted, pause = False, FIRST_PAUSE
+        while not granted and key not in self.claimed().values():
+            try:
+                self._say(claim=key)
+                granted = key not in self.claimed().values()
+            finally:
+                if not granted:
+                    self.release()
             if not granted:
-                self.release()
+                pause *= 1.5
+                time.sleep(random.uniform(0, pause))
         return granted
 
     def release(self) -> None:
         """Gives back what was claimed, if anything was."""
         if self._said['claim'] is not None:
-            self._say(claim=None, held=False)
+            self._say(claim=None)
 
     def claimed(self) -> Dict[str, str]:
         """The keys that other live workers have or are about to get, by worker."""
         return {worker: said['claim'] for worker, said in self._living().items()
                 if said['claim'] is not None}
+
+    def wait(self, key: Optional[str] = None) -> None:
+        """Sleeps for a moment, and says by :attr:`on_wait` who has the key, or any key."""
+        now = time.monotonic()
+        self._awaited = {claim: self._awaited.get(claim, now) for claim in self.claimed().items()
+                         if key in (None, claim[1])}
+        for (worker, claimed), since in self._awaited.items():
+            self.on_wait(worker, claimed, now - since)
+        _pause(now - min(self._awaited.values(), default=now))
 
     def once(self, key: str, compute: Callable[[], Any]) -> Any:
         """The attribute `key` of the study; if there is none, one live worker computes it, and the
@@ -169,50 +156,42 @@ class Workers:
             ValueError: This worker has a claim already.
             Exception: What `compute` raised.
         """
-        poll, known, since = FIRST_POLL, None, time.monotonic()
-        while True:
-            attrs = self.study.user_attrs
-            if key in attrs:
-                return attrs[key]
-            owner = next((w for w, claim in self.claimed().items() if claim == key), None)
-            if owner is None and self.claim(key):
-                try:
-                    if key not in self.study.user_attrs:
-                        value = compute()
-                        # Whoever took this worker for dead may have been faster.
-                        if key not in self.study.user_attrs:
-                            self.study.set_user_attr(key, value)
-                finally:
-                    self.release()
+        while key not in self.study.user_attrs:
+            if key in self.claimed().values() or not self.claim(key):
+                self.wait(key)
                 continue
-            if owner is not None:
-                if owner != known:
-                    known, since = owner, time.monotonic()
-                self.on_wait(owner, key, time.monotonic() - since)
-            time.sleep(poll)
-            poll = min(1.5 * poll, LAST_POLL)
+            try:
+                if key not in self.study.user_attrs:
+                    value = compute()
+                    # Whoever took this worker for dead may have been faster.
+                    if key not in self.study.user_attrs:
+                        self.study.set_user_attr(key, value)
+            finally:
+                self.release()
+        return self.study.user_attrs[key]
 
     def _say(self, **news) -> None:
         with self._lock:
             self._said.update(news, beat=self._said['beat'] + 1)
             self.study.set_user_attr(PREFIX + self.id, dict(self._said))
-            self._clock.tick()
+
+    def _live(self) -> None:
+        while not self._stopped.wait(self.interval):
+            self._beat()
+        with suppress(Exception):
+            self._say(claim=None, gone=True)
 
     def _beat(self) -> None:
-        while not self._stopped.wait(self.interval):
-            try:
-                self._say()
-            except Exception as error:  # the search itself may not need the storage for a while
-                print_log(f'worker {self.id} could not say that it is alive: {error}', 'current',
-                          logging.WARNING)
-        with suppress(Exception):
-            self._say(claim=None, held=False, gone=True)
+        try:
+            self._say()
+            self._pulse += 1
+        except Exception as error:  # the search itself may not need the storage for a while
+            print_log(f'worker {self.id} could not say that it is alive: {error}', 'current',
+                      logging.WARNING)
 
     def _read(self) -> Dict[str, Dict]:
         """What the other workers said, dead or alive."""
-        attrs = self.study.user_attrs
-        self._clock.tick()
-        return {key[len(PREFIX):]: said for key, said in attrs.items()
+        return {key[len(PREFIX):]: said for key, said in self.study.user_attrs.items()
                 if key.startswith(PREFIX) and key != PREFIX + self.id}
 
     def _living(self) -> Dict[str, Dict]:
@@ -225,24 +204,19 @@ class Workers:
         if said['machine'] is not None and said['machine'] == self._said['machine']:
             with suppress(PermissionError):  # hidden from other users: then its beat must tell
                 return _started(said['pid']) == said['started']
-        return not self.is_stale(PREFIX + worker, said['beat'])
+        return self._goes_on(worker, said['beat'])
+
+    def _goes_on(self, worker: str, beat: Optional[int]) -> bool:
+        """Whether the beat is another than when this was first asked, a dead worker's time ago."""
+        seen, since = self._seen.get(worker, (None, None))
+        if since is None or seen != beat:
+            seen, since = self._seen[worker] = beat, self._pulse
+        return self._pulse - since < self.patience
 
 
-class _Clock:
-    """Seconds in which this process was awake and the storage within reach: between two signs of
-    that at most `longest` count."""
-
-    def __init__(self, longest: float):
-        self._longest = longest
-        self._seconds, self._last = 0., time.monotonic()
-        self._lock = threading.Lock()
-
-    def tick(self) -> float:
-        with self._lock:
-            now = time.monotonic()
-            self._seconds += min(now - self._last, self._longest)
-            self._last = now
-            return self._seconds
+def _pause(waited: float) -> None:
+    """The longer, the longer something was waited for."""
+    time.sleep(min(LAST_PAUSE, max(FIRST_PAUSE, waited / 3)))
 
 
 def _identity() -> Dict:
