@@ -12,7 +12,7 @@ import random
 import signal
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List
@@ -110,9 +110,21 @@ class Outcome:
 
 
 def recorded(storage: str) -> List[Candidate]:
-    study = optuna.load_study(study_name=STUDY, storage=open_storage(storage))
-    found = [candidate_of(t, SPACE.depths, ()) for t in StudyRecord(study).trials()]
-    return [c for c in found if c.state == EVALUATED]
+    """Read in a process of its own: an SQLite connection that is open at a fork can break the locks
+    of the child."""
+
+    def read() -> None:
+        study = optuna.load_study(study_name=STUDY, storage=open_storage(storage))
+        found = [candidate_of(t, SPACE.depths, ()) for t in StudyRecord(study).trials()]
+        there.send([c for c in found if c.state == EVALUATED])
+
+    here, there = fork.Pipe(duplex=False)
+    process = fork.Process(target=read)
+    process.start()
+    there.close()  # so that it ends with its process
+    found = here.recv()
+    process.join()
+    return found
 
 
 def storm(storage: str, folder: Path, workers: int, seconds: float, evaluation: float = .1,
@@ -167,14 +179,21 @@ def _by_config(records: List[Candidate]) -> Dict[SparsityConfig, float]:
 
 def _check(worker: Worker, known: Dict[SparsityConfig, float], records: List[Candidate],
            killed: set, crashed: int) -> Outcome:
-    final = _by_config(records)
-    starts = worker.starts().values()
+    final, times = _by_config(records), Counter(r.config for r in records)
+    starts = worker.starts()
+    doubled = {str(config): number - 1 for config, number in times.items() if number > 1}
+    for config, pids in starts.items():
+        living = sum(pid not in killed for pid in pids[:-1])
+        if living:
+            doubled[config] = doubled.get(config, 0) + living
+    for config in doubled:
+        trials = [r.trial for r in records if str(r.config) == config]
+        print(f'doubled: {config}: begun by {starts[config]}, recorded as trials {trials}')
     return Outcome(
         kills=len(killed), crashed=crashed, evaluated=len(final),
-        repeated=sum(len(pids) - 1 for pids in starts),
+        repeated=sum(len(pids) - 1 for pids in starts.values()),
         lost=sum(final.get(config) != metric for config, metric in known.items()),
-        doubled=len(records) - len(final) + sum(pid not in killed for pids in starts
-                                                for pid in pids[:-1]))
+        doubled=sum(doubled.values()))
 
 
 def main() -> None:
