@@ -33,6 +33,7 @@ from sparsevit_mm.models.selection.ranking import Selection
 
 VIT = dict(patch_size=14, embed_dims=384, num_layers=12, num_heads=6, patch_bias=True,
            final_norm=True, norm_cfg=dict(type='LN', eps=1e-6))
+PRETRAINED_SIZE = 518  # side of the images that the position embedding was made for
 MAPS = 5, 8, 11  # layers whose maps the head sees
 SCORES = 'class_attention', 'received', 'magnitude', 'variation', 'random'
 DENSE = 'dense'  # trained for as long without pruning
@@ -65,7 +66,7 @@ class Segmentor(nn.Module):
                  **settings):
         super().__init__()
         self.backbone = EvoVisionTransformer(
-            **{**VIT, 'img_size': 518, 'out_indices': MAPS, 'fast': fast, **settings},
+            **{**VIT, 'img_size': PRETRAINED_SIZE, 'out_indices': MAPS, 'fast': fast, **settings},
             init_cfg=weights and dict(type='Pretrained', checkpoint=str(weights)))
         width = self.backbone.embed_dims
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in self.backbone.out_indices)
@@ -86,8 +87,8 @@ def convert(args: argparse.Namespace, result: Path) -> None:
     model = load_onnx(args.onnx)
     with replacing(result) as partial_file:
         torch.save(dict(model=read_weights(model)), partial_file)
-        dense = EvoVisionTransformer(img_size=518, output_cls_token=True, **VIT, init_cfg=dict(
-            type='Pretrained', checkpoint=str(partial_file)))
+        dense = EvoVisionTransformer(img_size=PRETRAINED_SIZE, output_cls_token=True, **VIT,
+                                     init_cfg=dict(type='Pretrained', checkpoint=str(partial_file)))
         dense.init_weights()
         image = read_split(args.data, 'val', [side_of(model)] * 2).images[:1]
         difference = largest_difference(dense.eval(), model, image)
