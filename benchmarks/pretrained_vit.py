@@ -114,8 +114,8 @@ def cosine(optimizer, iters: int) -> torch.optim.lr_scheduler.LambdaLR:
 @torch.no_grad()
 def maps_of(model: Segmentor, images: Tensor) -> List[Tensor]:
     """Of the dense backbone, for all images, in half the precision to save memory."""
-    parts = [model.backbone(image) for image in images.split(1)]
-    return [torch.cat(maps).half() for maps in zip(*[[x.half() for x in p] for p in parts])]
+    parts = [[x.half() for x in model.backbone(image)] for image in images.split(1)]
+    return [torch.cat(maps) for maps in zip(*parts)]
 
 
 def train_head(args: argparse.Namespace, weights: Path, seed: int, result: Path) -> None:
@@ -201,7 +201,8 @@ def make_jobs(args: argparse.Namespace) -> List[Job]:
             before = file_of(args, f'before_{score}', seed, '.json')
             jobs.append(Job(before, partial(test, args, head, score, before), [head]))
         for score in (DENSE, *args.scores):
-            adapted, after = (file_of(args, f'after_{score}', seed, s) for s in ('.pth', '.json'))
+            adapted = file_of(args, f'adapted_{score}', seed, '.pth')
+            after = file_of(args, f'after_{score}', seed, '.json')
             jobs.append(Job(adapted, partial(adapt, args, head, score, seed, adapted), [head]))
             jobs.append(Job(after, partial(test, args, adapted, score, after), [adapted]))
     return jobs

@@ -174,7 +174,7 @@ def test_a_run_goes_on_and_other_settings_are_refused(
     figure = street_scenes.figures(tmp_path / 'seed0' / 'after_dense.json')['1']
     assert figure.num_units == 10 and 0 < figure.estimate < 100
     start, adapted = (torch.load(tmp_path / 'seed0' / f'{name}.pth')['state']
-                      for name in ('head', 'after_random'))
+                      for name in ('head', 'adapted_random'))
     assert all(not torch.equal(start[key], adapted[key])
                for key in ('backbone.pos_embed', 'head.bias'))
     with pytest.raises(SystemExit, match='choose another --out'):
