@@ -9,7 +9,7 @@ from typing import Dict
 
 from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
-from sqlalchemy import exc
+from sqlalchemy import event, exc
 
 from .journal import MendingLock
 from .retrying import RetryingStorage, StorageError
@@ -51,7 +51,7 @@ def _open_database(url: str) -> BaseStorage:
             return InMemoryStorage()  # each thread would get a database of its own
         if not parsed.database.startswith('file:'):
             _check_directory(parsed.database)
-        options = dict(connect_args=dict(timeout=BUSY))
+        options = dict(connect_args=dict(timeout=BUSY, isolation_level=None))
     elif parsed.get_driver_name() in ('psycopg2', 'psycopg'):
         # A machine that vanishes closes no connection: neither may it be waited for without end,
         # nor may what it has locked stay locked.
@@ -64,14 +64,25 @@ def _open_database(url: str) -> BaseStorage:
     text = parsed.render_as_string(hide_password=False).replace('{', '{{').replace('}', '}}')
     for _ in range(TABLES):
         try:
-            return RDBStorage(text, options)
+            storage = RDBStorage(text, options)
+            break
         except exc.DBAPIError as error:
             cause = str(error.orig)
             made = isinstance(error, (exc.IntegrityError, exc.ProgrammingError))
             if not (made or 'already exists' in cause):  # as when two workers make the tables
                 raise
         time.sleep(random.uniform(.1, .5))
-    raise StorageError(f'{shown(url)} refuses: {" ".join(cause.split())}')
+    else:
+        raise StorageError(f'{shown(url)} refuses: {" ".join(cause.split())}')
+    if parsed.get_backend_name() == 'sqlite':
+        event.listen(storage.engine, 'begin', _begin_with_a_lock)
+    return storage
+
+
+def _begin_with_a_lock(connection) -> None:
+    """SQLite locks no row: between reading the state of a trial and writing it, as Optuna does,
+    another worker could take the same one."""
+    connection.exec_driver_sql('BEGIN IMMEDIATE')
 
 
 def _end_idle_transactions(connection, _) -> None:
