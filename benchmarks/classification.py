@@ -7,7 +7,6 @@ are done are not run again.
 """
 import argparse
 import json
-import math
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from jobs import Job, run_jobs
+from schedules import cosine
 from small_images import SIZE, augmented, normalised, read_images
 from sparse_weights import UNIT_DENSITY, SparseUnits, SparseWeights
 from sparsevit_mm import EvoVisionTransformer, TokenSelectorHook
@@ -126,8 +126,7 @@ def train(variant: Variant, seed: int, epochs: int, images: Tensor, labels: Tens
     per_epoch = len(images) // BATCH
     iters, i = epochs * per_epoch, 0
     optimizer = torch.optim.AdamW(model.parameters(), LR, weight_decay=DECAY)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(
-        1, (i + 1) / WARM_UP) * (1 + math.cos(math.pi * i / iters)) / 2)
+    schedule = cosine(optimizer, iters, WARM_UP)
     sparse = (SparseUnits(model, iters) if variant.weights == 's2vite'
               else SparseWeights(model, variant.weights, iters, seed))
     selector, schedule_of_tau = model.backbone.selector, TokenSelectorHook()

@@ -6,7 +6,6 @@ before. The checkpoint has timm's names, as ``init_cfg=dict(type='Pretrained', .
 EvoVisionTransformer takes them. LayerScale multiplies the outputs of linear layers, so it goes into
 their weights.
 """
-from pathlib import Path
 from typing import Dict
 
 import numpy as np
@@ -111,8 +110,3 @@ def largest_difference(backbone: nn.Module, model: ModelProto, image: Tensor) ->
     patches, token = backbone(image)[-1]
     ours = torch.cat([token[:, None], patches.flatten(2).transpose(1, 2)], 1)
     return float((ours - theirs).abs().max() / theirs.abs().max())
-
-
-def load_onnx(path: Path) -> ModelProto:
-    """Raises FileNotFoundError."""
-    return onnx.load(str(path))

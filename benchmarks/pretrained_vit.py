@@ -9,20 +9,21 @@ in each, once for every score, and tested again. Results that are there are not 
 """
 import argparse
 import json
-import math
 from functools import partial
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence
 
 import numpy as np
+import onnx
 import torch
 import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from dino_weights import largest_difference, load_onnx, read_weights, side_of
+from dino_weights import largest_difference, read_weights, side_of
 from jobs import Job, run_jobs
+from schedules import cosine
 from street_scenes import (IGNORED, areas_of, both_ways, figures, read_split, small_labels,
                            upsampled)
 from sparsevit_mm import EvoVisionTransformer
@@ -84,7 +85,7 @@ class Segmentor(nn.Module):
 def convert(args: argparse.Namespace, result: Path) -> None:
     """ONNX -> a checkpoint with timm's names, whose features are checked."""
     torch.set_num_threads(1)
-    model = load_onnx(args.onnx)
+    model = onnx.load(str(args.onnx))
     with replacing(result) as partial_file:
         torch.save(dict(model=read_weights(model)), partial_file)
         dense = EvoVisionTransformer(img_size=PRETRAINED_SIZE, output_cls_token=True, **VIT,
@@ -106,11 +107,6 @@ def step(optimizer, schedule, logits: Tensor, labels: Tensor) -> float:
     return loss.item()
 
 
-def cosine(optimizer, iters: int) -> torch.optim.lr_scheduler.LambdaLR:
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda i: min(
-        1, (i + 1) / WARM_UP) * (1 + math.cos(math.pi * i / iters)) / 2)
-
-
 @torch.no_grad()
 def maps_of(model: Segmentor, images: Tensor) -> List[Tensor]:
     """Of the dense backbone, for all images, in half the precision to save memory."""
@@ -129,7 +125,7 @@ def train_head(args: argparse.Namespace, weights: Path, seed: int, result: Path)
     maps = maps_of(model, split.images)
     optimizer = torch.optim.AdamW([*model.norms.parameters(), *model.head.parameters()], HEAD_LR,
                                   weight_decay=DECAY)
-    schedule, losses = cosine(optimizer, args.head_iters), []
+    schedule, losses = cosine(optimizer, args.head_iters, WARM_UP), []
     for i in range(args.head_iters):
         batch = torch.randint(len(labels), (HEAD_BATCH, ))
         logits = model.classify([x[batch].float() for x in maps])
@@ -157,7 +153,7 @@ def adapt(args: argparse.Namespace, start: Path, score: str, seed: int, result: 
     groups = [dict(params=model.backbone.parameters(), lr=LR),
               dict(params=[*model.norms.parameters(), *model.head.parameters()], lr=LR_OF_HEAD)]
     optimizer = torch.optim.AdamW(groups, weight_decay=DECAY)
-    schedule, losses = cosine(optimizer, args.iters), []
+    schedule, losses = cosine(optimizer, args.iters, WARM_UP), []
     order = torch.Generator().manual_seed(seed)  # of all scores the same
     torch.manual_seed(seed)
     for i in range(args.iters):
@@ -222,9 +218,8 @@ def check_settings(args: argparse.Namespace) -> None:
 def print_results(args: argparse.Namespace) -> None:
     """mIoU, means over seeds; and for each score the mean over the keep ratios less that of class
     attention and of random."""
-    cells = {when: {name: _mean([figures(p) for p in (
-        file_of(args, f'{when}_{name}', seed, '.json') for seed in args.seeds) if p.exists()])
-        for name in (DENSE, *args.scores)} for when in ('before', 'after')}
+    cells = {when: {name: means_of(args, f'{when}_{name}') for name in (DENSE, *args.scores)}
+             for when in ('before', 'after')}
     table = Table(title=f'mIoU, {args.size[0]}x{args.size[1]}, seeds {args.seeds}, '
                   f'{args.fast}', title_justify='left')
     keeps = [f'{keep:g}' for keep in (1., *KEEPS)]
@@ -241,27 +236,33 @@ def print_results(args: argparse.Namespace) -> None:
         for column in ('', *cells):
             table.add_column(column)
         for name in args.scores:
-            both = [[_sparse(cells[when][n]) for n in (name, base) if cells[when].get(n)]
-                    for when in cells]
-            table.add_row(name, *((pair[0] - pair[1]).interval().text('+.2f') if len(pair) == 2
-                                  and name != base else '' for pair in both))
+            table.add_row(name, *(gain(row.get(name), row.get(base)) for row in cells.values()))
         console.print(table)
 
 
-def _mean(seeds: List[Dict[str, Resampled]]) -> Dict[str, Resampled]:
+def means_of(args: argparse.Namespace, what: str) -> Dict[str, Resampled]:
+    """mIoU by keep ratio, the mean over seeds; empty before any of them is tested."""
+    paths = [file_of(args, what, seed, '.json') for seed in args.seeds]
+    seeds = [figures(path) for path in paths if path.exists()]
     return {keep: Resampled.mean([seed[keep] for seed in seeds]) for keep in
             (seeds[0] if seeds else ())}
 
 
-def _sparse(row: Dict[str, Resampled]) -> Resampled:
-    return Resampled.mean([row[f'{keep:g}'] for keep in KEEPS])
+def gain(row: Optional[Dict[str, Resampled]], base: Optional[Dict[str, Resampled]]) -> str:
+    """Of the mean over the keep ratios below 1; empty where one is missing or both are one."""
+    if not row or not base or row is base:
+        return ''
+    one, other = (Resampled.mean([r[f'{keep:g}'] for keep in KEEPS]) for r in (row, base))
+    return (one - other).interval().text('+.2f')
 
 
 def main() -> None:
     args = parse_args()
     with clear_errors():
-        check_settings(args)
+        if not args.onnx.is_file():
+            raise FileNotFoundError(f'there is no file {args.onnx}')
         read_split(args.data, 'val', args.size)
+        check_settings(args)
     failed = run_jobs(make_jobs(args), args.workers)
     print_results(args)
     if failed:

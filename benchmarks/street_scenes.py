@@ -8,9 +8,10 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from mmseg.evaluation import IoUMetric
 from torch import Tensor, nn
 
-from sparsevit_mm.evaluation.bootstrap import Resampler
+from sparsevit_mm.evaluation.bootstrap import Areas, Resampler
 from sparsevit_mm.evaluation.intervals import Resampled
 
 IGNORED, BLOCK = 255, 5  # label; consecutive frames that are drawn together
@@ -54,32 +55,18 @@ def upsampled(logits: Tensor, size: Sequence[int]) -> Tensor:
 
 @torch.no_grad()
 def areas_of(model: nn.Module, split: Split, classes: int) -> np.ndarray:
-    """(2, N, classes) int: intersection and union of each image."""
-    areas = []
-    for image, truth in zip(split.images, split.labels):
-        found = upsampled(model(image[None]), truth.shape).argmax(1)[0]
-        valid = truth < classes
-        counts = torch.bincount(truth[valid] * classes + found[valid], minlength=classes**2)
-        counts = counts.view(classes, classes)
-        hits = counts.diag()
-        areas.append((hits, counts.sum(0) + counts.sum(1) - hits))
-    return np.stack([np.stack([x.numpy() for x in kind]) for kind in zip(*areas)])
-
-
-class Areas:
-    """What a resampler asks of the images: they are in the order of the video."""
-    frames, sequence = None, 'sequence'
-
-    def __init__(self, areas: np.ndarray):
-        self.areas, self.num_images = areas, areas.shape[1]
-
-    def mean_iou(self, weights: np.ndarray) -> float:
-        intersection, union = weights @ self.areas
-        return 100 * float((intersection[union > 0] / union[union > 0]).mean())
+    """(2, N, classes), in pixels: intersection and union of each image."""
+    areas = [IoUMetric.intersect_and_union(
+        upsampled(model(image[None]), truth.shape).argmax(1)[0], truth, classes, IGNORED)[:2]
+        for image, truth in zip(split.images, split.labels)]
+    return np.stack([torch.stack(kind).numpy() for kind in zip(*areas)])
 
 
 def figures(result: Path) -> Dict[str, Resampled]:
-    """mIoU of each keep ratio, the mean over draws."""
-    return {keep: Resampled.mean([Resampler(lambda: Areas(np.array(areas)), Areas.mean_iou)(
-        block=BLOCK) for areas in draws])
-        for keep, draws in json.loads(result.read_text()).items()}
+    """mIoU of each keep ratio, the mean over draws. Images are in the order of the video."""
+    return {keep: Resampled.mean([_mean_iou(np.array(areas)) for areas in draws])
+            for keep, draws in json.loads(result.read_text()).items()}
+
+
+def _mean_iou(areas: np.ndarray) -> Resampled:
+    return Resampler(lambda: Areas(areas, None, None), Areas.mean_iou)(block=BLOCK)

@@ -110,7 +110,7 @@ def _nuscenes(figure: str, metric, _) -> Resampler:
 
 def _mean_iou(metric, paths) -> Resampler:
     record = AreaRecord(metric)
-    return Resampler(lambda: _Areas(record.areas[:2], metric.nan_to_num, paths), _Areas.mean_iou)
+    return Resampler(lambda: Areas(record.areas[:2], metric.nan_to_num, paths), Areas.mean_iou)
 
 
 def _top(k: int, metric, _) -> Optional[Resampler]:
@@ -129,7 +129,7 @@ class _Hits:
         self.hits, self.num_images = hits, len(hits)
 
 
-class _Areas:
+class Areas:
     """Intersection and union, (2, images, classes); the IoU of a class that has neither, None to
     leave it out; files of the images."""
     sequence = 'sequence'

@@ -19,7 +19,8 @@ from ..models.checkpoints import read_checkpoint
 from ..weights.blocks import unit_groups
 from ..weights.ordering import order_units
 from .loading import load_model, prepare
-from .scores.fit import Images, run_loss
+from .scores.fit import run_loss
+from .scores.images import Images
 
 L1, TAYLOR = IMPORTANCES = ('l1', 'taylor')
 MASKS = 'structured_sparse_training', 'sparse_training'

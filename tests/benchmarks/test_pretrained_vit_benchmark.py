@@ -118,7 +118,7 @@ def data(tmp_path_factory):
 
 
 def test_features_of_converted_weights_are_those_of_onnxruntime(exported):
-    model = dino_weights.load_onnx(exported)
+    model = onnx.load(str(exported))
     state = dino_weights.read_weights(model)
     backbone = benchmark.EvoVisionTransformer(img_size=SIDE, output_cls_token=True, **VIT).eval()
     new, left_out = translate(state)

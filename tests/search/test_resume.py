@@ -247,6 +247,25 @@ def test_what_a_worker_taken_for_dead_brings_home_is_kept_once(url):
     assert json.dumps(taken[0].to_list()) in recorded(url)
 
 
+def test_a_result_counts_once_if_only_its_acknowledgement_was_lost(url, monkeypatch):
+    landscape = Landscape()
+    search = landscape.search(url)
+    backend, lost = search.joined.storage.backend, []
+    tell = backend.set_trial_state_values
+
+    def tell_in_silence(trial_id, state, values=None):
+        done = tell(trial_id, state=state, values=values)
+        if values and trial_id not in lost:
+            lost.append(trial_id)
+            raise ConnectionResetError
+        return done
+
+    monkeypatch.setattr(backend, 'set_trial_state_values', tell_in_silence)
+    search.run(3)
+    assert len(lost) == 3 == search.num_evaluated == len(landscape.evaluated)
+    assert len(recorded(url)) == 3
+
+
 def test_a_trial_that_is_given_up_before_it_is_signed_ends_no_one(url):
     """As when asking takes longer than another worker waits."""
     search = Landscape().search(url)

@@ -1,16 +1,14 @@
 """Fits the heads of the learned score to a trained model, dense or adapted, and writes them into a
 copy of its checkpoint. Nothing is trained: one pass over some images does."""
 from contextlib import closing, contextmanager
-from copy import deepcopy
 from pathlib import Path
-from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional
 
 import torch
 from mmengine.config import Config
 from mmengine.model import BaseModel
-from mmengine.runner import Runner, set_random_seed
+from mmengine.runner import set_random_seed
 from torch import nn
-from torch.utils.data import Dataset, Sampler
 
 from ...compat import run_forward
 from ...config.data import check_data
@@ -23,11 +21,10 @@ from ...models.selection.head import ImportanceHead
 from ...models.selection.importance import LEARNED
 from ...models.selection.ranking import Selection
 from ..loading import load_model, prepare
-from ..subset import choose
+from .images import Images
 from .survey import ScoreSurvey
 
 GRADIENT, UPDATE = TARGETS = ('gradient', 'update')
-HELD_OUT = 5  # every fifth image
 # What models raise where data lack the ground truth, or the loss a way to run outside of training.
 _NO_LOSS = (AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, TypeError)
 
@@ -220,73 +217,6 @@ def _tell(backbone: nn.Module, say: Callable[[str], None]) -> None:
     adapted = backbone.adapted_to.name
     if adapted not in (None, 'learned'):
         say(f'the checkpoint was adapted under importance={adapted!r}: test it under both')
-
-
-class Images:
-    """Some images of a config's split, loaded as it says, but for their choice and order.
-
-    Args:
-        cfg: The config.
-        split: 'train' or 'val'.
-        number: Images to choose; all if there are no more.
-        seed: Of the choice and of the loader's workers.
-
-    Attributes:
-        chosen: Indices, ascending.
-    """
-
-    def __init__(self, cfg: Config, split: str, number: int, seed: int):
-        settings = deepcopy(cfg[f'{split}_dataloader'])
-        settings.pop('num_batch_per_epoch', None)
-        settings['sampler'], settings['persistent_workers'] = dict(type=_Sampler), False
-        for part in (settings, settings.get('batch_sampler') or {}):
-            if 'drop_last' in part:
-                part['drop_last'] = False
-        self.loader = Runner.build_dataloader(settings, seed=seed)
-        self.chosen = choose(len(self.loader.dataset), number, seed)
-
-    def all(self) -> '_Part':
-        """Batches of them."""
-        return _Part(self.loader, self.chosen)
-
-    def parts(self) -> Tuple['_Part', '_Part']:
-        """Batches to fit to, and batches of every fifth image, held out."""
-        held_out = self.chosen[HELD_OUT - 1::HELD_OUT]
-        rest = sorted(set(self.chosen) - set(held_out))
-        return _Part(self.loader, rest), _Part(self.loader, held_out)
-
-
-class _Sampler(Sampler):
-    """Gives the indices that it was last told."""
-
-    def __init__(self, dataset: Dataset, seed: Optional[int] = None):
-        self.dataset = dataset
-        self.indices: Sequence[int] = ()
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.indices)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-
-class _Part:
-    """Batches of some images of a loader, one pass at a time."""
-
-    def __init__(self, loader, indices: Sequence[int]):
-        self.loader, self.indices = loader, indices
-
-    def __len__(self) -> int:
-        self._tell()
-        return len(self.loader)
-
-    def __iter__(self) -> Iterator:
-        self._tell()
-        return iter(self.loader)
-
-    def _tell(self) -> None:
-        sampler = self.loader.batch_sampler.sampler
-        sampler.indices = self.indices
 
 
 @contextmanager

@@ -21,7 +21,8 @@ _FULL = ('disk is full', 'No space left', 'could not extend file')
 _REFUSED = ('authentication failed', 'no password supplied', 'pg_hba.conf', 'does not exist',
             'not permitted to log in', 'Access denied', 'Unknown database', 'no such table',
             'no such column', 'syntax error', 'readonly database', 'not a database', 'malformed')
-_DATABASE = (exc.OperationalError, exc.InterfaceError, exc.DatabaseError)  # others are our fault
+# Of the database, for the moment; the other subclasses of DatabaseError report a wrong statement.
+_DATABASE = (exc.OperationalError, exc.InterfaceError, exc.DatabaseError)
 
 
 class StorageError(ValueError):
@@ -45,8 +46,8 @@ _Forwarding = type('_Forwarding', (BaseStorage, ), {
 class RetryingStorage(_Forwarding):
     """Does what its backend does, and tries again where that fails for the moment.
 
-    Optuna tries nothing again. A general library for retries would keep the error, whose trace
-    holds what the database was told, passwords included.
+    Optuna does not retry. A retry library would chain the original error, whose traceback can show
+    the password in the URL.
 
     A write whose acknowledgement got lost is done twice. That changes nothing but for a new
     trial, of which one is left over: it runs, and nobody works on it; and for a trial that is
@@ -98,7 +99,7 @@ class RetryingStorage(_Forwarding):
             time.sleep(min(delay * random.uniform(.5, 1.5), patience - waited))
             delay = min(2 * delay, LAST_DELAY)
         if self._gave_up or delay > FIRST_DELAY:
-            self._log(f'answers again, after {time.monotonic() - start:.1f} s')
+            self._log('answers again')
             self._gave_up = False
         return result
 

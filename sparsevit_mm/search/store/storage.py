@@ -51,6 +51,7 @@ def _open_database(url: str) -> BaseStorage:
             return InMemoryStorage()  # each thread would get a database of its own
         if not parsed.database.startswith('file:'):
             _check_directory(parsed.database)
+        # Without an isolation level sqlite3 begins no transactions: _begin_with_a_lock does.
         options = dict(connect_args=dict(timeout=BUSY, isolation_level=None))
     elif parsed.get_driver_name() in ('psycopg2', 'psycopg'):
         # A machine that vanishes closes no connection: neither may it be waited for without end,
@@ -80,8 +81,8 @@ def _open_database(url: str) -> BaseStorage:
 
 
 def _begin_with_a_lock(connection) -> None:
-    """SQLite locks no row: between reading the state of a trial and writing it, as Optuna does,
-    another worker could take the same one."""
+    """Optuna locks the row of a trial between reading its state and writing it. SQLite has no row
+    locks, so without this two workers could take the same trial."""
     connection.exec_driver_sql('BEGIN IMMEDIATE')
 
 

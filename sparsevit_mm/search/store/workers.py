@@ -132,13 +132,15 @@ class Workers:
                 if said['claim'] is not None}
 
     def wait(self, key: Optional[str] = None) -> None:
-        """Sleeps for a moment, and says by :attr:`on_wait` who has the key, or any key."""
+        """Calls :attr:`on_wait` for each worker that has claimed the key, or any key if there is
+        none given, and sleeps: longer, the longer this has waited."""
         now = time.monotonic()
         self._awaited = {claim: self._awaited.get(claim, now) for claim in self.claimed().items()
                          if key in (None, claim[1])}
         for (worker, claimed), since in self._awaited.items():
             self.on_wait(worker, claimed, now - since)
-        _pause(now - min(self._awaited.values(), default=now))
+        waited = now - min(self._awaited.values(), default=now)
+        time.sleep(min(LAST_PAUSE, max(FIRST_PAUSE, waited / 3)))
 
     def once(self, key: str, compute: Callable[[], Any]) -> Any:
         """The attribute `key` of the study; if there is none, one live worker computes it, and the
@@ -156,8 +158,8 @@ class Workers:
             ValueError: This worker has a claim already.
             Exception: What `compute` raised.
         """
-        while key not in self.study.user_attrs:
-            if key in self.claimed().values() or not self.claim(key):
+        while key not in (attrs := self.study.user_attrs):
+            if not self.claim(key):
                 self.wait(key)
                 continue
             try:
@@ -168,7 +170,7 @@ class Workers:
                         self.study.set_user_attr(key, value)
             finally:
                 self.release()
-        return self.study.user_attrs[key]
+        return attrs[key]
 
     def _say(self, **news) -> None:
         with self._lock:
@@ -212,11 +214,6 @@ class Workers:
         if since is None or seen != beat:
             seen, since = self._seen[worker] = beat, self._pulse
         return self._pulse - since < self.patience
-
-
-def _pause(waited: float) -> None:
-    """The longer, the longer something was waited for."""
-    time.sleep(min(LAST_PAUSE, max(FIRST_PAUSE, waited / 3)))
 
 
 def _identity() -> Dict:
