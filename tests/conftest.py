@@ -1,12 +1,17 @@
 """What all tests share: fixed seeds, narrow models with weights that leave no layer idle."""
+import gc
 import sys
 from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from mmengine.config import config
+from mmengine.config import utils as config_utils
 
 from sparsevit_mm import SparseSwinTransformer
 
@@ -33,6 +38,22 @@ NARROW = dict(
     drop_path_rate=0.)
 MEAN_STD = dict(mean=[120., 115., 105.], std=[58., 57., 57.])
 PIPELINE_START = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(72, 56))]
+
+
+@pytest.fixture(scope='session', autouse=True)
+def _plain_configs():
+    """Skips work that takes longer than a tiny model: mmengine formats each config with YAPF
+    several times per Runner, and reads all metafiles of a toolkit for each `mmdet::` base."""
+    with mock.patch.object(config, 'FormatCode', lambda text, **_: (text, False)), \
+            mock.patch.object(config_utils, 'load', lru_cache(config_utils.load)):
+        yield
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _short_collections():
+    """Exempts objects of imported modules from garbage collection, which mmengine runs for each
+    data set."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
