@@ -4,6 +4,7 @@ import sys
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from hypothesis import HealthCheck, settings
 from mmengine.config import config
 from mmengine.config import utils as config_utils
+from mmengine.runner import loops
 
 from sparsevit_mm import SparseSwinTransformer
 
@@ -41,11 +43,14 @@ PIPELINE_START = [dict(type='LoadImageFromFile'), dict(type='Resize', scale=(72,
 
 
 @pytest.fixture(scope='session', autouse=True)
-def _plain_configs():
-    """Skips work that takes longer than a tiny model: mmengine formats each config with YAPF
-    several times per Runner, and reads all metafiles of a toolkit for each `mmdet::` base."""
+def _no_overhead():
+    """Skips what takes longer than a tiny model: mmengine formats each config with YAPF several
+    times per Runner, reads all metafiles of a toolkit for each `mmdet::` base, and sleeps for two
+    seconds before each new pass over the training data."""
+    no_sleep = SimpleNamespace(sleep=lambda seconds: None)
     with mock.patch.object(config, 'FormatCode', lambda text, **_: (text, False)), \
-            mock.patch.object(config_utils, 'load', lru_cache(config_utils.load)):
+            mock.patch.object(config_utils, 'load', lru_cache(config_utils.load)), \
+            mock.patch.object(loops, 'time', no_sleep):
         yield
 
 

@@ -113,9 +113,10 @@ def test_each_pair_steps_up_as_often_as_down_and_stays_with_the_probability_stat
 
 def test_draws_around_a_list_are_a_function_of_seed_and_iteration_alone():
     arguments = dict(depths=(2, 2, 6, 2), around=[0, .4, [.2, 0, [.1, .5, .5], .8]])
-    draws = [ready(**arguments).draw(i) for i in range(100)]
     hook = ready(**arguments)
+    draws = [hook.draw(i) for i in range(100)]
     assert [hook.draw(i) for i in reversed(range(100))] == draws[::-1]
+    assert [ready(**arguments).draw(i) for i in (0, 7, 99)] == [draws[i] for i in (0, 7, 99)]
     other = ready(**arguments, seed=1)
     assert [other.draw(i) for i in range(100)] != draws
     assert len(set(draws)) > 30
