@@ -1,6 +1,6 @@
-"""How far a metric would vary over other images: its value on resamples of those it was scored on.
+"""Bootstrap of a metric over the images of an evaluation.
 
-The resamples depend on the seed and what is drawn alone, so those of two models can be subtracted.
+The resamples depend only on the seed and the units, so the values of two models can be subtracted.
 """
 import time
 from functools import partial
@@ -15,19 +15,19 @@ from .nuscenes_resampler import read_frames
 from .units import find_units, frames_of_files
 
 RESAMPLES = 1000
-FEWEST_RESAMPLES = 100  # however long they take
-GROUPS = 50  # of the jackknife; their number moves the acceleration by less than .01
+FEWEST_RESAMPLES = 100  # drawn regardless of the time limit
+GROUPS = 50  # of the jackknife; their number changes the acceleration by less than .01
 
 
 class Resampler:
-    """An objective on bootstrap resamples of the images of the last evaluation.
+    """Resampler of an objective over the images of the last evaluation.
 
     Args:
-        matches: () -> what is known of each image, with `num_images`, `frames` (see
-            :mod:`.units`, None where they are unknown) and `sequence`, what these are called; None
-            where nothing was detected.
-        figure: Of that and (num_images,) int weights, how often each image was drawn -> the
-            objective.
+        matches: Function that returns the per-image results of the last evaluation, None if
+            nothing was detected. They have `num_images`, `frames` (see :mod:`.units`; None if
+            unknown) and `sequence`, the name of a sequence.
+        figure: Function that computes the objective from these results and (num_images,) int
+            weights, how often each image was drawn.
     """
 
     def __init__(self, matches: Callable, figure: Callable):
@@ -35,17 +35,17 @@ class Resampler:
 
     def __call__(self, resamples: int = RESAMPLES, seed: int = 0,
                  block: Optional[int] = None, seconds: Optional[float] = None) -> Resampled:
-        """Draws scenes, blocks of frames or images.
+        """Draw resamples of scenes, blocks of frames or images.
 
         Args:
-            resamples: How many; intervals want 1000.
-            seed: Of the draws.
+            resamples: Number of resamples; intervals need about 1000.
+            seed: Seed of the draws.
             block: See :func:`~.units.find_units`.
-            seconds: After which no more than 100 are drawn. They are the first of those that more
-                time would have given.
+            seconds: Time limit, after which drawing stops as soon as there are 100 resamples. These
+                are the first of those that would be drawn without a limit.
 
         Returns:
-            The objective, 0 where nothing was detected.
+            The objective; constantly 0 if nothing was detected.
         """
         matches = self._matches()
         if matches is None:
@@ -72,20 +72,22 @@ class Resampler:
 
 def make_resampler(metric, objective: str,
                    paths: Optional[Callable[[], Sequence[str]]] = None) -> Optional[Resampler]:
-    """What gives resamples of exactly the objective after each evaluation; None if there is no
-    such thing for this metric and objective.
+    """Create a resampler that computes the objective exactly as the metric does.
 
-    There is for box and mask AP of CocoMetric and for NDS and mAP of NuScenesMetric, in [0, 1],
-    for mIoU of IoUMetric and for top-1 and top-5 accuracy of mmpretrain's Accuracy (with one
-    threshold), in [0, 100].
+    Supported are box and mask AP of CocoMetric and NDS and mAP of NuScenesMetric, in [0, 1], and
+    mIoU of IoUMetric and top-1 and top-5 accuracy of mmpretrain's Accuracy (with one threshold),
+    in [0, 100].
 
     Args:
-        metric: The metric of a runner's evaluator; it is watched from now on. Where several
-            processes evaluate, that of the main process alone has the images.
-        objective: Key of a figure that the evaluator gives, like 'coco/bbox_mAP'.
-        paths: () -> files of the images in the order of evaluation, whose names tell sequences:
-            :attr:`~.evaluator.Evaluation.image_paths`. IoUMetric does not know them itself;
-            without them each of its images is drawn by itself, as those of Accuracy always are.
+        metric: Metric of a runner's evaluator. Its evaluations are recorded from now on; in a
+            distributed run only the main process has the results.
+        objective: Key in the evaluator's metrics, such as 'coco/bbox_mAP'.
+        paths: Function that returns the paths of the images in evaluation order, see
+            :attr:`~.evaluator.Evaluation.image_paths`. IoUMetric needs them to identify sequences;
+            without them it draws single images, as Accuracy always does.
+
+    Returns:
+        The resampler; None if the metric or objective is not supported.
     """
     name, prefix = type(metric).__name__, metric.prefix
     for (kind, key), make in _OBJECTIVES.items():
@@ -122,7 +124,7 @@ def _top(k: int, metric, _) -> Optional[Resampler]:
 
 
 class _Hits:
-    """(images,) bool; frames of no sequence."""
+    """Hits, (images,) bool. The images belong to no sequences."""
     sequence, frames = 'sequence', None
 
     def __init__(self, hits: np.ndarray):
@@ -130,8 +132,13 @@ class _Hits:
 
 
 class Areas:
-    """Intersection and union, (2, images, classes); the IoU of a class that has neither, None to
-    leave it out; files of the images."""
+    """Per-image areas of an IoUMetric.
+
+    Args:
+        areas: (2, images, classes), intersection and union.
+        missing: IoU of a class with an empty union; None to leave it out of the mean.
+        paths: Function that returns the paths of the images; None if unknown.
+    """
     sequence = 'sequence'
 
     def __init__(self, areas: np.ndarray, missing: Optional[float], paths: Optional[Callable]):

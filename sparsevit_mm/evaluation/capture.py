@@ -1,7 +1,6 @@
-"""What an evaluator is given and does not hand on: each image's share in its metric.
+"""Recorders of the per-image results that an evaluator does not return.
 
-Each class here watches one metric of a runner's evaluator and holds what its last evaluation
-had.
+Each class records the last evaluation of one metric of a runner's evaluator.
 """
 import json
 from pathlib import Path
@@ -15,24 +14,24 @@ from ..compat import replaced
 
 
 class EvaluationRecord:
-    """What is kept of a toolkit's evaluation that a metric runs for itself, while it runs.
+    """Recorder of the evaluation toolkit that a metric runs internally.
 
     Args:
         metric: The metric.
-        toolkit: Class of the evaluation, like pycocotools' COCOeval.
-        method: Name of its method that the metric calls when all images are matched.
-        keep: Evaluation -> what to keep of it; None of an evaluation that is not meant.
+        toolkit: Class of the toolkit's evaluation, such as pycocotools' COCOeval.
+        method: Name of its method that the metric calls once all images are matched.
+        keep: Function that extracts the results from an evaluation object; None to ignore it.
 
     Attributes:
-        kept: Of the metric's last evaluation; None before the first, and after one that did not
-            get so far, since nothing was detected.
+        kept: Results of the metric's last evaluation. None before the first one, and if the method
+            was not called because nothing was detected.
     """
 
     def __init__(self, metric, toolkit: type, method: str, keep: Callable[[Any], Optional[Any]]):
         compute, self.kept = metric.compute_metrics, None
 
         def compute_and_keep(results):
-            call, self.kept = getattr(toolkit, method), None  # another record may watch as well
+            call, self.kept = getattr(toolkit, method), None  # perhaps another recorder's method
 
             def read(evaluation, *args, **kwargs):
                 kept = keep(evaluation)
@@ -46,15 +45,15 @@ class EvaluationRecord:
 
 
 class DetectionRecord:
-    """Detections of a CocoMetric.
+    """Recorder of the detections of a CocoMetric.
 
     Args:
         metric: The metric.
-        kinds: Of 'bbox' and 'segm', those the metric scores.
+        kinds: Those of 'bbox' and 'segm' that the metric scores.
 
     Attributes:
-        detections: By kind, as COCO's result files list them; empty before an evaluation, and
-            after one that had none.
+        detections: Detections of each kind in COCO's result format. Empty before the first
+            evaluation, and if nothing was detected.
     """
 
     def __init__(self, metric, kinds: Sequence[str]):
@@ -74,13 +73,14 @@ class DetectionRecord:
 
 
 class AreaRecord:
-    """Areas of an IoUMetric.
+    """Recorder of the areas of an IoUMetric.
 
     Args:
         metric: The metric.
 
     Attributes:
-        areas: (4, images, classes) float64, in pixels: intersection, union, prediction and label.
+        areas: (4, images, classes) float64, areas of intersection, union, prediction and label in
+            pixels.
     """
 
     def __init__(self, metric):
@@ -94,11 +94,11 @@ class AreaRecord:
 
 
 class HitRecord:
-    """Hits of mmpretrain's Accuracy, of one threshold or none.
+    """Recorder of the top-k hits of mmpretrain's Accuracy with at most one threshold.
 
     Args:
         metric: The metric.
-        k: Of the classes with the highest scores, among which the right one counts as a hit.
+        k: Number of top-scoring classes that must include the correct one for a hit.
 
     Attributes:
         hits: (images,) bool.

@@ -1,4 +1,5 @@
-"""Configurations side by side on a split the search never saw: metric, latency, MACs, interval."""
+"""Comparison of configurations on a split that the search has not seen: metric with confidence
+interval, latency, MACs."""
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Dict, List, Sequence
@@ -19,16 +20,16 @@ from .metrics import default_metric
 
 @dataclass
 class Compared:
-    """One configuration.
+    """Results of one configuration.
 
     Attributes:
-        name: What it stands for.
+        name: Label of the configuration.
         config: The configuration.
-        metrics: All that the evaluator gave.
-        latency: Interleaved with the others.
-        macs: Of the backbone.
-        resampled: The objective, on all images and on resamples of them: box AP or NDS in [0, 1],
-            or mIoU in [0, 100].
+        metrics: All metrics of the evaluator.
+        latency: Latency, measured in turn with the other configurations.
+        macs: MACs of the backbone.
+        resampled: The objective on all images and on resamples of them: box AP or NDS in [0, 1],
+            mIoU or top-1 accuracy in [0, 100].
     """
     name: str
     config: SparsityConfig
@@ -39,30 +40,30 @@ class Compared:
 
     @property
     def interval(self) -> Interval:
-        """The objective with its 95% interval."""
+        """The objective with its 95% confidence interval."""
         return self.resampled.interval()
 
     def difference(self, other: 'Compared') -> Interval:
-        """This objective less another's, on the same resamples."""
+        """Return the difference to another objective on the same resamples, with its interval."""
         return (self.resampled - other.resampled).interval()
 
 
 class Comparison:
-    """Tests one checkpoint at several configurations with the config's test split.
+    """Test of one checkpoint at several configurations on the config's test split.
 
     Args:
-        cfg: The config; the usual metric of its test evaluator is the objective.
+        cfg: The config. The default metric of its test evaluator is the objective.
         checkpoint: Checkpoint file of the whole model.
-        setting: In which latency is measured, of the backbone or of the whole model on test images.
-        rounds: How often each configuration is run.
-        knobs: Names of the knobs of the model that configurations may set.
-        scales: Image scales that they may set, where the latency is of the model.
+        setting: How to measure latency, of the backbone or of the whole model on test images.
+        rounds: Number of latency runs of each configuration.
+        knobs: Names of the model's knobs that configurations may set.
+        scales: Image scales that configurations may set if the whole model is measured.
 
     Attributes:
-        meter: Measures in the setting.
+        meter: Latency meter for the setting.
 
     Raises:
-        ValueError: Nothing gives resamples of the objective, see
+        ValueError: If the objective cannot be resampled, see
             :func:`~sparsevit_mm.evaluation.bootstrap.make_resampler`.
     """
 
@@ -83,11 +84,11 @@ class Comparison:
 
     def run(self, configs: Dict[str, SparsityConfig],
             resamples: int = RESAMPLES) -> List[Compared]:
-        """All that there is to say of configurations, given by name; latency in turn.
+        """Evaluate configurations and measure their latency in turn.
 
         Args:
-            configs: By name.
-            resamples: Of the bootstrap.
+            configs: Configurations by name. Latency ratios are relative to the first.
+            resamples: Number of bootstrap resamples.
         """
         setting, compared = self.meter.setting, []
         for (name, config), latency in zip(configs.items(),
@@ -102,13 +103,13 @@ class Comparison:
 
 
 def least_uniform(meter: Meter, ratio: float, choices: Sequence[float]) -> SparsityConfig:
-    """The uniform sparsity to set beside a configuration that takes `ratio` of the dense latency:
-    the highest one that is not faster than that.
+    """Return the uniform baseline for a configuration: the highest uniform sparsity that is not
+    faster, or dense if all choices are faster.
 
     Args:
-        meter: Measures the choices in turn.
-        ratio: Of the dense latency.
-        choices: Ratios of sparsity to try.
+        meter: Meter that measures the choices in turn.
+        ratio: Latency of the configuration as a share of the dense latency.
+        choices: Sparsity ratios to try.
     """
     configs = [meter.backbone.space.config(c) for c in (0., *choices)]
     slower = [c for c, l in zip(configs, meter.measure(configs)) if l.ratio >= ratio]

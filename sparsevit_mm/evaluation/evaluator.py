@@ -1,4 +1,4 @@
-"""Configuration -> metrics, through one Runner that is built and loaded once."""
+"""Evaluation of sparsity configurations with one Runner that is built and loaded once."""
 import copy
 import io
 import time
@@ -37,32 +37,32 @@ _OF_TRAINING = ('CheckpointHook', 'EarlyStoppingHook')
 
 
 class Evaluator:
-    """Evaluates a checkpoint at any sparsity with the config's own val data and evaluator, and on
-    other data.
+    """Evaluator of a checkpoint at any sparsity, on the config's val data or on other data.
 
-    In a distributed run every rank makes the same object, calls :meth:`on` for the same data, and
-    then all but rank 0 call :meth:`serve`. Rank 0 evaluates, within ``with evaluator:``; each
-    evaluation then runs on all ranks, with mmengine's distributed sampler and collection.
+    In a distributed run every rank creates the same object and calls :meth:`on` for the same data.
+    Then all ranks but rank 0 call :meth:`serve`, and rank 0 evaluates inside ``with evaluator:``.
+    Each evaluation runs on all ranks, with mmengine's distributed sampler and result collection.
 
     Args:
-        cfg: The config; the adaptation hook must be out of it, since it would set the sparsity
-            of validation by itself.
+        cfg: Config without the adaptation hook, which would set the sparsity of the validation
+            itself.
         checkpoint: Checkpoint file of the whole model.
-        build_runner: Config -> mmengine Runner.
-        knobs: Names of the knobs of the model that configurations may set.
+        build_runner: Function that builds an mmengine Runner from a config.
+        knobs: Names of the model's knobs that configurations may set.
         dtype: See :func:`~sparsevit_mm.models.precision.half_precision`.
 
     Attributes:
-        runner: Between evaluations its val loop is that of `cfg`, whatever was evaluated last.
-        model: The runner's, without a wrapper.
-        set_knobs: Sets the knobs of a point.
+        runner: The runner. Between evaluations its val loop is the one of `cfg`.
+        model: The runner's model, unwrapped.
+        set_knobs: Callable that sets the knobs of an operating point.
         backbone: The sparse backbone.
-        selection: The one in force: by the config, until another is set.
+        selection: The default selection, which is the config's until it is replaced.
         main: The evaluation on the val data of `cfg`.
 
     Raises:
-        FileNotFoundError, ValueError: The checkpoint is not there, is refused or does not fit
-            (see :func:`~sparsevit_mm.models.checkpoints.check_fits`).
+        FileNotFoundError: If the checkpoint does not exist.
+        ValueError: If the checkpoint is refused or does not fit the model (see
+            :func:`~sparsevit_mm.models.checkpoints.check_fits`), or the model lacks a knob.
     """
 
     def __init__(self, cfg: Config, checkpoint: str,
@@ -87,25 +87,26 @@ class Evaluator:
 
     @property
     def metric(self) -> BaseMetric:
-        """The first metric of the config's val evaluator."""
+        """First metric of the config's val evaluator."""
         return self.main.metric
 
     def evaluate(self, sparsity: Sparsity,
                  selection: Optional[Selection] = None) -> Dict[str, float]:
-        """Metrics at a configuration; empty where CocoMetric or NuScenesMetric found no
-        detection.
+        """Return the metrics of a configuration.
+
+        CocoMetric and NuScenesMetric return no metrics if nothing was detected.
 
         Args:
-            sparsity: How many windows run.
-            selection: Which; as the config says if None.
+            sparsity: Sparsity ratios, which determine how many windows run.
+            selection: How to select these windows. Defaults to `selection` of the evaluator.
         """
         return self.main(sparsity, selection)
 
     def try_out(self, selection: Selection) -> None:
-        """Runs the first batch of val, on this rank alone, to see whether the model can select so.
+        """Run the first val batch with a selection, on this rank only, to check that it works.
 
         Raises:
-            ValueError: What the backbone says of a batch that it can't group.
+            ValueError: If the backbone cannot group the images of the batch.
         """
         self.backbone.selection = selection
         try:
@@ -114,16 +115,17 @@ class Evaluator:
             self.backbone.selection = self.selection
 
     def check_metric(self, key: str) -> None:
-        """Makes sure, before anything is evaluated, that the evaluator gives a metric.
+        """Check, before the first evaluation, that the evaluator reports a metric.
 
         Raises:
-            ValueError: It does not; lists what it gives.
+            ValueError: If it does not. The message lists the metrics that it reports.
         """
-        loop = self.main.loop  # tells the metrics of the data set
+        loop = self.main.loop  # building it sets the dataset_meta of the metrics
         check_key(loop.evaluator.metrics, key, lambda: self._first_batch(loop))
 
     def _first_batch(self, loop: BaseLoop) -> Dict[str, float]:
-        """What the evaluator says of one batch; nothing if it can't, or needs all ranks."""
+        """Return the metrics of one batch; empty if the metric fails on it or there are several
+        ranks."""
         if get_world_size() > 1:
             return {}
         batch = next(iter(loop.dataloader))
@@ -133,17 +135,16 @@ class Evaluator:
             loop.evaluator.process(data_samples=samples, data_batch=batch)
             try:
                 return loop.evaluator.evaluate(len(samples))
-            except Exception:  # of a metric that wants all of the data
+            except Exception:  # the metric may need all of the data
                 for metric in loop.evaluator.metrics:
                     metric.results.clear()
                 return {}
 
     def check_knobs(self) -> None:
-        """Runs the first batch of val, on this rank alone, to see whether the model reads its
-        knobs.
+        """Run the first val batch, on this rank only, to check that the model reads its knobs.
 
         Raises:
-            ValueError: Names those that it does not read.
+            ValueError: If the model does not read some knobs, which the message names.
         """
         with self.set_knobs.watching() as read:
             self._run_batch()
@@ -161,22 +162,24 @@ class Evaluator:
             self.model.val_step(next(iter(loader)))
 
     def on(self, cfg: Config) -> 'Evaluation':
-        """The same as :meth:`evaluate` on other data: of fewer images, or at another size.
+        """Return an equivalent of :meth:`evaluate` for other data, such as fewer images or
+        another image size.
 
         Args:
-            cfg: Its val data loader, evaluator and loop are used, nothing else. The evaluator is
-                built now, the loader before the first evaluation; its workers end with each one.
+            cfg: Config of which only the val data loader, evaluator and loop are used. The
+                evaluator is built now, the loader before the first evaluation. The loader's
+                workers do not persist between evaluations.
         """
         with _quiet():
             evaluator = self.runner.build_evaluator(copy.deepcopy(cfg.val_evaluator))
         return self._add(copy.deepcopy(cfg), evaluator)
 
     def serve(self) -> None:
-        """Follows rank 0 in each evaluation, until it calls :meth:`stop`; on rank 0 nothing."""
+        """Take part in each evaluation of rank 0 until it calls :meth:`stop`. No-op on rank 0."""
         self._in_step.serve()
 
     def stop(self) -> None:
-        """Ends :meth:`serve` on the other ranks; the end of ``with evaluator:`` does so too."""
+        """End :meth:`serve` on the other ranks, as does leaving ``with evaluator:``."""
         self._in_step.stop()
 
     def __enter__(self) -> 'Evaluator':
@@ -215,20 +218,20 @@ class Evaluator:
         self.set_knobs(config)
         try:
             with val_loop_is(runner, loop), half_precision(self.model, self.dtype), _quiet():
-                # The first time as a validation by itself, which loads the checkpoint.
+                # Runner.val loads the checkpoint, so the first evaluation goes through it
                 metrics = loop.run() if self._loaded else runner.val()
-        finally:  # what copies the model takes what it finds for the model's own
+        finally:  # KnobSetter takes the values of a copy of the model for its defaults
             self.set_knobs(SparsityConfig(config, config.depths))
         self._loaded = True
         return dict(metrics)
 
 
 class Evaluation:
-    """Configuration -> metrics on one set of data, as :meth:`Evaluator.evaluate`.
+    """Callable like :meth:`Evaluator.evaluate` for one set of data.
 
     Attributes:
-        metric: The first metric of the data's evaluator.
-        seconds: That the last evaluation took.
+        metric: First metric of the data's evaluator.
+        seconds: Duration of the last evaluation.
     """
 
     def __init__(self, metric: BaseMetric, build_loop: Callable[[float], BaseLoop],
@@ -245,20 +248,19 @@ class Evaluation:
         return metrics
 
     def loop_at(self, factor: float) -> BaseLoop:
-        """mmengine's val loop over images whose sides are so many times as long, built when it is
-        first asked for."""
+        """Return mmengine's val loop over images resized by a factor; built on first use."""
         if factor not in self._loops:
             self._loops[factor] = self._build_loop(factor)
         return self._loops[factor]
 
     @property
     def loop(self) -> BaseLoop:
-        """Over images as the config has them."""
+        """Val loop at the config's image size."""
         return self.loop_at(1.)
 
     @cached_property
     def image_paths(self) -> List[str]:
-        """Files of the images in the order of evaluation; empty if the data set names none."""
+        """Paths of the images in evaluation order; empty if the data set provides none."""
         dataset = self.loop.dataloader.dataset
         if not hasattr(dataset, 'get_data_info'):
             return []
@@ -266,27 +268,26 @@ class Evaluation:
         return [info['img_path'] for info in infos if isinstance(info.get('img_path'), str)]
 
     def resampler(self, objective: str) -> Optional[Resampler]:
-        """What gives resamples of the objective after each evaluation, see
-        :func:`~.bootstrap.make_resampler`."""
+        """Return a resampler of the objective, see :func:`~.bootstrap.make_resampler`."""
         return make_resampler(self.metric, objective, lambda: self.image_paths)
 
     def batches(self, batch_size: int, factor: float = 1.) -> List[Any]:
-        """Some of the data at an image scale, for :class:`~..cost.whole_model.ModelMeter`."""
+        """Return batches at an image scale for :class:`~..cost.whole_model.ModelMeter`."""
         loader = self.loop_at(factor).dataloader
         return spread_batches(loader.dataset, loader.collate_fn, batch_size)
 
 
 def make_meter(evaluator: Evaluator, evaluation: Evaluation, setting: LatencySetting, rounds: int,
                scales: Iterable[float] = ()) -> Meter:
-    """What measures latency in a setting: of the evaluator's backbone, or of its whole model on the
-    images of an evaluation.
+    """Create the latency meter for a setting, which states whether to measure the backbone or the
+    whole model.
 
     Args:
-        evaluator: Of the model.
-        evaluation: Of the images.
+        evaluator: Evaluator that holds the model.
+        evaluation: Evaluation whose images are used to measure the whole model.
         setting: See :class:`~sparsevit_mm.cost.latency.LatencySetting`.
-        rounds: How often each configuration is run.
-        scales: Image scales that configurations may set, beside 1.
+        rounds: Number of runs of each configuration.
+        scales: Image scales other than 1 that configurations may set.
     """
     if setting.of == 'backbone':
         return LatencyMeter(evaluator.backbone, setting, rounds)
@@ -296,13 +297,16 @@ def make_meter(evaluator: Evaluator, evaluation: Evaluation, setting: LatencySet
 
 
 def _quiet() -> redirect_stdout:
-    """pycocotools prints what it does, and its tables."""
+    """Hide standard output, to which pycocotools prints its progress and tables."""
     return redirect_stdout(io.StringIO())
 
 
 def _leave_training(cfg: Config) -> None:
-    """Takes out the hooks that judge or show a training by its validations: they would save the
-    best of the candidates as checkpoints, draw their images, and build the training's data."""
+    """Remove the hooks that monitor or visualize a training by its validations.
+
+    They would save the best candidates as checkpoints, draw their predictions, and build the
+    training data.
+    """
     hooks = dict(cfg.get('default_hooks') or {}, checkpoint=None)
     hooks.pop('visualization', None)
     cfg.default_hooks = hooks
@@ -311,7 +315,8 @@ def _leave_training(cfg: Config) -> None:
 
 
 def _leave_console() -> None:
-    """The console is for the search's progress; the log file still gets everything."""
+    """Show only warnings on the console, to leave it to the search's progress. The log file still
+    gets everything."""
     for handler in MMLogger.get_current_instance().handlers:
         if not isinstance(handler, FileHandler):
             handler.setLevel('WARNING')

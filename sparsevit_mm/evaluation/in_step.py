@@ -1,4 +1,4 @@
-"""Several processes that do each step of a search as one: rank 0 searches, the others follow."""
+"""Distributed steps of a search: rank 0 runs the search, and the other ranks follow each step."""
 from datetime import timedelta
 from typing import Callable
 
@@ -9,22 +9,21 @@ _PATIENCE = timedelta(days=365)
 
 
 class OutOfStep(RuntimeError):
-    """The other ranks follow no more."""
+    """Raised when a step cannot run because the other ranks no longer follow."""
 
 
 class InStep:
-    """A function that every rank calls whenever rank 0 does, with the same arguments.
+    """Wrapper of a function that all ranks call with the same arguments whenever rank 0 calls it.
 
-    Between the calls the other ranks wait within :meth:`serve`, as long as it takes: rank 0 may
-    measure latency for an hour, which the collectives of NCCL would not sit through. So the
-    arguments go through a gloo group of their own, on CPU. Without a process group, or alone in
-    it, the function is simply called.
+    Between calls the other ranks wait in :meth:`serve`. The arguments go through a separate gloo
+    group on the CPU with a long timeout: rank 0 may measure latency for an hour, and NCCL
+    collectives would time out. In a single process the function is called directly.
 
-    All ranks must make the object, and call :meth:`serve` on all but rank 0. As a context manager
-    on rank 0 it ends with :meth:`stop`, whether by an error or not.
+    All ranks must create the object, and all but rank 0 must call :meth:`serve`. On rank 0 it is a
+    context manager that calls :meth:`stop` on exit, also after an error.
 
     Args:
-        function: Takes arguments that pickle.
+        function: Function to call. Its arguments must be picklable.
     """
 
     def __init__(self, function: Callable):
@@ -34,24 +33,24 @@ class InStep:
         self._served = self._group is not None and self.rank == 0
 
     def __call__(self, *args):
-        """What the function returns on rank 0.
+        """Call the function on all ranks and return the result of rank 0.
 
         Raises:
-            OutOfStep: Another rank called, or the others serve no more.
+            OutOfStep: If another rank calls, or the other ranks no longer serve.
         """
         if self._group is None:
             return self.function(*args)
         if not self._served:
             raise OutOfStep('rank 0 alone begins a step, and none after stop() or an error: '
                             f'this is rank {self.rank}')
-        self._served = False  # should the function fail, the others stand within it too
+        self._served = False  # if the function fails, the other ranks may be stuck in it
         self._send(args)
         result = self.function(*args)
         self._served = True
         return result
 
     def serve(self) -> None:
-        """Follows rank 0 until it stops; on rank 0 nothing. What the function raises ends it."""
+        """Follow rank 0 until it stops or the function raises an error. No-op on rank 0."""
         if self.rank == 0:
             return
         while (args := self._send(None)) is not None:
@@ -59,15 +58,15 @@ class InStep:
         dist.barrier(self._group)
 
     def stop(self) -> None:
-        """Ends :meth:`serve` on the other ranks; nothing if they do not wait there."""
+        """End :meth:`serve` on the other ranks. No-op if they are not waiting there."""
         if self._served:
             self._served = False
             self._send(None)
-            # Rank 0 may end now, and its connections with it: not before all have heard.
+            # Rank 0 may exit and close its connections only after all ranks have received this
             dist.barrier(self._group)
 
     def _send(self, args):
-        """From rank 0 to the others, which get it as the result."""
+        """Broadcast arguments from rank 0 and return them on all ranks."""
         box = [args]
         dist.broadcast_object_list(box, src=0, group=self._group)
         return box[0]

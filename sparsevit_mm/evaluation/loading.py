@@ -1,4 +1,4 @@
-"""A model of any toolkit with its weights on a device, without a Runner."""
+"""Loading of a model of any toolkit onto a device, without a Runner."""
 from typing import Dict, Optional, Tuple
 
 import torch
@@ -12,10 +12,11 @@ from ..models.checkpoints import check_fits
 
 
 def prepare(cfg: Config, device: str) -> None:
-    """Makes sure that the model can run on the device, and sets its toolkit's scope.
+    """Check the backbone and the device, and set the default scope of the model's toolkit.
 
     Raises:
-        ValueError: As find_backbone; no such device.
+        ValueError: See :func:`~sparsevit_mm.config.reading.find_backbone`; also if the device is
+            not available.
     """
     find_backbone(cfg)
     check_device(device)
@@ -23,11 +24,13 @@ def prepare(cfg: Config, device: str) -> None:
 
 
 def load_model(cfg: Config, checkpoint: Optional[str], device: str) -> Tuple[BaseModel, Dict]:
-    """The model in eval mode on the device, with the checkpoint's weights, and its ``meta``; with
-    random weights without a checkpoint.
+    """Build a model in eval mode on a device and load a checkpoint; None keeps initial weights.
+
+    Returns:
+        The model, and the ``meta`` dict of the checkpoint.
 
     Raises:
-        FileNotFoundError, ValueError: As check_fits.
+        FileNotFoundError, ValueError: See :func:`~sparsevit_mm.models.checkpoints.check_fits`.
     """
     model = revert_sync_batchnorm(MODELS.build(cfg.model))
     meta: Dict = {}
@@ -38,7 +41,11 @@ def load_model(cfg: Config, checkpoint: Optional[str], device: str) -> Tuple[Bas
 
 
 def check_device(device: str) -> None:
-    """Raises ValueError where torch has no such device."""
+    """Check that torch can use a device.
+
+    Raises:
+        ValueError: If it cannot.
+    """
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

@@ -1,4 +1,4 @@
-"""What a search maximises, and which keys an evaluator gives."""
+"""Objective of a search, and the metric keys that an evaluator reports."""
 import math
 import re
 from typing import Callable, Dict, List, Optional, Sequence, Set
@@ -12,11 +12,11 @@ Metrics = Dict[str, Optional[float]]
 
 _IOU = {'mIoU': ('IoU', 'Acc'), 'mDice': ('Dice', 'Acc'),
         'mFscore': ('Fscore', 'Precision', 'Recall')}
-# The figure a paper would report, by evaluator.
+# The metric usually reported in papers, for each evaluator.
 _METRICS = {
     'CocoMetric': 'coco/bbox_mAP',
     'IoUMetric': 'mIoU',
-    'CityscapesMetric': 'averageScoreCategories',  # IoU by category: of classes it gives none
+    'CityscapesMetric': 'averageScoreCategories',  # mean IoU of categories; not given for classes
     'NuScenesMetric': 'NuScenes metric/pred_instances_3d_NuScenes/NDS',
     'Accuracy': 'accuracy/top1',
 }
@@ -24,14 +24,18 @@ _NEVER_NEGATIVE = re.compile(r'AP|AR@')
 
 
 def objective(metrics: Metrics, metric: str) -> float:
-    """The figure under a key. Evaluators of detection give none where nothing was detected, which
-    counts as 0; NaN, or None in its place as JSON holds it, stays NaN."""
+    """Return the value of a metric. A missing key counts as 0, since detection evaluators report
+    no metrics if nothing was detected. NaN, or None as stored in JSON, gives NaN."""
     value = metrics.get(metric, 0.)
     return math.nan if value is None else float(value)
 
 
 def default_metric(cfg: Config) -> str:
-    """The usual metric of the config's val evaluator. Raises ValueError if it has none here."""
+    """Return the default metric of the config's val evaluator.
+
+    Raises:
+        ValueError: If the evaluator has no default.
+    """
     evaluators = cfg.val_evaluator
     evaluators = evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]
     for evaluator in evaluators:
@@ -42,8 +46,12 @@ def default_metric(cfg: Config) -> str:
 
 
 def check_metric(metrics: Metrics, metric: str) -> None:
-    """Raises ValueError if the dense model's metrics lack the objective, listing what there is, or
-    if it is undefined: NaN, or pycocotools' -1 (no object of a size, say)."""
+    """Check the objective in the dense model's metrics.
+
+    Raises:
+        ValueError: If it is missing (the message lists the available metrics) or undefined: NaN, or
+            -1 from pycocotools, for example if there is no object of a size.
+    """
     if not metrics:
         raise ValueError('the dense model detects nothing, so the evaluator gives no metric: '
                          'is this the right checkpoint?')
@@ -58,17 +66,17 @@ def check_metric(metrics: Metrics, metric: str) -> None:
 
 def check_key(metrics: Sequence[BaseMetric], key: str,
               first_batch: Callable[[], Dict[str, float]]) -> None:
-    """Makes sure that an evaluator gives a key, before it has evaluated anything: a misspelt
-    objective should cost a second.
+    """Check that an evaluator reports a key before it evaluates anything, so that a misspelt
+    objective fails early.
 
     Args:
-        metrics: Of the evaluator.
-        key: Of the objective, with the prefix of its metric.
-        first_batch: Gives what the evaluator says of one batch, for metrics that are not known;
-            asked only then.
+        metrics: Metrics of the evaluator.
+        key: Key of the objective, with the prefix of its metric.
+        first_batch: Function that evaluates one batch and returns the metrics. Called only if the
+            keys of a metric are unknown.
 
     Raises:
-        ValueError: It does not; lists what it gives.
+        ValueError: If it does not. The message lists the keys that it reports.
     """
     given: Set[str] = set()
     for metric in metrics:
@@ -87,9 +95,11 @@ def check_key(metrics: Sequence[BaseMetric], key: str,
 
 
 def known_keys(metric: BaseMetric) -> Optional[List[str]]:
-    """The keys of mmdet's CocoMetric, mmseg's IoUMetric and CityscapesMetric, mmdet3d's
-    NuScenesMetric and mmpretrain's Accuracy, without prefix; None of other metrics, and where
-    options add further keys."""
+    """Return the keys of a metric without its prefix, or None if they are unknown.
+
+    Known are mmdet's CocoMetric, mmseg's IoUMetric and CityscapesMetric, mmdet3d's NuScenesMetric
+    and mmpretrain's Accuracy, except with options that add further keys.
+    """
     make = _KEYS.get(type(metric).__name__)
     return make(metric) if make else None
 

@@ -1,4 +1,4 @@
-"""mmdet3d's NuScenesMetric and the devkit beneath it, where a search needs more than they give."""
+"""Adaptation of mmdet3d's NuScenesMetric and the nuScenes devkit to the needs of a search."""
 import io
 import math
 from contextlib import redirect_stderr
@@ -11,16 +11,15 @@ from ..compat import replaced
 EVAL_SETS = {'v1.0-mini': 'mini_val', 'v1.0-trainval': 'val'}
 """The split that NuScenesMetric scores, by version of the tables."""
 
-_NO_BOXES = 'Invalid box type: None'  # what the devkit says where no frame has any box
+_NO_BOXES = 'Invalid box type: None'  # the devkit's error if no frame has any box
 
 
 def accept_any_predictions(metric) -> None:
-    """Makes a NuScenesMetric give a value for predictions that it or the devkit stops at: no
-    metrics where no frame has a box in the range that is scored, as CocoMetric does, and NaN as
-    NDS where a box is NaN.
+    """Patch a NuScenesMetric to return a result for predictions on which it or the devkit fails.
 
-    What they refuse otherwise, more than 500 boxes in a frame say, becomes a ValueError. Their
-    progress bars are left out.
+    The result is empty if no frame has a box within the scored range, as with CocoMetric, and an
+    NDS of NaN if a box is NaN. Other predictions that the devkit rejects, such as more than 500
+    boxes in a frame, raise a ValueError. Progress bars are hidden.
     """
     compute = metric.compute_metrics
 
@@ -28,7 +27,8 @@ def accept_any_predictions(metric) -> None:
         if any(_has_nan(result['pred_instances_3d']) for result in results):
             return {'pred_instances_3d_NuScenes/NDS': math.nan}
         try:
-            # Progress bars: the devkit's, and mmengine's that bound the console on import.
+            # Hide the devkit's progress bars on stderr, and mmengine's, which bound stdout at
+            # import
             with redirect_stderr(io.StringIO()), replaced(
                     mmengine, 'track_iter_progress', iter):
                 return compute(results)
@@ -43,6 +43,6 @@ def accept_any_predictions(metric) -> None:
 
 
 def _has_nan(predictions: Dict) -> bool:
-    """Of velocities the devkit takes NaN itself."""
+    """Whether a box or score is NaN. The devkit accepts velocities that are NaN."""
     boxes = predictions['bboxes_3d'].tensor[:, :7]
     return bool(boxes.isnan().any() or predictions['scores_3d'].isnan().any())

@@ -1,7 +1,7 @@
-"""NDS of frames that count more than once, or not at all.
+"""NDS on bootstrap resamples, in which a frame may count several times or not at all.
 
-The devkit matches predictions to objects frame by frame, so what a frame's matching gave holds in
-any list of frames; only the figures over all frames are made anew.
+The devkit matches predictions to objects frame by frame, so the matches of a frame hold in any
+resample. Only the metrics over all frames are recomputed.
 """
 from collections import defaultdict
 from typing import Dict, List, Optional, Sequence, Tuple
@@ -10,13 +10,13 @@ import numpy as np
 
 from .units import Frame
 
-# Errors that DetectionEval.evaluate leaves out, by class.
+# Errors that DetectionEval.evaluate does not define for a class.
 _UNDEFINED = {'traffic_cone': ('attr_err', 'vel_err', 'orient_err'),
               'barrier': ('attr_err', 'vel_err')}
 
 
 def read_frames(evaluation) -> 'FrameMatches':
-    """The matches of the devkit's DetectionEval."""
+    """Return the matches of the devkit's DetectionEval."""
     samples = [evaluation.nusc.get('sample', token)
                for token in evaluation.pred_boxes.sample_tokens]
     frames = [Frame(sample['scene_token'], sample['timestamp']) for sample in samples]
@@ -24,15 +24,15 @@ def read_frames(evaluation) -> 'FrameMatches':
 
 
 class FrameMatches:
-    """What each frame's predictions were matched to.
+    """Matches between the predictions and the objects of each frame.
 
     Args:
-        truth, found: The devkit's EvalBoxes, filtered.
+        truth, found: The devkit's EvalBoxes of objects and predictions, filtered.
         cfg: The devkit's DetectionConfig.
-        frames: Scene and time of each, in the order of `found`; None where they are not known.
+        frames: Scene and timestamp of each frame, in the order of `found`; None if unknown.
 
     Attributes:
-        num_images: Frames, in the order of `found`.
+        num_images: Number of frames.
     """
     sequence = 'scene'
 
@@ -45,12 +45,13 @@ class FrameMatches:
                          for name in cfg.class_names}
 
     def metrics(self, weights: np.ndarray):
-        """The devkit's DetectionMetrics over frames of which each is there as often as `weights`
-        says: those of DetectionEval on tables and predictions that hold these frames in this
-        order.
+        """Return the devkit's DetectionMetrics of a resample.
+
+        They equal those of DetectionEval on tables and predictions that hold the drawn frames in
+        this order.
 
         Args:
-            weights: (num_images,) int.
+            weights: (num_images,) int, how often each frame was drawn.
         """
         from nuscenes.eval.detection.algo import calc_ap, calc_tp
         from nuscenes.eval.detection.constants import TP_METRICS
@@ -76,16 +77,16 @@ def _by_class(boxes: List) -> Dict[str, List]:
 
 
 class _ClassMatches:
-    """The matches of one class, its predictions in the devkit's order: highest score first, and
-    of equal ones the last.
+    """Matches of one class. Predictions are in the devkit's order: by descending score, and with
+    equal scores the last one first.
 
     Attributes:
-        num_truths: (frames,) objects of each frame.
-        frames: (predictions,) the frame of each.
+        num_truths: (frames,) number of objects in each frame.
+        frames: (predictions,) index of each prediction's frame.
         scores: (predictions,) float64.
-        hits: By distance threshold, (matches,) positions of the predictions that matched.
-        errors: By TP metric, (matches,) float64 at the threshold of the TP metrics; NaN where the
-            error is not defined.
+        hits: For each distance threshold, (matches,) positions of the matched predictions.
+        errors: For each TP metric, (matches,) float64 at the distance threshold of the TP metrics;
+            NaN where the error is undefined.
     """
 
     def __init__(self, truth: List[List], found: List[List], name: str, cfg):
@@ -95,7 +96,7 @@ class _ClassMatches:
         scores = np.array([box.detection_score for boxes in found for box in boxes])
         order = np.argsort(scores, kind='stable')[::-1]
         self.frames, self.scores = np.repeat(np.arange(len(found)), counts)[order], scores[order]
-        matches = {distance: {} for distance in cfg.dist_ths}  # position -> object, prediction
+        matches = {distance: {} for distance in cfg.dist_ths}  # position: (object, prediction)
         positions = np.split(np.argsort(order), np.cumsum(counts)[:-1])
         for theirs, ours, places in zip(truth, found, positions):
             if theirs and ours:
@@ -109,22 +110,23 @@ class _ClassMatches:
             [matches[cfg.dist_th_tp][p] for p in self.hits[cfg.dist_th_tp]], name)
 
     def metric_data(self, weights: np.ndarray) -> Dict:
-        """The devkit's DetectionMetricData by distance threshold; confidence and errors only at
-        that of the TP metrics."""
-        found = np.append(0, np.cumsum(weights[self.frames]))  # before each prediction
+        """Return the devkit's DetectionMetricData for each distance threshold. Confidence and
+        errors are computed only at the threshold of the TP metrics."""
+        found = np.append(0, np.cumsum(weights[self.frames]))  # number before each prediction
         return {distance: self._metric_data(distance, weights, found, self.num_truths @ weights)
                 for distance in self.hits}
 
     def _metric_data(self, distance: float, weights: np.ndarray, found: np.ndarray,
                      num_truths: int):
-        """As the devkit's ``accumulate`` makes it of the matches. Its curves, through a point for
-        each prediction, are drawn through those alone at which recall rises, or is about to."""
+        """Return the DetectionMetricData that the devkit's ``accumulate`` computes from the
+        matches. Its curves have one point per prediction; interpolation needs only those where
+        recall has just risen or is about to rise."""
         from nuscenes.eval.detection.data_classes import DetectionMetricData
         hits = self.hits[distance]
         copies = weights[self.frames[hits]]
         if not num_truths or not copies.any():
             return DetectionMetricData.no_predictions()
-        number = np.arange(copies.sum() + 1)  # of matches so far
+        number = np.arange(copies.sum() + 1)  # number of matches so far
         first = np.repeat(found[hits] - np.cumsum(copies) + copies, copies) + number[1:]
         last = np.append(first - 1, found[-1])  # predictions up to the next match
         corner = np.stack([np.append(0, first), last], 1).ravel()  # predictions up to each point
@@ -145,16 +147,18 @@ class _ClassMatches:
 
 
 def _centres(boxes: List) -> np.ndarray:
-    """(boxes, 2) on the ground."""
+    """Return the box centres on the ground plane, (boxes, 2)."""
     return np.array([box.translation[:2] for box in boxes])
 
 
 def _match(distances: np.ndarray, order: np.ndarray, threshold: float):
-    """Yields (prediction, object): each takes the nearest object left, if it is near enough.
+    """Yield pairs of (prediction, object) indices. Each prediction takes the nearest unmatched
+    object if it is closer than the threshold.
 
     Args:
         distances: (predictions, objects).
-        order: In which the predictions choose.
+        order: Order in which predictions are matched.
+        threshold: Distance threshold.
     """
     left = distances.copy()
     for p in order[distances.min(1)[order] < threshold]:
@@ -165,8 +169,8 @@ def _match(distances: np.ndarray, order: np.ndarray, threshold: float):
 
 
 def _errors(pairs: List[Tuple], name: str) -> Dict[str, np.ndarray]:
-    """TP metrics of (object, prediction) pairs of a class, as the devkit's ``accumulate`` takes
-    them; one by one, its own functions would take longer than the matching."""
+    """Return the TP metrics of the (object, prediction) pairs of a class, as in the devkit's
+    ``accumulate``. Calling the devkit's functions pair by pair would take longer than matching."""
     def both(key, width):
         return (np.array([getattr(pair[i], key) for pair in pairs], float).reshape(-1, width)
                 for i in (0, 1))
@@ -187,8 +191,8 @@ def _errors(pairs: List[Tuple], name: str) -> Dict[str, np.ndarray]:
 
 
 def _running_mean(values: np.ndarray) -> np.ndarray:
-    """As the devkit's ``cummean``, which is slow: of what is defined so far, 0 before that, and
-    1 if nothing is."""
+    """Return the running mean of the values that are not NaN: 0 before the first of them, and 1
+    everywhere if all are NaN. Equals the devkit's ``cummean``, which is slow."""
     defined = ~np.isnan(values)
     if not defined.any():
         return np.ones(len(values))

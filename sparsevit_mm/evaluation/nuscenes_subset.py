@@ -1,8 +1,8 @@
-"""A nuScenes split of fewer frames: infos and devkit tables that hold only those.
+"""nuScenes subsets: infos and devkit tables with fewer frames.
 
-mmdet3d's NuScenesMetric wants predictions for every sample of its tables that lies in a scene of
-its split, and reads the tables again at each evaluation. With smaller tables it scores the frames
-in them, by the devkit's own code, and soon.
+mmdet3d's NuScenesMetric requires predictions for every sample of its tables in a scene of its
+split, and rereads the tables at each evaluation. Smaller tables make it score only their frames,
+with the devkit's own code, and save time.
 """
 import hashlib
 import json
@@ -17,35 +17,36 @@ from .nuscenes_eval import EVAL_SETS
 
 INFOS = 'infos.pkl'
 
-# What the devkit's NuScenes loads; of the others only the rows that the frames need are kept.
+# Tables that are copied whole. Of the others that the devkit's NuScenes loads, only the rows that
+# the frames need are kept.
 _WHOLE = ('attribute', 'category', 'visibility', 'sensor', 'calibrated_sensor', 'log')
 _CONTEXT = 'context'
 
 
 def write_frames(infos: Dict, data_root: str, version: str, work_dir: str, name: str) -> Path:
-    """Writes infos, and the devkit's tables cut to their frames.
+    """Write infos and the devkit tables restricted to their frames.
 
-    The ground truth of each frame, as the devkit reads it, is that of the full tables: all its
-    annotations in their order, poses, and velocities. For the latter the annotations before and
-    after each one are kept, their samples too, but in a scene of its own named 'context', which
-    is in no split. Links to rows that were cut lead nowhere; the evaluation follows none of them.
+    The devkit reads the same ground truth for each frame as from the full tables: all annotations
+    in their order, poses and velocities. Velocities need the previous and next annotation of each
+    object, so these are kept with their samples, which move to an extra scene named 'context' that
+    is in no split. Links to removed rows are dangling, but the evaluation follows none of them.
 
     Args:
-        infos: In mmdet3d's format, ``data_list`` with a ``token`` per frame.
-        data_root: Holds the folder `version` with the tables, and the maps that they name.
+        infos: Infos in mmdet3d's format: ``data_list`` with a ``token`` per frame.
+        data_root: Directory of the folder `version` with the tables, and of their maps.
         version: 'v1.0-mini' or 'v1.0-trainval'.
-        work_dir: The folder to be written goes in here.
-        name: Start of its name. Its end depends on the infos and the tables: a folder that is
-            there for the same ones is taken as it is, and other processes may write it too.
+        work_dir: Parent of the output folder.
+        name: Prefix of the folder's name. The suffix is a hash of the infos and the tables: an
+            existing folder is reused, and several processes may write it at once.
 
     Returns:
-        The folder, with the infos in ``INFOS`` and the tables in `version`; to be NuScenesMetric's
-        ``data_root``.
+        The folder, with the infos in ``INFOS`` and the tables in `version`. Use it as the
+        ``data_root`` of NuScenesMetric.
 
     Raises:
-        FileNotFoundError: There are no such tables.
-        ValueError: NuScenesMetric scores no split of this version, a frame is not in the tables
-            or not in that split, or no frame shows an object to be scored.
+        FileNotFoundError: If the tables do not exist.
+        ValueError: If NuScenesMetric scores no split of this version, a frame is not in the tables
+            or not in that split, or no frame shows an object of a scored class.
     """
     if version not in EVAL_SETS:
         raise ValueError(f'NuScenesMetric scores no split of nuScenes {version!r}, only of '
@@ -66,7 +67,7 @@ def write_frames(infos: Dict, data_root: str, version: str, work_dir: str, name:
         _cut(tables, whole / version, [info['token'] for info in infos['data_list']])
         try:
             whole.rename(target)
-        except OSError:  # unless another process was faster, it is an error
+        except OSError:  # no error if another process was faster
             if not target.is_dir():
                 raise
     return target
@@ -79,7 +80,8 @@ def _fingerprint(infos: Dict, tables: Path) -> str:
 
 
 def _cut(source: Path, target: Path, tokens: List[str]) -> None:
-    """Tables of `source` with the samples `tokens` alone; one large table in memory at a time."""
+    """Write the tables of `source` restricted to the samples `tokens`, holding one large table in
+    memory at a time."""
     def read(table: str) -> List[Dict]:
         return json.loads((source / f'{table}.json').read_text())
 
@@ -117,7 +119,11 @@ def _cut(source: Path, target: Path, tokens: List[str]) -> None:
 
 def _check_frames(tokens: List[str], samples: List[Dict], scenes: List[Dict],
                   tables: Path) -> Set[str]:
-    """Scenes that the frames are in. Raises ValueError for a frame that would not be scored."""
+    """Return the tokens of the scenes that the frames are in.
+
+    Raises:
+        ValueError: If a frame would not be scored.
+    """
     from nuscenes.utils.splits import create_splits_scenes
     scene_of = {row['token']: row['scene_token'] for row in samples}
     names = {row['token']: row['name'] for row in scenes}
@@ -134,7 +140,11 @@ def _check_frames(tokens: List[str], samples: List[Dict], scenes: List[Dict],
 
 
 def _check_objects(shown: Set[str], categories: List[Dict]) -> None:
-    """Raises ValueError if no category shown is one that is scored: the devkit fails then."""
+    """Check that at least one object is of a scored class, since the devkit fails without one.
+
+    Raises:
+        ValueError: If there is none.
+    """
     from nuscenes.eval.detection.utils import category_to_detection_name
     if not any(category_to_detection_name(row['name']) for row in categories
                if row['token'] in shown):

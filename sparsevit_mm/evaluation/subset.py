@@ -1,5 +1,5 @@
-"""Evaluation on a subset of a split: one config transformation per evaluator, so that the figure
-is the one that an annotation file with only those images gives."""
+"""Evaluation on a subset of a split. A config transformation for each evaluator makes the metrics
+equal to those of an annotation file with only these images."""
 import json
 import os
 from pathlib import Path
@@ -19,21 +19,20 @@ from .nuscenes_subset import INFOS, write_frames
 
 def restrict_to_subset(cfg: Config, split: str, num_samples: int, seed: int,
                        work_dir: str) -> None:
-    """Changes a config so that `split` ('val' or 'test') loads and scores only `num_samples`
-    images, drawn from the seed.
+    """Change a config so that a split loads and scores only `num_samples` random images.
 
     Args:
-        cfg: Changed in place.
-        split: Which data loader and evaluator.
-        num_samples: Images to keep; all if there are no more.
-        seed: Which images: the same seed and number give the same ones, in any process.
-        work_dir: Where a smaller annotation file may be written.
+        cfg: Config, changed in place.
+        split: 'val' or 'test'.
+        num_samples: Number of images to keep; all if there are fewer.
+        seed: Seed of the draw. The same seed and number give the same images in any process.
+        work_dir: Directory for a smaller annotation file, if one is needed.
 
     Raises:
-        ValueError: A number below 1, or an evaluator or data set without a transformation here;
-            a COCO file without objects; nuScenes frames that can not be scored (see
+        ValueError: If `num_samples` is below 1, the evaluator or data set is not supported, a COCO
+            file has no objects, or the nuScenes frames cannot be scored (see
             :func:`~sparsevit_mm.evaluation.nuscenes_subset.write_frames`).
-        FileNotFoundError: nuScenes tables that are not there.
+        FileNotFoundError: If the nuScenes tables do not exist.
     """
     if num_samples < 1:
         raise ValueError(f'--num-samples {num_samples}: at least one image is needed')
@@ -52,8 +51,8 @@ def restrict_to_subset(cfg: Config, split: str, num_samples: int, seed: int,
 
 def choose(total: int, num_samples: int, seed: int,
            labelled: Optional[Sequence[bool]] = None) -> List[int]:
-    """Indices of the subset, ascending. Where some images are `labelled` but none of those drawn,
-    one of them takes the place of the last drawn: no metric is defined without objects."""
+    """Return the indices of a random subset, ascending. If no drawn image is `labelled` but others
+    are, one of them replaces the last drawn image: metrics are undefined without objects."""
     order = np.random.default_rng(seed).permutation(total).tolist()
     chosen = order[:num_samples]
     if labelled is not None and not any(labelled[i] for i in chosen):
@@ -62,7 +61,8 @@ def choose(total: int, num_samples: int, seed: int,
 
 
 def _coco(dataset: Dict, evaluator: Dict, num_samples: int, seed: int, work_dir: str) -> None:
-    """CocoMetric counts every image of its annotation file, so both get a smaller file."""
+    """Give the data set and the evaluator a smaller annotation file, since CocoMetric counts all
+    images of its file."""
     if not evaluator.get('ann_file'):
         return _as_shown(dataset, evaluator, num_samples, seed, work_dir)
     with get_local_path(evaluator['ann_file'], backend_args=evaluator.get('backend_args')) as path:
@@ -82,7 +82,7 @@ def _coco(dataset: Dict, evaluator: Dict, num_samples: int, seed: int, work_dir:
     name = Path(evaluator['ann_file']).stem
     target = Path(work_dir).resolve() / f'{name}_{len(images)}_images_seed{seed}.json'
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Other processes may write the same file now.
+    # Other processes may be writing the same file
     with TemporaryDirectory(dir=target.parent, prefix='.partial_') as partial:
         whole = Path(partial) / target.name
         whole.write_text(json.dumps(annotations))
@@ -92,7 +92,7 @@ def _coco(dataset: Dict, evaluator: Dict, num_samples: int, seed: int, work_dir:
 
 
 def _as_shown(dataset: Dict, evaluator: Dict, num_samples: int, seed: int, work_dir: str) -> None:
-    """These score what they are shown."""
+    """Restrict only the data set: these evaluators score the images they receive."""
     total = len(DATASETS.build({**dataset, 'indices': None}))
     given = dataset.get('indices')
     given = range(total) if given is None else range(total)[:given] if isinstance(
@@ -102,8 +102,8 @@ def _as_shown(dataset: Dict, evaluator: Dict, num_samples: int, seed: int, work_
 
 def _nuscenes(dataset: Dict, evaluator: Dict, num_samples: int, seed: int,
               work_dir: str) -> None:
-    """NuScenesMetric scores every sample of its split, so it gets smaller tables too. It finds
-    frames by ``sample_idx`` as their position in the file."""
+    """Write smaller infos and tables, since NuScenesMetric scores all samples of its split. It uses
+    ``sample_idx`` as the position of a frame in the infos."""
     if dataset.get('indices') is not None:
         raise ValueError('--num-samples can not restrict a nuScenes data set that has `indices`')
     ann_file = os.path.join(dataset.get('data_root') or '', dataset['ann_file'])
@@ -120,7 +120,7 @@ def _nuscenes(dataset: Dict, evaluator: Dict, num_samples: int, seed: int,
 
 
 def _shows_objects(frame: Dict) -> bool:
-    """Whether mmdet3d's infos know an object of a scored class in a frame."""
+    """Whether mmdet3d's infos list an object of a scored class in a frame."""
     return any(i.get('bbox_label_3d', -1) >= 0 for i in frame.get('instances') or ())
 
 

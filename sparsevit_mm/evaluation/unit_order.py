@@ -1,4 +1,4 @@
-"""Orders the heads and neurons of a checkpoint by their importance, once, for runs at part of the
+"""Sorting of the heads and neurons of a checkpoint by importance, so that it can run at reduced
 width."""
 from contextlib import closing
 from pathlib import Path
@@ -30,28 +30,31 @@ def order_checkpoint(cfg: Config, checkpoint: str, out: Path, importance: str = 
                      num_images: int = 64, device: str = 'cpu', seed: int = 0,
                      overwrite: bool = False,
                      on_batch: Callable[[int, int], None] = lambda done, total: None) -> None:
-    """Writes a checkpoint of the same model, whose heads and neurons are in order: weights and meta
-    data alone.
+    """Write a checkpoint with the heads and neurons of each block sorted by importance.
+
+    The new checkpoint holds only the weights and the ``meta`` dict.
 
     Args:
-        cfg: Of the whole model, with a sparse backbone.
-        checkpoint: File of the whole model.
-        out: The file to write; whole or not at all.
-        importance: 'l1', of weights, or 'taylor': of heads what the loss changes by without them,
-            to first order, on images of training, and of neurons as 'l1', as
-            :class:`~sparsevit_mm.hooks.StructuredSparseTrainingHook` has it.
-        num_images: Of 'taylor'.
+        cfg: Config of the whole model. Its backbone must be sparse.
+        checkpoint: Checkpoint file of the whole model.
+        out: Path of the checkpoint to write. The write is atomic.
+        importance: How to rank units. 'l1' uses the L1 norm of the weights. 'taylor' ranks heads by
+            the change in loss on training images when a head is removed (first-order Taylor
+            expansion) and neurons by 'l1', like
+            :class:`~sparsevit_mm.hooks.StructuredSparseTrainingHook`.
+        num_images: Number of training images for 'taylor'.
         device: Name of a torch device.
-        seed: Of the choice of images, and of what is random in pipeline and loss: also the
-            process's from then on.
-        overwrite: Whether `out` may be there already, the checkpoint itself included.
-        on_batch: Gets the number of batches done, and that of all.
+        seed: Seed of the choice of images. With 'taylor', also the process's global seed from then
+            on, for randomness in the pipeline and the loss.
+        overwrite: Whether `out` may exist. It may then also be the checkpoint itself.
+        on_batch: Callback that receives the number of finished batches and the total.
 
     Raises:
-        FileExistsError: `out` is there.
-        FileNotFoundError, ValueError: No such importance; checkpoint or data that are not there or
-            do not fit; a checkpoint with masks, which another order would put on other weights; a
-            backbone without heads; a loss that can't be computed.
+        FileExistsError: If `out` exists and `overwrite` is off.
+        FileNotFoundError: If the checkpoint or the data do not exist.
+        ValueError: If an argument is invalid, the checkpoint or the data do not fit the config, the
+            backbone has no heads, the loss cannot be computed, or the checkpoint has masks of heads
+            and neurons, which sorting would apply to the wrong weights.
     """
     if importance not in IMPORTANCES:
         raise ValueError(f'importance {importance!r} is none of {", ".join(IMPORTANCES)}')
@@ -71,7 +74,7 @@ def order_checkpoint(cfg: Config, checkpoint: str, out: Path, importance: str = 
     model, _ = load_model(cfg, checkpoint, device)
     backbone = get_sparse_backbone(model)
     backbone.sparsity = backbone.widths = None
-    unit_groups(backbone)  # raises
+    unit_groups(backbone)  # raises ValueError if the backbone has no heads
     measured: Dict[str, Tensor] = {}
     if importance == TAYLOR:
         check_data(cfg, 'train')
@@ -89,11 +92,11 @@ def order_checkpoint(cfg: Config, checkpoint: str, out: Path, importance: str = 
 
 def _head_importance(model: BaseModel, images: Images,
                      on_batch: Callable[[int, int], None]) -> Dict[str, Tensor]:
-    """Of the heads of all blocks, by their names in the backbone."""
+    """Return the importance of each block's heads, keyed by group name."""
     backbone, batches = get_sparse_backbone(model), images.all()
-    backbone.execution = 'eager'  # what is recorded runs no hooks
+    backbone.execution = 'eager'  # compiled or captured forwards run no hooks
     model.requires_grad_(True)
-    model.training = True  # DINO and its like compute the loss only then
+    model.training = True  # models such as DINO compute the loss only in training mode
     total = len(batches)
     try:
         with closing(_Watch(unit_groups(backbone))) as watch:
@@ -111,7 +114,7 @@ def _head_importance(model: BaseModel, images: Images,
 
 
 class _Watch(HeadWatch):
-    """That watches from the start."""
+    """HeadWatch that starts on creation and can be used with `closing`."""
 
     def __init__(self, groups):
         super().__init__(groups)

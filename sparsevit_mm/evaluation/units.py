@@ -1,7 +1,6 @@
-"""What a bootstrap draws: images, or where they are frames of videos, scenes or blocks of frames.
+"""Sampling units of a bootstrap: images or, if they are video frames, scenes or blocks of frames.
 
-Frames of one scene resemble each other, so that drawing them one by one gives intervals that are
-too narrow.
+Frames of one scene are correlated, so drawing them individually gives too narrow intervals.
 """
 import os
 import re
@@ -15,18 +14,22 @@ from .intervals import FEWEST_UNITS
 
 
 class Frame(NamedTuple):
-    """Attributes:
-        sequence: The scene or sequence that an image belongs to.
-        position: Where in it; only the order counts.
+    """Position of an image in a video.
+
+    Attributes:
+        sequence: Scene or sequence that the image belongs to.
+        position: Position within it; only the order matters.
     """
     sequence: Hashable
     position: float
 
 
 class Units(NamedTuple):
-    """Attributes:
-        of_image: (images,) int, the unit of each.
-        text: '5000 images', '150 scenes', '16 blocks of 5 consecutive frames'.
+    """Sampling units of a bootstrap.
+
+    Attributes:
+        of_image: (images,) int, index of the unit of each image.
+        text: Description: '5000 images', '150 scenes', '16 blocks of 5 consecutive frames'.
     """
     of_image: np.ndarray
     text: str
@@ -38,19 +41,20 @@ class Units(NamedTuple):
 
 def find_units(num_images: int, frames: Optional[Sequence[Frame]] = None,
                block: Optional[int] = None, name: str = 'sequence') -> Units:
-    """Scenes where there are ten or more of them; where there are fewer, blocks of consecutive
-    frames within them; images where nothing says that they are frames.
+    """Choose the sampling units: scenes if there are at least ten, blocks of consecutive frames
+    within scenes if there are fewer, and images if they are not known to be frames.
 
     Args:
-        num_images: Images.
-        frames: What each is a frame of; None where that is not known.
-        block: Frames of a block, which are then drawn in any case; of images that are not known as
-            frames, in their order. By default the cube root of the number of frames, rounded up:
-            its growth suits the variance of a mean (Hall, Horowitz and Jing 1995).
-        name: What a sequence is called.
+        num_images: Number of images.
+        frames: Frame of each image; None if unknown.
+        block: Number of frames per block. If given, blocks are drawn in any case; images that are
+            not known to be frames are then split in their order. Defaults to the cube root of the
+            number of frames, rounded up: this rate is optimal for the variance of a mean (Hall,
+            Horowitz and Jing 1995).
+        name: Name of a sequence, such as 'scene'.
     """
     if frames is not None and len({f.sequence for f in frames}) == num_images:
-        frames = None  # one image of each
+        frames = None  # each sequence has one image
     if frames is None and (block is None or block == 1):
         return Units(np.arange(num_images), _count(num_images, 'image'))
     names = {sequence: i for i, sequence in enumerate(
@@ -70,7 +74,7 @@ def _count(number: int, name: str) -> str:
 
 
 def _ordered(num_images: int, frames: Optional[Sequence[Frame]]) -> List[List[int]]:
-    """Images of each sequence, as they follow each other."""
+    """Return the image indices of each sequence in temporal order."""
     if frames is None:
         return [list(range(num_images))]
     images = {}
@@ -80,11 +84,12 @@ def _ordered(num_images: int, frames: Optional[Sequence[Frame]]) -> List[List[in
 
 
 def frames_of_files(paths: Sequence[str]) -> Optional[List[Frame]]:
-    """Frames by file names that end with their number, before a suffix that all share:
-    ``Seq05VD_f00330.png`` is number 330 of ``Seq05VD_f``. Its folder counts as well.
+    """Derive frames from file names that end with a frame number, except for a common suffix.
+
+    ``Seq05VD_f00330.png`` is frame 330 of ``Seq05VD_f``. The folder is part of the sequence.
 
     Returns:
-        None where names don't tell sequences: all are numbers of one, as those of photos are.
+        Frames; None if all files belong to one sequence, as numbered photos do.
     """
     stems = [PurePath(path).stem for path in paths]
     suffix = os.path.commonprefix([stem[::-1] for stem in stems])[::-1].lstrip('0123456789')
@@ -102,7 +107,7 @@ _OF_VIDEO = (('video_id', 'frame_id'), ('sid', 'fid'))  # CocoVID; Argoverse-HD
 
 
 def frames_of_coco(images: Sequence[dict]) -> Optional[List[Frame]]:
-    """Frames by COCO's records of images: keys of the video formats, else file names."""
+    """Derive frames from COCO image records: from the keys of video formats, else file names."""
     for sequence, position in _OF_VIDEO:
         if images and all(sequence in image and position in image for image in images):
             return [Frame(image[sequence], image[position]) for image in images]

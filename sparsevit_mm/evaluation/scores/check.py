@@ -1,4 +1,4 @@
-"""Which score should choose the windows or tokens of a checkpoint: judged on some images of val."""
+"""Choice of the score that selects the windows or tokens of a checkpoint, made on val images."""
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -19,17 +19,19 @@ from .compare import (SPARSITIES, ScoreComparison, check_importance, compare_sco
                       usable_scores)
 from .survey import StageRow, survey
 
-# What models raise where data lack the ground truth, or the loss a way to run outside of training.
+# Errors that models raise if the data lack annotations or the loss cannot run outside of training
 _NO_LOSS = (AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError,
             TypeError, ValueError)
 
 
 @dataclass
 class SelectionReport:
-    """Attributes:
-        comparison: Metrics under each score, and what follows from them.
-        stages: What the scores say in each stage.
-        labelled: The images that the loss was taken on, in words; None without any.
+    """Result of :func:`check_selection`.
+
+    Attributes:
+        comparison: Metrics under each score, and the choice.
+        stages: Statistics of each score in each stage.
+        labelled: Description of the images on which the loss was computed; None if it was not.
     """
     comparison: ScoreComparison
     stages: List[StageRow]
@@ -42,7 +44,7 @@ class SelectionReport:
 
     @property
     def sentence(self) -> str:
-        """The same in words, with the reason."""
+        """The choice and its reason as a sentence."""
         return self.comparison.sentence
 
     def to_json(self) -> Dict:
@@ -52,21 +54,21 @@ class SelectionReport:
 def check_selection(cfg: Config, checkpoint: str, sparsities: Sequence[Sparsity] = SPARSITIES,
                     num_samples: Optional[int] = None, seed: int = 0,
                     report: Callable[[str], None] = lambda label: None) -> SelectionReport:
-    """Judges the scores that windows or tokens may be chosen by.
+    """Compare the scores that can select the windows or tokens of a checkpoint, and choose one.
 
     Args:
-        cfg: The config; its ``work_dir`` gets the log, and the annotations of the images drawn.
+        cfg: The config. The log and the annotations of the drawn images go to its ``work_dir``.
         checkpoint: Checkpoint file of the whole model.
-        sparsities: To judge at; the choice goes by the mean over them.
-        num_samples: Images of val; 100, or all if there are fewer, if None.
-        seed: Which images, and of the random scores.
-        report: Called with what is done next.
+        sparsities: Sparsities to evaluate at. The choice depends on the mean over them.
+        num_samples: Number of val images. Defaults to 100, or all if there are fewer.
+        seed: Seed of the choice of images and of the random score.
+        report: Callback that receives the name of each step before it starts.
 
     Raises:
-        ValueError: The config has no sparse backbone, or a score that can not be judged; a sparsity
-            is dense; there are fewer images than asked for, or no object in them; see also
+        ValueError: If the config has no sparse backbone, its score cannot be evaluated, a sparsity
+            is dense, there are fewer images than requested, or they show no object. See also
             :class:`~..evaluator.Evaluator` and :func:`~.compare.compare_scores`.
-        FileNotFoundError: Checkpoint or data are not there.
+        FileNotFoundError: If the checkpoint or the data do not exist.
     """
     find_backbone(cfg)
     check_data(cfg, 'val')
@@ -84,7 +86,7 @@ def check_selection(cfg: Config, checkpoint: str, sparsities: Sequence[Sparsity]
     check_importance(evaluator.selection.importance, cfg, checkpoint, backbone)
     configured = backbone.sparsity
     for config in configs:
-        backbone.sparsity = config  # raises where the config's own score can't choose
+        backbone.sparsity = config  # raises if the config's score cannot select at this sparsity
     backbone.sparsity = configured
     scores = usable_scores(cfg, checkpoint, backbone, configs)
     shares = None
@@ -97,10 +99,11 @@ def check_selection(cfg: Config, checkpoint: str, sparsities: Sequence[Sparsity]
 
 
 class _ObjectShares:
-    """Evaluates, and tells which share of the area of all objects ran; of a CocoMetric.
+    """Callable that runs an evaluation with a CocoMetric and returns its metrics and the share of
+    the objects' area that ran, averaged over objects.
 
     Raises:
-        ValueError: There is no object.
+        ValueError: If the images show no object.
     """
 
     def __init__(self, evaluator: Evaluator):
@@ -118,13 +121,14 @@ class _ObjectShares:
     def __call__(self, evaluate: Callable[[], Metrics]) -> Tuple[Metrics, Optional[float]]:
         with self.recorder.recording():
             metrics = evaluate()
-        self.score.rows()  # whose first is of all objects
+        self.score.rows()  # the first row covers all objects
         return metrics, self.score.shares()[0]
 
 
 def _survey(cfg: Config, evaluator: Evaluator, scores: Sequence[str], number: int, seed: int,
             report: Callable[[str], None]) -> Tuple[List[StageRow], Optional[str]]:
-    """The rows, and on which images the loss was taken, in words; None without any."""
+    """Return the rows of the survey, and a description of the images on which the loss was
+    computed, None if it was not."""
     runner = evaluator.runner
     model = unwrapped(runner.model)
     run = partial(survey, model, evaluator.backbone, scores)
@@ -140,9 +144,9 @@ def _survey(cfg: Config, evaluator: Evaluator, scores: Sequence[str], number: in
     if others is None:
         return rows, None
     try:
-        set_random_seed(seed)  # of the augmentations
+        set_random_seed(seed)  # for the augmentations
         gains = run(_batches(runner, _in_order(others), number), True)
-    except (*_NO_LOSS, OSError):  # its data may not be there
+    except (*_NO_LOSS, OSError):  # the training data may not exist
         return rows, None
     for row, other in zip(rows, gains):
         row.gain = other.gain
@@ -154,9 +158,12 @@ def _first_line(error: Exception) -> str:
 
 
 def _annotated(loader: ConfigDict) -> Optional[ConfigDict]:
-    """The loader with labels loaded right after the image, so that they are resized with it, as
-    pipelines of tests often do not; None where its pipeline loads none. mmpretrain's
-    PackInputs takes those of classifiers from the data set."""
+    """Return the loader with annotations loaded right after the image, or None if its pipeline
+    loads none.
+
+    Annotations are then resized along with the image, unlike in many test pipelines. Pipelines with
+    mmpretrain's PackInputs, which takes the labels from the data set, need no loading step.
+    """
     loader = deepcopy(loader)
     steps = list(loader.dataset.get('pipeline', ()))
     labels = [step for step in steps if is_annotation_loader(step)]
@@ -175,6 +182,6 @@ def _in_order(loader: ConfigDict) -> ConfigDict:
 
 
 def _batches(runner: Runner, loader: ConfigDict, number: int) -> Iterator:
-    """So many images of a loader, or a few more to fill a batch."""
+    """Return batches with the first `number` images of a loader, rounded up to whole batches."""
     loader = runner.build_dataloader({**deepcopy(loader), 'persistent_workers': False})
     return islice(loader, -(-number // loader.batch_size))

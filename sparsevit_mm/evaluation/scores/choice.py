@@ -1,4 +1,4 @@
-"""Which of several scores to use, of figures that differ by chance too."""
+"""Choice among several scores whose metrics are subject to sampling error."""
 from typing import NamedTuple, Optional, Sequence
 
 from ..intervals import Interval, Resampled, difference
@@ -7,10 +7,12 @@ RANDOM = 'random'
 
 
 class Judged(NamedTuple):
-    """Attributes:
-        name: Of the score.
+    """Metric under a score.
+
+    Attributes:
+        name: Name of the score.
         value: Mean of the metric over the sparsities.
-        resampled: Likewise on resamples of the images, the same for all scores.
+        resampled: The same mean on resamples of the images, which all scores share.
     """
     name: str
     value: float
@@ -18,13 +20,16 @@ class Judged(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """Attributes:
-        name: Of the score to use.
-        best: Of the score of the highest metric, the random one left out.
-        own, adapted_to: The config's, and the one that the model was adapted with, if any.
-        over_random: What the best is above the random score.
-        over_own: What it is above the config's; all 0 if it is that.
-        over_choice: What it is above the one to use; likewise.
+    """Result of :func:`choose`.
+
+    Attributes:
+        name: Score to use.
+        best: Score with the highest metric, except the random one.
+        own: Score of the config.
+        adapted_to: Score that the model was adapted with; None if there is none.
+        over_random: Difference in metric between the best and the random score.
+        over_own: Difference between the best score and the config's; 0 if they are the same.
+        over_choice: Difference between the best score and the one to use; 0 if they are the same.
     """
     name: str
     best: str
@@ -36,18 +41,20 @@ class Choice(NamedTuple):
 
 
 def choose(judged: Sequence[Judged], own: str, adapted_to: Optional[str]) -> Choice:
-    """The score that the model was adapted with, else the config's own, where the images do not
-    tell it from the best; else the best.
+    """Choose the score to use.
+
+    It is the score that the model was adapted with, else the config's, if it is not significantly
+    worse than the best score; otherwise the best score.
 
     Args:
-        judged: The random score and at least one other.
-        own: The config's score, one of them.
-        adapted_to: The score that the model was adapted with; of no effect if it is none of them.
+        judged: Metrics of the scores, including the random score and at least one other.
+        own: Score of the config, which must be in `judged`.
+        adapted_to: Score that the model was adapted with. Ignored if it is not in `judged`.
     """
     by_name = {score.name: score for score in judged}
     favoured = [name for name in (adapted_to, own) if name in by_name]
     others = sorted((score for score in judged if score.name != RANDOM),
-                    key=lambda score: score.name not in favoured)  # of equals one of these
+                    key=lambda score: score.name not in favoured)  # these win ties
     best = max(others, key=lambda score: score.value)
 
     def above(name: str) -> Interval:
@@ -58,18 +65,18 @@ def choose(judged: Sequence[Judged], own: str, adapted_to: Optional[str]) -> Cho
 
 
 def beats(over: Interval) -> bool:
-    """Whether a difference is above 0 by more than chance."""
+    """Whether a difference is significantly above 0."""
     return over.above_zero
 
 
 def say(choice: Choice, labels: Sequence[str], figure: str, num_images: int) -> str:
-    """The choice and its reason, as one sentence.
+    """Describe the choice and its reason in one sentence.
 
     Args:
         choice: See :func:`choose`.
-        labels: Of the sparsities.
+        labels: Labels of the sparsities.
         figure: Name of the metric.
-        num_images: How many it was taken on.
+        num_images: Number of evaluated images.
     """
     name, own = choice.name, choice.own
     what = f'keep {name!r}' if name == own else f'use importance={name!r}'
@@ -95,7 +102,8 @@ def say(choice: Choice, labels: Sequence[str], figure: str, num_images: int) -> 
 
 
 def _shown(over: Interval) -> str:
-    """'1.2 (0.4 to 2.0)', with a digit or two more of figures below 1."""
+    """Format an interval: '1.2 (0.4 to 2.0)', with one or two more digits if all values are below
+    1."""
     largest = max(abs(value) for value in (over.estimate, over.low or 0., over.high or 0.))
     return over.text('.1f' if largest >= 1 else '.2f' if largest >= .2 else '.3f')
 

@@ -1,5 +1,4 @@
-"""A model's metric under each of the scores that windows or tokens may be chosen by, and which to
-use."""
+"""Comparison of a model's metric under the scores that can select its windows or tokens."""
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
@@ -22,23 +21,24 @@ from ..subset import restrict_to_subset
 from .choice import RANDOM, Judged, choose, say
 
 SPARSITIES = .5, .7
-SAMPLES = 100  # images, where there are as many
-DRAWS = 3  # of the random score, averaged
+SAMPLES = 100  # default number of images
+DRAWS = 3  # evaluations of the random score that are averaged
 
 SharesOf = Callable[[Callable[[], Metrics]], Tuple[Metrics, Optional[float]]]
 
 
 @dataclass
 class ScoreRow:
-    """A score's figures; lists hold one value for each sparsity.
+    """Results under one score. Lists have one value per sparsity.
 
     Attributes:
-        name: Of the score, or 'dense', whose figures are the same at each.
-        values: The metric.
-        intervals: The same, each with its 95% interval.
-        less_own: Mean over the sparsities less that of the config's own score, on the same
-            resamples; None of that score itself.
-        shares: Share of the area of all objects that ran, in [0, 1]; None where it is not known.
+        name: Name of the score, or 'dense', which has the same value at each sparsity.
+        values: Values of the metric.
+        intervals: The same with 95% confidence intervals.
+        less_own: Mean over the sparsities minus that of the config's score, on the same resamples;
+            None for that score and for 'dense'.
+        shares: Share of the objects' area that ran, averaged over objects, in [0, 1]; None if
+            unknown.
     """
     name: str
     values: List[float]
@@ -55,15 +55,17 @@ class ScoreRow:
 
 @dataclass
 class ScoreComparison:
-    """Attributes:
-        metric: Key of the figure in the evaluator's metrics.
-        labels: Of the sparsities.
-        num_images: That were evaluated.
-        own: The config's score.
-        adapted_to: The score that the model was adapted with; None if with none.
-        rows: Dense, then the scores.
-        choice: The score to use.
-        sentence: The same in words, with the reason.
+    """Result of :func:`compare_scores`.
+
+    Attributes:
+        metric: Key of the metric.
+        labels: Labels of the sparsities.
+        num_images: Number of evaluated images.
+        own: Score of the config.
+        adapted_to: Score that the model was adapted with; None if there is none.
+        choice: Score to use.
+        sentence: The choice and its reason as a sentence.
+        rows: Results of the dense model, then of each score.
     """
     metric: str
     labels: List[str]
@@ -83,18 +85,18 @@ class ScoreComparison:
 
 
 def take_samples(cfg: Config, num_samples: Optional[int], seed: int) -> int:
-    """Restricts val to some images, see :func:`~..subset.restrict_to_subset`.
+    """Restrict val to a subset, see :func:`~..subset.restrict_to_subset`.
 
     Args:
-        cfg: Changed in place.
-        num_samples: Images; 100, or all if there are fewer, if None.
-        seed: Which.
+        cfg: Config, changed in place.
+        num_samples: Number of images. Defaults to 100, or all if there are fewer.
+        seed: Seed of the draw.
 
     Returns:
-        Their number.
+        The number of images.
 
     Raises:
-        ValueError: There are not so many.
+        ValueError: If there are fewer images than requested.
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     total = len(DATASETS.build(cfg.val_dataloader.dataset))
@@ -108,17 +110,20 @@ def take_samples(cfg: Config, num_samples: Optional[int], seed: int) -> int:
 
 def usable_scores(cfg: Config, checkpoint: str, backbone: SparseBackbone,
                   sparsities: Sequence[Sparsity] = SPARSITIES) -> List[str]:
-    """The scores that a checkpoint can be judged under: all that can choose what runs, those
-    with weights of their own where the checkpoint holds them.
+    """Return the scores under which a checkpoint can be evaluated.
+
+    These are all scores that can select windows or tokens at every sparsity, except trained ones
+    whose weights are not in the checkpoint.
 
     Args:
         cfg: The config.
-        checkpoint: File of the whole model.
-        backbone: Of that config.
-        sparsities: To judge at.
+        checkpoint: Checkpoint file of the whole model.
+        backbone: Sparse backbone built from the config.
+        sparsities: Sparsities to evaluate at.
 
     Raises:
-        FileNotFoundError, ValueError: The checkpoint is not there, or its heads do not fit.
+        FileNotFoundError: If the checkpoint does not exist.
+        ValueError: If the checkpoint is invalid or its importance heads do not fit.
     """
     usable = [set(backbone.scores_for(backbone.space.config(s))) for s in sparsities]
     names = [name for name in backbone.scores if all(name in some for some in usable)]
@@ -134,11 +139,11 @@ def usable_scores(cfg: Config, checkpoint: str, backbone: SparseBackbone,
 
 def check_importance(name: str, cfg: Config, checkpoint: str,
                      backbone: SparseBackbone) -> None:
-    """Makes sure that a checkpoint can run under a score.
+    """Check that a checkpoint can run under a score.
 
     Raises:
-        ValueError: There is no such score, or it needs weights of its own and the checkpoint holds
-            none.
+        ValueError: If the backbone has no such score, or the score is trained and the checkpoint
+            lacks its weights.
     """
     if name not in backbone.scores:
         raise ValueError(f'importance {name!r} is none of {", ".join(backbone.scores)}')
@@ -151,21 +156,21 @@ def compare_scores(evaluator: Evaluator, evaluate: Evaluation, metric: str,
                    sparsities: Sequence[SparsityConfig], scores: Sequence[str], seed: int = 0,
                    shares: Optional[SharesOf] = None,
                    report: Callable[[str], None] = lambda label: None) -> ScoreComparison:
-    """Evaluates a model dense and under each score, by itself or in step with other ranks.
+    """Evaluate a model dense and under each score, in one process or on all ranks.
 
     Args:
-        evaluator: Of the model.
-        evaluate: One of its evaluations: the images.
-        metric: Key of the figure to judge by.
-        sparsities: Not dense.
-        scores: From :func:`usable_scores`; the config's own is among them.
-        seed: Of the random scores.
-        shares: Runs an evaluation, and gives beside its metrics the share of the area of objects
-            that ran; None to do without.
-        report: Called with what is evaluated next.
+        evaluator: Evaluator of the model.
+        evaluate: One of its evaluations, which provides the images.
+        metric: Key of the metric to compare.
+        sparsities: Sparsities to evaluate at, none of them dense.
+        scores: Scores from :func:`usable_scores`, including the config's.
+        seed: Seed of the random score and the bootstrap.
+        shares: Function that runs an evaluation and returns its metrics and the share of the
+            objects' area that ran. Defaults to no shares.
+        report: Callback that receives a description of each evaluation before it starts.
 
     Raises:
-        ValueError: The metric is not there, is NaN, or has no resamples.
+        ValueError: If the metric is missing, undefined or cannot be resampled.
     """
     own = evaluator.selection.importance
     resample = evaluate.resampler(metric)
@@ -196,7 +201,7 @@ def compare_scores(evaluator: Evaluator, evaluate: Evaluation, metric: str,
 
 
 def label_of(sparsity: SparsityConfig) -> str:
-    """'50%' of a uniform one, else as in other tables."""
+    """Return a label such as '50%' for a uniform sparsity, else its usual label."""
     ratios = {ratio for stage in sparsity.ratios for ratio in stage}
     return f'{sparsity.mean:.0%}' if len(ratios) == 1 else sparsity.label
 
@@ -210,7 +215,7 @@ class _Figure:
 
 @dataclass
 class _Trial:
-    """What :func:`compare_scores` evaluates with; see there."""
+    """Evaluations of :func:`compare_scores`; see its arguments."""
     evaluator: Evaluator
     evaluate: Evaluation
     metric: str
@@ -233,7 +238,7 @@ class _Trial:
                 metrics = run()
             else:
                 metrics, share = self.shares(run)
-            # Nothing detected gives no metrics, and counts as 0.
+            # There are no metrics if nothing was detected, which counts as 0
             figures.append(_Figure(metrics.get(self.metric, 0.), self.resample(), share))
         return _Figure(
             float(np.mean([f.value for f in figures])),

@@ -1,5 +1,8 @@
-"""Fits the heads of the learned score to a trained model, dense or adapted, and writes them into a
-copy of its checkpoint. Nothing is trained: one pass over some images does."""
+"""Fitting of the importance heads of the learned score to a trained model, dense or adapted.
+
+The heads are written to a copy of the checkpoint. They are fitted in closed form from one pass over
+some images, without training.
+"""
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional
@@ -25,23 +28,23 @@ from .images import Images
 from .survey import ScoreSurvey
 
 GRADIENT, UPDATE = TARGETS = ('gradient', 'update')
-# What models raise where data lack the ground truth, or the loss a way to run outside of training.
+# Errors that models raise if the data lack annotations or the loss cannot run outside of training
 _NO_LOSS = (AssertionError, AttributeError, IndexError, KeyError, NotImplementedError, TypeError)
 
 
 class NoLoss(ValueError):
-    """A model's loss can not be computed, or has no gradient."""
+    """Raised when a model's loss cannot be computed or does not depend on the backbone."""
 
 
 class StageFit(NamedTuple):
-    """How the head of a stage came out.
+    """Quality of the fitted head of a stage.
 
     Attributes:
-        images: Images, views counted singly, that it was fitted to. 0: none was of use, and it
-            ranks as 'variation'.
-        learned, variation, magnitude: Rank correlation of the score and the targets over the
-            windows of an image, mean over the images held out; None where none of them gives a
-            figure. See :class:`~sparsevit_mm.evaluation.scores.survey.StageRow`.
+        images: Number of images that it was fitted to; each camera view counts as one. If 0, no
+            image was usable and the head ranks like 'variation'.
+        learned, variation, magnitude: Rank correlation of each score with the targets over the
+            windows of an image, averaged over the held-out images; None if undefined for all of
+            them. See :class:`~sparsevit_mm.evaluation.scores.survey.StageRow`.
     """
     images: int
     learned: Optional[float]
@@ -53,11 +56,13 @@ SCORES = StageFit._fields[1:]
 
 
 class CheckpointFit(NamedTuple):
-    """Attributes:
-        stages: In their order.
+    """Result of :func:`fit_checkpoint`.
+
+    Attributes:
+        stages: Fit of each stage.
         targets: 'gradient' or 'update'.
-        split: Whose images these were: 'train' or 'val'.
-        fitted, held_out: Images in all.
+        split: Data split of the images: 'train' or 'val'.
+        fitted, held_out: Number of images used for fitting and for evaluating the fit.
     """
     stages: List[StageFit]
     targets: str
@@ -69,28 +74,32 @@ class CheckpointFit(NamedTuple):
 def fit_importance(model: nn.Module, batches: Iterable, targets: str = GRADIENT,
                    held_out: Iterable = (), training: bool = True,
                    on_batch: Callable[[], None] = lambda: None) -> List[StageFit]:
-    """Sets the heads of the learned score in a model's sparse backbone, in closed form, as
-    :class:`~sparsevit_mm.models.selection.fit.ImportanceFitter` says.
+    """Fit the heads of the learned score in a model's sparse backbone, in closed form, with
+    :class:`~sparsevit_mm.models.selection.fit.ImportanceFitter`.
 
-    The model runs dense and as in inference: batch statistics, dropout and weights stay, and so do
-    its sparsity, selection and modes after it. Frozen stages get heads like others.
+    The model runs dense in inference mode: dropout is off, and batch statistics and other weights
+    do not change. Its sparsity, selection, execution and modes are restored afterwards. Frozen
+    stages also get heads.
 
     Args:
-        model: A detector or segmentor, wrapped or not, on its device.
-        batches: As the data loader gives them.
-        targets: 'gradient': what a token's update is worth to the loss, one backward pass a batch.
-            'update': the size of the update, by the backbone alone.
-        held_out: Batches on which the fit is judged.
-        training: Whether the batches are of a training pipeline, for the data preprocessor.
-        on_batch: Called after each batch of either.
+        model: A detector or segmentor on its device, wrapped or not.
+        batches: Batches from the data loader.
+        targets: 'gradient' weights the update of a token by the gradient of the loss, with one
+            backward pass per batch. 'update' uses the norm of the update and runs only the
+            backbone.
+        held_out: Batches on which the fit is evaluated.
+        training: Whether the batches come from a training pipeline; passed to the data
+            preprocessor.
+        on_batch: Callback after each batch of `batches` and `held_out`.
 
     Returns:
-        One for each stage.
+        The fit of each stage.
 
     Raises:
-        ValueError: No image was of use for any stage: their values are not finite or all alike.
-            As get_sparse_backbone; targets of another name.
-        NoLoss: See there; with 'gradient' only.
+        ValueError: If no image is usable for any stage because its targets are not finite or all
+            equal, if the model does not have exactly one sparse backbone, or if `targets` is
+            unknown.
+        NoLoss: If the loss cannot be computed; only with 'gradient'.
     """
     if targets not in TARGETS:
         raise ValueError(f'targets {targets!r} are none of {", ".join(TARGETS)}')
@@ -106,7 +115,7 @@ def fit_importance(model: nn.Module, batches: Iterable, targets: str = GRADIENT,
             on_batch()
 
     with _dense(model):
-        model.training = targets == GRADIENT  # DINO and its like compute the loss only then
+        model.training = targets == GRADIENT  # DINO and others compute losses only in train mode
         with closing(ImportanceFitter(backbone)) as fitter:
             watch(batches, fitter.take)
         images = [stage.images for stage in fitter.stages]
@@ -130,28 +139,31 @@ def fit_checkpoint(cfg: Config, checkpoint: str, out: Path, num_images: int = 20
                    overwrite: bool = False, say: Callable[[str], None] = print,
                    on_batch: Callable[[int, int], None] = lambda done, total: None
                    ) -> CheckpointFit:
-    """Writes a checkpoint that holds what another does, and the heads of the learned score.
+    """Write a copy of a checkpoint with fitted heads of the learned score.
 
     Args:
-        cfg: Of the whole model, with a sparse backbone; its train_dataloader gives the images, in
-            batches of its size. See :func:`~sparsevit_mm.config.swap.ensure_sparse` for others.
-        checkpoint: File of the whole model, dense or adapted. Heads that it holds are replaced.
-        out: The file to write; whole or not at all.
-        num_images: Images to take, every fifth of them to judge the fit on; all if there are no
-            more.
-        targets: See :func:`fit_importance`. None: 'gradient' where the loss can be computed, else
-            'update'. Without data for training, 'update' takes the images of val.
+        cfg: Config of the whole model. Its backbone must be sparse; see
+            :func:`~sparsevit_mm.config.swap.ensure_sparse` for dense ones. Images come from its
+            train_dataloader, in batches of that size.
+        checkpoint: Checkpoint file of the whole model, dense or adapted. Existing heads are
+            replaced.
+        out: Path of the checkpoint to write. The write is atomic.
+        num_images: Number of images to use; all if there are fewer. Every fifth image is held out
+            to evaluate the fit.
+        targets: See :func:`fit_importance`. Defaults to 'gradient' if the loss can be computed,
+            else 'update'. If there are no training data, 'update' uses the val images.
         device: Name of a torch device.
-        seed: Of the choice of images, and of what is random in pipeline and loss: also the
-            process's from then on.
-        overwrite: Whether `out` may be there already, the checkpoint itself included.
-        say: Gets what the user should know.
-        on_batch: Gets the number of batches done, and that of all.
+        seed: Seed of the choice of images. Also the process's global seed from then on, for
+            randomness in the pipeline and the loss.
+        overwrite: Whether `out` may exist. It may then also be the checkpoint itself.
+        say: Callback that receives messages for the user.
+        on_batch: Callback that receives the number of finished batches and the total.
 
     Raises:
-        FileExistsError: `out` is there.
-        FileNotFoundError, ValueError: No images, number below 1, no such device; checkpoint or
-            data that are not there or do not fit; as fit_importance.
+        FileExistsError: If `out` exists and `overwrite` is off.
+        FileNotFoundError: If the checkpoint or the data do not exist.
+        ValueError: If an argument is invalid, the device is not available, the checkpoint or the
+            data do not fit the config, or :func:`fit_importance` fails.
     """
     if num_images < 1:
         raise ValueError(f'{num_images} images: at least one is needed')
@@ -196,7 +208,7 @@ def fit_checkpoint(cfg: Config, checkpoint: str, out: Path, num_images: int = 20
 
 
 def _choose_split(cfg: Config, targets: Optional[str], say: Callable[[str], None]) -> str:
-    """'train', or 'val' where its data are missing and no loss is needed."""
+    """Return 'train', or 'val' if the training data are missing and no loss is required."""
     try:
         check_data(cfg, 'train')
         split = 'train'
@@ -221,7 +233,7 @@ def _tell(backbone: nn.Module, say: Callable[[str], None]) -> None:
 
 @contextmanager
 def _dense(model: BaseModel) -> Iterator[None]:
-    """The model dense and in eval mode, its weights without gradients; as it was after it."""
+    """Run the model dense, in eval mode and without gradients of its weights within the context."""
     backbone = get_sparse_backbone(model)
     modes = [(module, module.training) for module in model.modules()]
     params = [(param, param.requires_grad) for param in model.parameters()]
@@ -243,7 +255,11 @@ def _dense(model: BaseModel) -> Iterator[None]:
 
 
 def run_loss(model: BaseModel, backbone: nn.Module, data) -> None:
-    """One pass forward to the loss and back. Raises NoLoss."""
+    """Compute the loss and its gradients.
+
+    Raises:
+        NoLoss: If the loss cannot be computed or does not depend on the backbone.
+    """
     with torch.enable_grad():
         try:
             loss, _ = model.parse_losses(run_forward(model, data, 'loss'))
@@ -256,11 +272,12 @@ def run_loss(model: BaseModel, backbone: nn.Module, data) -> None:
 
 
 class _Enough(Exception):
-    """Ends a forward pass."""
+    """Raised to stop a forward pass after the backbone."""
 
 
 def _run_backbone(model: BaseModel, backbone: nn.Module, data) -> None:
-    """The model's forward as far as its backbone, which so learns what is padding."""
+    """Run the model's forward up to the end of its backbone. Calling the backbone through the model
+    tells it which parts of the images are padding."""
 
     def stop(*_) -> None:
         raise _Enough
@@ -276,7 +293,7 @@ def _run_backbone(model: BaseModel, backbone: nn.Module, data) -> None:
 
 
 def _write(checkpoint: Dict, model: BaseModel, out: Path) -> None:
-    """Adds the model's heads to the content of a checkpoint, and writes it."""
+    """Add the model's heads to the content of a checkpoint and write it."""
     state = checkpoint.get('state_dict', checkpoint)
     backbone = get_sparse_backbone(model)
     name = next(name for name, module in model.named_modules() if module is backbone)

@@ -1,4 +1,4 @@
-"""Some images of a split, in the order of their indices."""
+"""Random subset of the images of a split, in the order of their indices."""
 from copy import deepcopy
 from typing import Iterator, Optional, Sequence, Tuple
 
@@ -12,16 +12,17 @@ HELD_OUT = 5  # every fifth image
 
 
 class Images:
-    """Some images of a config's split, loaded as it says, but for their choice and order.
+    """Random subset of the images of a split, loaded as in the config except for sampling.
 
     Args:
         cfg: The config.
         split: 'train' or 'val'.
-        number: Images to choose; all if there are no more.
-        seed: Of the choice and of the loader's workers.
+        number: Number of images to draw; all if there are fewer.
+        seed: Seed of the draw and of the loader's workers.
 
     Attributes:
-        chosen: Indices, ascending.
+        loader: The data loader.
+        chosen: Indices of the images, ascending.
     """
 
     def __init__(self, cfg: Config, split: str, number: int, seed: int):
@@ -35,18 +36,18 @@ class Images:
         self.chosen = choose(len(self.loader.dataset), number, seed)
 
     def all(self) -> '_Part':
-        """Batches of them."""
+        """Return batches of all chosen images."""
         return _Part(self.loader, self.chosen)
 
     def parts(self) -> Tuple['_Part', '_Part']:
-        """Batches to fit to, and batches of every fifth image, held out."""
+        """Return batches for fitting, and batches of the held-out images, which are every fifth."""
         held_out = self.chosen[HELD_OUT - 1::HELD_OUT]
         rest = sorted(set(self.chosen) - set(held_out))
         return _Part(self.loader, rest), _Part(self.loader, held_out)
 
 
 class _Sampler(Sampler):
-    """Gives the indices that it was last told."""
+    """Sampler of the indices that were last assigned to it."""
 
     def __init__(self, dataset: Dataset, seed: Optional[int] = None):
         self.dataset = dataset
@@ -60,7 +61,8 @@ class _Sampler(Sampler):
 
 
 class _Part:
-    """Batches of some images of a loader, one pass at a time."""
+    """Iterable over batches of some images. Parts share the loader, so only one may be iterated at
+    a time."""
 
     def __init__(self, loader, indices: Sequence[int]):
         self.loader, self.indices = loader, indices

@@ -1,5 +1,5 @@
-"""What the scores say of windows or tokens, beside what running these adds to the features and to
-the task."""
+"""Correlation of the scores of windows or tokens with the effect of running these on the features
+and the loss."""
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
@@ -11,21 +11,21 @@ from scipy.stats import spearmanr
 
 from ...models import SparseBackbone
 
-FEWEST = 3  # windows or tokens of an image, for a rank correlation
+FEWEST = 3  # windows or tokens per image needed for a rank correlation
 
 
 @dataclass
 class StageRow:
-    """A score in a stage; means over images, None where no image gives a figure.
+    """Statistics of a score in a stage: means over images, None if undefined for all images.
 
     Attributes:
-        stage: Index.
-        score: Name.
+        stage: Index of the stage.
+        score: Name of the score.
         spread: Coefficient of variation of the score over the windows or tokens of an image.
         update: Rank correlation, within an image, of the score of a window or token with the norm
-            of what the stage's blocks add to it. In a ViT that chooses before each layer, that of
-            each layer, and their mean.
-        gain: Likewise with that norm times the norm of the loss's gradient there.
+            of the update that the stage's blocks add to it. For a ViT that selects before each
+            layer, the mean of the correlations of the layers.
+        gain: The same with this norm times the norm of the loss's gradient at that place.
     """
     stage: int
     score: str
@@ -35,14 +35,14 @@ class StageRow:
 
 
 class ScoreSurvey:
-    """Takes in dense passes of a backbone. Use it as a context.
+    """Context manager that collects statistics of scores from dense passes of a backbone.
 
-    What lies wholly in padding does not count. See
+    Windows or tokens that lie entirely in padding are ignored. See
     :meth:`~sparsevit_mm.models.interface.SparseBackbone.watching`.
 
     Args:
-        backbone: In eval mode.
-        scores: Names.
+        backbone: Backbone in eval mode.
+        scores: Names of the scores.
     """
 
     def __init__(self, backbone: SparseBackbone, scores: Sequence[str]):
@@ -61,7 +61,7 @@ class ScoreSurvey:
 
     @torch.no_grad()
     def take(self) -> None:
-        """Takes in the last pass, after its backward pass if there is one."""
+        """Add the last pass. Call it after the backward pass if there is one."""
         for seen in self._last():
             for name, scores in seen.scores.items():
                 for image, which in enumerate(seen.inside):
@@ -79,24 +79,24 @@ class ScoreSurvey:
                 values.append(float(spearmanr(score, worth).statistic))
 
     def rows(self) -> List[StageRow]:
-        """By stage, then by score."""
+        """Return the statistics ordered by stage, then by score."""
         return [StageRow(stage, score, *(float(np.mean(v)) if v else None for v in values))
                 for (stage, score), values in self._cells.items()]
 
 
 def survey(model: BaseModel, backbone: SparseBackbone, scores: Sequence[str],
            batches: Iterable, with_loss: bool) -> List[StageRow]:
-    """Runs a model dense, in eval mode.
+    """Run a model dense in eval mode and return statistics of its scores.
 
     Args:
-        model: Of any toolkit.
-        backbone: Its own.
-        scores: Names.
-        batches: As its data loader gives them.
-        with_loss: Whether to compute the loss and its gradients; the batches then need labels.
+        model: Model of any toolkit.
+        backbone: Its sparse backbone.
+        scores: Names of the scores.
+        batches: Batches from the data loader.
+        with_loss: Whether to compute the loss and its gradients. The batches then need labels.
 
     Raises:
-        Exception: Of many kinds, by model and pipeline, where the loss lacks what it needs.
+        Exception: If the loss cannot be computed. The type depends on the model and the pipeline.
     """
     sparsity, backbone.sparsity = backbone.sparsity, 0.
     model.eval()
@@ -116,9 +116,9 @@ def survey(model: BaseModel, backbone: SparseBackbone, scores: Sequence[str],
 
 
 def _differentiate(model: BaseModel, batch) -> None:
-    model.training = True  # its own flag: DINO and its like compute the loss only then
+    model.training = True  # this flag only: DINO and others compute losses only in train mode
     with torch.enable_grad():
-        data = model.data_preprocessor(batch, True)  # which pads the labels too
+        data = model.data_preprocessor(batch, True)  # training mode also pads the labels
         losses = model(**data, mode='loss')
         model.parse_losses(losses)[0].backward()
 

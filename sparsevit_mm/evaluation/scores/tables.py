@@ -1,4 +1,4 @@
-"""Tables of what a check of the scores found."""
+"""Tables for the result of a comparison of scores."""
 from typing import Iterator, List, Optional, Sequence
 
 from rich.box import SIMPLE_HEAD
@@ -9,7 +9,8 @@ from .survey import StageRow
 
 
 def comparison_table(comparison: ScoreComparison, title: str) -> Table:
-    """Metric, difference to the config's own score and share of objects that ran, of each score."""
+    """Return a table with the metric, its difference to the config's score, and the share of the
+    objects' area that ran, for each score."""
     table = _table(title)
     figure = comparison.metric.rsplit('/', 1)[-1]
     drawn = f'(95% over {comparison.rows[0].intervals[0].unit})'
@@ -32,7 +33,7 @@ def comparison_table(comparison: ScoreComparison, title: str) -> Table:
 
 
 def stage_table(rows: Sequence[StageRow], labelled: Optional[str]) -> Table:
-    """Spread and rank correlations of each score in each stage."""
+    """Return a table with the spread and rank correlations of each score in each stage."""
     table = _table('scores in each stage; rank correlations within an image')
     table.add_column('score')
     table.add_column('spread', justify='right')
@@ -50,7 +51,7 @@ def stage_table(rows: Sequence[StageRow], labelled: Optional[str]) -> Table:
 
 
 def notes(rows: Sequence[StageRow], labelled: Optional[str]) -> Iterator[str]:
-    """What the columns of :func:`stage_table` mean."""
+    """Yield explanations of the columns of :func:`stage_table`."""
     yield ('spread: coefficient of variation over the windows or tokens of an image; update: norm '
            'of what the blocks that share a choice add to them, in a dense pass')
     yield (f'gradient x update: on {labelled}' if labelled else
