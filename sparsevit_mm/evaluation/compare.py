@@ -77,8 +77,8 @@ class Comparison:
         objective = default_metric(cfg)
         self._resample = self._evaluator.main.resampler(objective)
         if self._resample is None:
-            raise ValueError(f'{type(self._evaluator.metric).__name__} has no resamples of '
-                             f'{objective}')
+            raise ValueError(f'{type(self._evaluator.metric).__name__}: bootstrap of {objective} '
+                             f'is not supported')
         self.meter = make_meter(self._evaluator, self._evaluator.main, setting, rounds,
                                 scales)
 

@@ -150,8 +150,8 @@ class Evaluator:
             self._run_batch()
         idle = [name for name in self.set_knobs.names if name not in read]
         if idle:
-            raise ValueError(f'{type(self.model).__name__} does not read {", ".join(idle)} when it '
-                             f'predicts: nothing would change with it')
+            raise ValueError(f'{type(self.model).__name__} does not read {", ".join(idle)} at '
+                             f'prediction, so setting it has no effect')
 
     def _run_batch(self) -> None:
         loader = self.runner.val_dataloader

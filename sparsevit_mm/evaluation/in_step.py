@@ -41,7 +41,7 @@ class InStep:
         if self._group is None:
             return self.function(*args)
         if not self._served:
-            raise OutOfStep('rank 0 alone begins a step, and none after stop() or an error: '
+            raise OutOfStep('only rank 0 can start a step, and not after stop() or an error: '
                             f'this is rank {self.rank}')
         self._served = False  # if the function fails, the other ranks may be stuck in it
         self._send(args)

@@ -114,7 +114,7 @@ class Resampled:
         one, other = self._beside(other), other._beside(self)
         count = min(len(one.bootstrap), len(other.bootstrap))
         if one.unit != other.unit or len(one.jackknife) != len(other.jackknife):
-            raise ValueError(f'resamples of {one.unit} and {other.unit} can not be paired')
+            raise ValueError(f'can not pair resamples of {one.unit} with those of {other.unit}')
         return Resampled(one.estimate + other.estimate,
                          one.bootstrap[:count] + other.bootstrap[:count],
                          one.jackknife + other.jackknife, one.unit, one.num_units)
@@ -156,8 +156,8 @@ class Resampled:
             ValueError: If `content` holds only resamples, as stored by earlier versions.
         """
         if not isinstance(content, Mapping):
-            raise ValueError('resamples of an earlier version, without the figure on all images: '
-                             'evaluate again')
+            raise ValueError('the resamples are from an earlier version and lack the value on all '
+                             'images: evaluate again')
         return cls(content['estimate'], np.asarray(content['bootstrap'], float),
                    np.asarray(content['jackknife'], float), content['unit'],
                    content['num_units'])

@@ -42,7 +42,8 @@ def default_metric(cfg: Config) -> str:
         for name, metric in _METRICS.items():
             if is_type(evaluator, name):
                 return metric
-    raise ValueError(f'--metric is needed: {[e.get("type") for e in evaluators]} has no default')
+    raise ValueError(f'--metric is required: there is no default for '
+                     f'{[e.get("type") for e in evaluators]}')
 
 
 def check_metric(metrics: Metrics, metric: str) -> None:
@@ -53,15 +54,15 @@ def check_metric(metrics: Metrics, metric: str) -> None:
             -1 from pycocotools, for example if there is no object of a size.
     """
     if not metrics:
-        raise ValueError('the dense model detects nothing, so the evaluator gives no metric: '
+        raise ValueError('the dense model detects nothing, so the evaluator reports no metrics: '
                          'is this the right checkpoint?')
     if metric not in metrics:
-        raise ValueError(f'the evaluator gives no {metric!r}; it gives {", ".join(metrics)}')
+        raise ValueError(f'the evaluator reports no {metric!r}, only {", ".join(metrics)}')
     if metrics[metric] != metrics[metric]:
-        raise ValueError(f'{metric} of the dense model is NaN: nothing can be compared with it')
+        raise ValueError(f'{metric} of the dense model is NaN, so it can not serve as a baseline')
     if metrics[metric] < 0 and _NEVER_NEGATIVE.search(metric):
-        raise ValueError(f'{metric} is {metrics[metric]:g}, undefined: the data hold no object '
-                         f'that it counts')
+        raise ValueError(f'{metric} is {metrics[metric]:g}, which means undefined: the data '
+                         f'contain no object that it counts')
 
 
 def check_key(metrics: Sequence[BaseMetric], key: str,
@@ -86,12 +87,12 @@ def check_key(metrics: Sequence[BaseMetric], key: str,
         given |= {f'{metric.prefix}/{k}' if metric.prefix else k for k in keys}
     else:
         if key not in given:
-            raise ValueError(f'the evaluator gives no {key!r}; it gives '
+            raise ValueError(f'the evaluator reports no {key!r}, only '
                              f'{", ".join(sorted(given))}')
         return
     seen = first_batch()
     if seen and key not in seen:  # a detector may find nothing on one batch
-        raise ValueError(f'the evaluator gives no {key!r}; it gives {", ".join(seen)}')
+        raise ValueError(f'the evaluator reports no {key!r}, only {", ".join(seen)}')
 
 
 def known_keys(metric: BaseMetric) -> Optional[List[str]]:

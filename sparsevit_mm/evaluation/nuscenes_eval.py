@@ -33,7 +33,7 @@ def accept_any_predictions(metric) -> None:
                     mmengine, 'track_iter_progress', iter):
                 return compute(results)
         except AssertionError as error:
-            raise ValueError(f'the nuScenes devkit refuses to score this: {error}') from error
+            raise ValueError(f'the nuScenes devkit rejects the predictions: {error}') from error
         except Exception as error:
             if _NO_BOXES in str(error):
                 return {}

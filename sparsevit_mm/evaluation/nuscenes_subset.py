@@ -53,12 +53,12 @@ def write_frames(infos: Dict, data_root: str, version: str, work_dir: str, name:
                          f'{", ".join(EVAL_SETS)}: see metainfo.version of the data set')
     tables = Path(data_root).resolve() / version
     if not tables.is_dir():
-        raise FileNotFoundError(f'the tables of nuScenes {version} are not there: {tables}')
+        raise FileNotFoundError(f'tables of nuScenes {version} not found: {tables}')
     target = Path(work_dir).resolve() / f'{name}_{_fingerprint(infos, tables)}'
     if target.is_dir():
         return target
-    print_log(f'cutting the tables in {tables} to {len(infos["data_list"])} frames; '
-              'of a large version this takes some minutes, once', 'current')
+    print_log(f'reducing the tables in {tables} to {len(infos["data_list"])} frames; '
+              'for a large version this takes some minutes, but only once', 'current')
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=target.parent, prefix='.partial_') as partial:
         whole = Path(partial) / 'whole'
@@ -134,7 +134,7 @@ def _check_frames(tokens: List[str], samples: List[Dict], scenes: List[Dict],
             raise ValueError(f'sample {token} of the annotation file is not in {tables}')
         if names[scene_of[token]] not in in_split:
             raise ValueError(f'sample {token} of the annotation file is in '
-                             f'{names[scene_of[token]]}, which {split} does not have: '
+                             f'{names[scene_of[token]]}, which is not in {split}: '
                              f'NuScenesMetric would not score it')
     return {scene_of[token] for token in tokens}
 
@@ -148,5 +148,5 @@ def _check_objects(shown: Set[str], categories: List[Dict]) -> None:
     from nuscenes.eval.detection.utils import category_to_detection_name
     if not any(category_to_detection_name(row['name']) for row in categories
                if row['token'] in shown):
-        raise ValueError('the frames drawn show no object of the classes that nuScenes scores: '
-                         'more --num-samples or another seed may')
+        raise ValueError('the drawn frames show no object of a class that nuScenes scores: '
+                         'increase --num-samples or change the seed')

@@ -44,8 +44,8 @@ def restrict_to_subset(cfg: Config, split: str, num_samples: int, seed: int,
         transform = next((t for name, t in _TRANSFORMS.items() if is_type(evaluator, name)), None)
         if transform is None or 'pipeline' not in dataset:
             raise ValueError(
-                f'--num-samples does not know how to restrict {evaluator.get("type")} on '
-                f'{dataset.get("type")}; it knows {", ".join(_TRANSFORMS)} on plain data sets')
+                f'--num-samples does not support {evaluator.get("type")} on '
+                f'{dataset.get("type")}, only {", ".join(_TRANSFORMS)} on unwrapped data sets')
         transform(dataset, evaluator, num_samples, seed, work_dir)
 
 

@@ -57,18 +57,18 @@ def order_checkpoint(cfg: Config, checkpoint: str, out: Path, importance: str = 
             and neurons, which sorting would apply to the wrong weights.
     """
     if importance not in IMPORTANCES:
-        raise ValueError(f'importance {importance!r} is none of {", ".join(IMPORTANCES)}')
+        raise ValueError(f'importance {importance!r} is not one of {", ".join(IMPORTANCES)}')
     if num_images < 1:
         raise ValueError(f'{num_images} images: at least one is needed')
     if out.is_dir():
         raise ValueError(f'{out} is a folder')
     if out.exists() and not overwrite:
-        raise FileExistsError(f'{out} is there already: --overwrite, or another -o')
+        raise FileExistsError(f'{out} already exists: use --overwrite or another -o')
     content = read_checkpoint(checkpoint)
     masked = [record for record in MASKS if record in content]
     if masked:
-        raise ValueError(f'checkpoint {checkpoint} is of a training with masks ({masked[0]}), '
-                         f'which are of heads and neurons where they are: compact it first, with '
+        raise ValueError(f'checkpoint {checkpoint} contains masks ({masked[0]}) for the current '
+                         f'order of heads and neurons: compact it first with '
                          f'tools/compact_model.py')
     prepare(cfg, device)
     model, _ = load_model(cfg, checkpoint, device)

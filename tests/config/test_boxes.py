@@ -157,7 +157,7 @@ def test_a_file_without_objects_has_no_subset(config):
 def test_a_metric_that_is_undefined_is_told():
     """pycocotools: no object of that size."""
     check_metric({'coco/bbox_mAP': 0.}, 'coco/bbox_mAP')
-    with pytest.raises(ValueError, match='bbox_mAP_l is -1, undefined: the data hold no object'):
+    with pytest.raises(ValueError, match='bbox_mAP_l is -1, .*no object'):
         check_metric({'coco/bbox_mAP': .1, 'coco/bbox_mAP_l': -1.}, 'coco/bbox_mAP_l')
     check_metric({'loss': -1.}, 'loss')
 

@@ -65,7 +65,7 @@ def test_the_resamples_that_both_have_are_paired():
 
 def test_resamples_of_other_units_are_refused():
     scenes = Resampled(.4, figure().bootstrap, np.zeros(0), '12 scenes', 12)
-    with pytest.raises(ValueError, match='200 images and 12 scenes can not be paired'):
+    with pytest.raises(ValueError, match='200 images .* 12 scenes'):
         difference(figure(), scenes)
     with pytest.raises(ValueError, match='an earlier version.*evaluate again'):
         interval([.1, .2])

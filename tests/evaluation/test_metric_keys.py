@@ -27,7 +27,7 @@ def test_what_an_evaluator_gives_is_taken(metric, key):
     (coco(), 'coco/box_mAP', 'coco/bbox_mAP'), (coco(metric='bbox'), 'coco/segm_mAP', '_mAP_s'),
     (IoUMetric(), 'mDice', 'mIoU'), (IoUMetric(), 'miou', 'aAcc')])
 def test_what_it_does_not_give_is_refused_with_what_it_gives(metric, key, listed):
-    with pytest.raises(ValueError, match=f"no '{key}'; it gives .*{listed}"):
+    with pytest.raises(ValueError, match=f"'{key}', .*{listed}"):
         check_key([metric], key, never)
 
 
@@ -40,7 +40,7 @@ def test_where_keys_are_not_known_one_batch_tells():
     assert known_keys(ToyMetric()) is None is known_keys(coco(classwise=True))
     check_key([ToyMetric()], 'toy/output', lambda: {'toy/output': 1.})
     check_key([coco(classwise=True)], 'coco/bbox_mAP', dict)  # nothing detected there
-    with pytest.raises(ValueError, match="no 'toy/outptu'; it gives toy/output"):
+    with pytest.raises(ValueError, match="'toy/outptu', .*toy/output"):
         check_key([ToyMetric()], 'toy/outptu', lambda: {'toy/output': 1.})
 
 

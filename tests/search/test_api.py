@@ -118,7 +118,7 @@ def test_a_work_directory_of_any_name_has_its_own_study(toy, tmp_path, name):
 
 def test_a_misspelt_metric_is_told_before_anything_is_evaluated(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(Evaluation, '__call__', lambda *_: pytest.fail('evaluated'))
-    with pytest.raises(ValueError, match="no 'toy/outptu'; it gives toy/sparsity"):
+    with pytest.raises(ValueError, match="'toy/outptu', .*toy/sparsity"):
         search(*toy, '500%', work_dir=tmp_path / 's', **{**FEW, 'metric': 'toy/outptu'})
     assert not list(tmp_path.rglob('search.json'))
 

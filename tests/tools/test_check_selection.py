@@ -71,7 +71,7 @@ def test_a_segmentor_at_another_sparsity_on_some_images(tiny_seg, tmp_path):
     check_laws(report, outcome, 1)
     comparison = report['comparison']
     assert (comparison['metric'], comparison['num_images']) == ('mIoU', 4)
-    assert comparison['labels'] == ['60%'] and 'objects run' not in outcome.output
+    assert comparison['labels'] == ['60%'] and 'object area run' not in outcome.output
     assert all(row['shares'] is None for row in comparison['rows'])
 
 

@@ -82,7 +82,7 @@ def check_selection(cfg: Config, checkpoint: str, sparsities: Sequence[Sparsity]
     configs = list(dict.fromkeys(backbone.space.config(s) for s in sparsities))
     for config in configs:
         if config.is_dense:
-            raise ValueError(f'sparsity {config} is dense: everything runs under any score')
+            raise ValueError(f'sparsity {config} is dense, so the score has no effect')
     check_importance(evaluator.selection.importance, cfg, checkpoint, backbone)
     configured = backbone.sparsity
     for config in configs:
@@ -112,8 +112,8 @@ class _ObjectShares:
         metric = evaluator.metric
         truth = metric._coco_api
         if truth is not None and all(a.get('iscrowd') for a in truth.anns.values()):
-            raise ValueError(f'the {len(truth.imgs)} images of val hold no object, so nothing can '
-                             f'be scored: take more of them, or others by another seed')
+            raise ValueError(f'the {len(truth.imgs)} val images contain no object, so there is '
+                             f'nothing to score: use more images or another seed')
         self.score = DetectionScore(metric)
         self.recorder = ShareRecorder(evaluator.backbone, self.score.add)
         evaluator.runner.register_hook(self.recorder)

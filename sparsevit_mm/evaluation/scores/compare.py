@@ -146,10 +146,10 @@ def check_importance(name: str, cfg: Config, checkpoint: str,
             lacks its weights.
     """
     if name not in backbone.scores:
-        raise ValueError(f'importance {name!r} is none of {", ".join(backbone.scores)}')
+        raise ValueError(f'importance {name!r} is not one of {", ".join(backbone.scores)}')
     if name in TRAINED and name not in usable_scores(cfg, checkpoint, backbone):
-        raise ValueError(f'importance {name!r} needs weights of its own, and {checkpoint} holds '
-                         f'none: {TRAINED[name]}')
+        raise ValueError(f'importance {name!r} needs trained weights, which {checkpoint} lacks: '
+                         f'{TRAINED[name]}')
 
 
 def compare_scores(evaluator: Evaluator, evaluate: Evaluation, metric: str,
@@ -175,8 +175,8 @@ def compare_scores(evaluator: Evaluator, evaluate: Evaluation, metric: str,
     own = evaluator.selection.importance
     resample = evaluate.resampler(metric)
     if resample is None:
-        raise ValueError(f'{type(evaluate.metric).__name__} has no resamples of {metric}, so that '
-                         f'scores can not be told from chance by it')
+        raise ValueError(f'{type(evaluate.metric).__name__}: bootstrap of {metric} is not '
+                         f'supported, so differences between scores can not be tested')
     trial = _Trial(evaluator, evaluate, metric, lambda: resample(RESAMPLES, seed), seed, shares)
     report('dense')
     dense = trial.dense(len(sparsities))

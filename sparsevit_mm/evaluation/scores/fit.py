@@ -102,7 +102,7 @@ def fit_importance(model: nn.Module, batches: Iterable, targets: str = GRADIENT,
         NoLoss: If the loss cannot be computed; only with 'gradient'.
     """
     if targets not in TARGETS:
-        raise ValueError(f'targets {targets!r} are none of {", ".join(TARGETS)}')
+        raise ValueError(f'targets {targets!r} must be one of {", ".join(TARGETS)}')
     model = unwrapped(model)
     backbone = get_sparse_backbone(model)
     backbone.make_heads()
@@ -120,8 +120,8 @@ def fit_importance(model: nn.Module, batches: Iterable, targets: str = GRADIENT,
             watch(batches, fitter.take)
         images = [stage.images for stage in fitter.stages]
         if not any(images):
-            raise ValueError('nothing to fit the heads to: in no image were the targets finite '
-                             'and different from token to token')
+            raise ValueError('nothing to fit the heads to: in every image the targets are not '
+                             'finite or are equal for all tokens')
         for stage, channels in zip(backbone.stages, backbone.num_features):
             stage.importance.load_state_dict(ImportanceHead(channels).state_dict())
         fitter.fit()
@@ -168,11 +168,11 @@ def fit_checkpoint(cfg: Config, checkpoint: str, out: Path, num_images: int = 20
     if num_images < 1:
         raise ValueError(f'{num_images} images: at least one is needed')
     if targets not in (None, *TARGETS):
-        raise ValueError(f'targets {targets!r} are none of {", ".join(TARGETS)}')
+        raise ValueError(f'targets {targets!r} must be one of {", ".join(TARGETS)}')
     if out.is_dir():
         raise ValueError(f'{out} is a folder')
     if out.exists() and not overwrite:
-        raise FileExistsError(f'{out} is there already: --overwrite, or another --out')
+        raise FileExistsError(f'{out} already exists: use --overwrite or another --out')
     content = read_checkpoint(checkpoint)
     prepare(cfg, device)
     split = _choose_split(cfg, targets, say)

@@ -16,10 +16,10 @@ def comparison_table(comparison: ScoreComparison, title: str) -> Table:
     drawn = f'(95% over {comparison.rows[0].intervals[0].unit})'
     for label in comparison.labels:
         table.add_column(f'{figure}, {label}\n{drawn}', justify='right')
-    table.add_column(f'mean less {comparison.own!r}\n{drawn}', justify='right')
+    table.add_column(f'mean minus {comparison.own!r}\n{drawn}', justify='right')
     shares = any(row.shares for row in comparison.rows)
     for label in comparison.labels if shares else ():
-        table.add_column(f'objects run\n{label}', justify='right')
+        table.add_column(f'object area run\n{label}', justify='right')
     form = '.1f' if max(max(row.values) for row in comparison.rows) > 1 else '.3f'
     for row in comparison.rows:
         cells = [f'{value:{form}} ({interval.ends(form)})'
