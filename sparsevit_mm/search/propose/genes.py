@@ -1,9 +1,9 @@
-"""Operators on genes: how a search draws, crosses and mutates configurations. Where ratios never
-fall within a stage, genes stay sorted.
+"""Genetic operators of a search: drawing, crossover and mutation of configurations.
 
-Independent draws, sorted within the stage, as published, are nearly all alike where a stage is
-deep: the mean of nine draws hardly varies. The operators here act on sorted genes and keep them
-sorted, so that draws cover the cost evenly and children lie between, or well beyond, their parents.
+In a deep stage, the published independent draws, sorted within the stage, are nearly all alike: the
+mean of nine draws hardly varies. If ratios must not decrease within a stage, the operators here act
+on sorted genes and keep them sorted, so that draws cover the cost evenly and children lie between,
+or well beyond, their parents.
 """
 from functools import lru_cache
 from typing import Callable, List, Sequence
@@ -12,8 +12,8 @@ import numpy as np
 
 from ...sparsity import SparsityConfig, SparsitySpace
 
-PROPOSALS = 32  # of which a draw takes the one nearest to its cost
-MUTATION = .1  # per gene, as published
+PROPOSALS = 32  # per draw, which takes the one nearest to its target cost
+MUTATION = .1  # probability per gene, as published
 _GOLDEN = (5**.5 - 1) / 2
 
 
@@ -21,10 +21,11 @@ class Genes:
     """Draws, crosses and mutates configurations of a space.
 
     Args:
-        space: The configurations.
-        cost: Configuration -> cost, MACs say: higher for lower ratios.
-        rng: Source of all randomness.
-        max_cost: Draws stay below it as far as the space allows.
+        space: Search space.
+        cost: Function that maps a configuration to a cost that decreases as ratios increase, such
+            as MACs.
+        rng: Random number generator.
+        max_cost: Upper limit of the costs that draws aim at.
     """
 
     def __init__(self, space: SparsitySpace, cost: Callable[[SparsityConfig], float],
@@ -37,17 +38,22 @@ class Genes:
         self._encode = lru_cache(1 << 12)(space.encode)  # parents have many children
 
     def draw(self) -> SparsityConfig:
-        """A configuration whose cost is the next of a sequence that fills the range from the
-        sparsest to the dense one evenly, however many are drawn."""
+        """Draw a configuration close to the next cost of a low-discrepancy sequence.
+
+        The sequence covers the range from the sparsest to the dense configuration evenly, however
+        many are drawn.
+        """
         self._place = (self._place + _GOLDEN) % 1
         target = self.low + self._place * (self.high - self.low)
         proposals = [self.spread() for _ in range(PROPOSALS)]
         return min(proposals, key=lambda config: abs(self.cost(config) - target))
 
     def spread(self) -> SparsityConfig:
-        """A configuration of any cost: each stage anywhere from flat to steep, about a centre of
-        its own; the centres lie about a common level, so that the cheapest and the dearest
-        configurations occur too."""
+        """Draw a configuration of any cost.
+
+        Each stage varies around its own centre, from not at all to strongly. The centres vary
+        around a common level, so that the cheapest and the most expensive configurations occur.
+        """
         n = len(self.space.choices)
         level, width = self.rng.random(2)
         genes: List[int] = []
@@ -60,8 +66,10 @@ class Genes:
         return self.space.decode(genes)
 
     def cross(self, a: SparsityConfig, b: SparsityConfig) -> SparsityConfig:
-        """Each stage from one parent, or pair by pair from either. A pair's ratio lies between
-        those of its parents."""
+        """Cross two parents, taking each stage as a whole, or gene by gene, from either of them.
+
+        Each ratio lies between those of the parents.
+        """
         genes: List[int] = []
         for stage in zip(self._stages(a), self._stages(b)):
             size = len(stage[0])
@@ -72,8 +80,11 @@ class Genes:
         return self.space.decode(genes)
 
     def mutate(self, config: SparsityConfig) -> SparsityConfig:
-        """Each gene changes with the published probability to any choice, and its neighbours in the
-        stage follow as far as nesting demands: a first pair at 0.8 takes all along."""
+        """Set each gene to a random choice with the published probability.
+
+        In a nested space the other genes of the stage follow as far as necessary to stay sorted: a
+        ratio of 0.8 in the first pair raises all others to at least that.
+        """
         genes: List[int] = []
         for stage in self._stages(config):
             stage = np.array(stage)
@@ -88,7 +99,7 @@ class Genes:
         return self.space.decode(genes)
 
     def _spread_knobs(self) -> List[int]:
-        """Of each knob any value; widths lie about a level of their own, as ratios do."""
+        """Draw the genes of the knobs: widths around a common level, like ratios, others freely."""
         knobs = self.space.knobs
         if not any(knob.is_width for knob in knobs):
             return [self._knob(i) for i in range(len(knobs))]
@@ -103,7 +114,7 @@ class Genes:
         return list(self.space.by_stage(self._encode(config)))
 
     def _knobs(self, config: SparsityConfig) -> Sequence[int]:
-        """Genes beside the ratios."""
+        """Return the genes of the knobs."""
         genes = self._encode(config)
         return genes[len(genes) - len(self.space.knobs):]
 

@@ -1,6 +1,8 @@
-"""What proposes configurations to an Optuna study: the search's own evolution and what it is
-compared with. All of them are stateless, so that several workers may share a study, and go on with
-it later: what was evaluated are the study's COMPLETE trials."""
+"""Optuna samplers that propose configurations: the default evolution and alternatives.
+
+All of them are stateless, so that several workers can share a study and resume it. The evaluated
+candidates are the COMPLETE trials of the study.
+"""
 from typing import Callable, Dict, Iterable, List, Sequence, Tuple
 
 import numpy as np
@@ -16,25 +18,26 @@ from .genes import MUTATION, Genes
 from .surrogate import QuadraticModel, fit_inside
 
 SAMPLERS = ('nsga2', 'tpe', 'random', 'published')
-TRIES = 20  # at a configuration that was not met yet
-STARTUP = 10  # evaluations before a model says anything
-CHILDREN, STRANGERS = 48, 16  # to choose from: bred, and from anywhere
+TRIES = 20  # attempts to propose an unseen configuration
+STARTUP = 10  # evaluations before the surrogate models are used
+CHILDREN, STRANGERS = 48, 16  # per proposal: children of parents, and independent draws
 POPULATION, PARENTS = 100, 25  # as published
 
 
 def make_sampler(name: str, genes: Genes, known: Callable[[SparsityConfig], bool],
                  population_size: int, seed: int) -> BaseSampler:
-    """A sampler for studies over :func:`search_space`.
+    """Create a sampler for studies over :func:`search_space`.
 
     Args:
         name: One of :data:`SAMPLERS`.
-        genes: Operators and source of randomness.
-        known: Tells configurations that any worker met; a sampler avoids them.
-        population_size: Of 'nsga2'; 'published' has its own.
-        seed: Of what Optuna draws by itself.
+        genes: Genetic operators and random number generator.
+        known: Function that tells whether any worker has seen a configuration. The sampler avoids
+            such configurations.
+        population_size: Population size of 'nsga2'.
+        seed: Seed of Optuna's own random draws.
 
     Raises:
-        ValueError: There is no such sampler.
+        ValueError: If the name is unknown.
     """
     if name == 'nsga2':
         return NestedSampler(genes, known, population_size=population_size, seed=seed)
@@ -48,11 +51,11 @@ def make_sampler(name: str, genes: Genes, known: Callable[[SparsityConfig], bool
 
 
 class ConfigSampler(BaseSampler):
-    """Base of the samplers: they propose whole configurations, and try again at one that is known.
+    """Base class of samplers that propose whole configurations and avoid known ones.
 
     Args:
-        genes, known: As :func:`make_sampler` takes them.
-        settings: Of the Optuna sampler behind.
+        genes, known: See :func:`make_sampler`.
+        settings: Arguments of the Optuna sampler that a subclass also inherits from.
     """
 
     def __init__(self, genes: Genes, known: Callable[[SparsityConfig], bool], **settings):
@@ -74,20 +77,21 @@ class ConfigSampler(BaseSampler):
         raise NotImplementedError
 
     def vary(self, study, trial, config: SparsityConfig) -> SparsityConfig:
-        """In place of one that is known."""
+        """Propose a replacement for a known configuration."""
         return self.propose(study, trial)
 
 
 class NestedSampler(ConfigSampler, NSGAIISampler):
-    """Evolution with the operators of :class:`~.genes.Genes` and the elite selection of
-    NSGA-II, in a steady state: all that was evaluated is the population, so that each child has
-    the best parents there are. Of many children that one is proposed which may become the best.
+    """Steady-state NSGA-II with the operators of :class:`~.genes.Genes` and surrogate models.
 
-    What a child may reach is predicted from all evaluated trials
-    (:class:`~.surrogate.QuadraticModel`, an upper confidence bound); whether it is inside the
-    limits, from those that were not (PRUNED). With two objectives each child is one step along
-    the front: a weight of either is drawn, and the shortfall from the best of both, so weighted
-    (Chebyshev), is what counts.
+    All evaluated trials form the population, so that parents are always the best so far. Of many
+    children, the one with the best predicted score is proposed.
+
+    The score is an upper confidence bound from all evaluated and screened trials
+    (:class:`~.surrogate.QuadraticModel`). Children that are probably outside the limits, judging
+    by the trials that were (PRUNED), are avoided. With two objectives, the score is their
+    Chebyshev scalarisation with weights drawn anew for each proposal, which spreads the proposals
+    along the front.
     """
 
     def propose(self, study, trial) -> SparsityConfig:
@@ -118,17 +122,21 @@ class NestedSampler(ConfigSampler, NSGAIISampler):
         return list(dict.fromkeys(bred + [genes.spread() for _ in range(STRANGERS)]))
 
     def _too_slow(self, pruned: Sequence[FrozenTrial], sparsity: float) -> np.ndarray:
-        """Features of those outside the limits, less those below a lower limit."""
+        """Return the features of trials above the limits.
+
+        Trials outside the limits with a mean of at least `sparsity` are left out: they probably
+        violate the lower limit.
+        """
         slow = self._features(_genes(
             t for t in pruned if figures_of(t).get('state', OUTSIDE) == OUTSIDE))
         return slow[slow.mean(1) < sparsity] if len(slow) else slow
 
     def _features(self, genes: Iterable[Sequence[int]]) -> np.ndarray:
-        """From 0 to 1, (N, genes)."""
+        """Scale genes to [0, 1], as an array (N, D)."""
         highest = np.array(self.space.gene_sizes) - 1
         return np.array(list(genes)).reshape(-1, len(highest)) / np.maximum(1, highest)
 
-    # Elite selection is from the population of the last generation and its parents:
+    # NSGAIISampler selects parents from the last generation and its parent population
     def get_population(self, study, generation) -> List[FrozenTrial]:
         return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, ))
 
@@ -138,8 +146,11 @@ class NestedSampler(ConfigSampler, NSGAIISampler):
 
 def _observations(evaluated: Sequence[FrozenTrial],
                   pruned: Sequence[FrozenTrial]) -> Tuple[List[List[int]], np.ndarray]:
-    """Genes and objectives to learn from: of what was evaluated, and of what a first look turned
-    away, whose metric a line through the others' first looks and metrics gives."""
+    """Return the genes and objectives (N, num_objectives) to fit the surrogate model to.
+
+    Besides evaluated trials these include screened ones. A linear fit of metric to first look over
+    the evaluated trials estimates their metric.
+    """
     trials, values = list(evaluated), [t.values for t in evaluated]
     looked = [(figures_of(t)['first_look'], t.values[0]) for t in evaluated
               if figures_of(t).get('first_look') is not None]
@@ -156,7 +167,15 @@ def _observations(evaluated: Sequence[FrozenTrial],
 
 def _chebyshev(directions, seen: np.ndarray, values: np.ndarray, new: np.ndarray,
                rng: np.random.Generator) -> np.ndarray:
-    """How good the children may be, (N, ); with one objective, its optimistic prediction."""
+    """Return the score of each child, shape (M,), higher is better.
+
+    Args:
+        directions: Directions of the objectives.
+        seen: (N, D) features of the trials to learn from.
+        values: (N, num_objectives) objectives of these trials.
+        new: (M, D) features of the children.
+        rng: Random number generator.
+    """
     signs = [1 if d == StudyDirection.MAXIMIZE else -1 for d in directions]
     values = values * signs
     reach = np.stack([QuadraticModel(seen, v).optimistic(new) for v in values.T], 1)
@@ -165,8 +184,11 @@ def _chebyshev(directions, seen: np.ndarray, values: np.ndarray, new: np.ndarray
 
 
 class NestedTPESampler(ConfigSampler, TPESampler):
-    """Optuna's TPE; what it draws is sorted within the stages, and mutated until it is new. Before
-    it has enough to go by, even draws."""
+    """Optuna's TPE with genes sorted within each stage.
+
+    Known configurations are mutated. Until TPE has enough trials, configurations are drawn evenly
+    in cost.
+    """
 
     def propose(self, study, trial) -> SparsityConfig:
         params = TPESampler.sample_relative(self, study, trial, search_space(self.space))
@@ -184,9 +206,11 @@ class IndependentSampler(ConfigSampler, RandomSampler):
 
 
 class PublishedSampler(ConfigSampler, RandomSampler):
-    """The published evolution (SparseViT, section 3.3): the first population is drawn at random;
-    then the best 25 of all generations so far are the parents of the next 100, half of which are
-    mutated parents, half uniform crossovers of two.
+    """Published evolutionary search (SparseViT, section 3.3).
+
+    The first population is drawn at random. Then the best 25 of all previous generations are the
+    parents of the next 100 configurations: half are mutated parents, half uniform crossovers of
+    two.
 
     Raises:
         ValueError: On the first trial, if the study has two objectives.
@@ -200,7 +224,7 @@ class PublishedSampler(ConfigSampler, RandomSampler):
     def propose(self, study, trial) -> SparsityConfig:
         rng = self.genes.rng
         trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, ))
-        # Of whole generations; more than one worker may finish trials out of order.
+        # Only complete generations; several workers may finish trials out of order
         parents = sorted(trials[:len(trials) // POPULATION * POPULATION],
                          key=lambda t: -t.value)[:PARENTS]
         if not parents:
@@ -214,17 +238,21 @@ class PublishedSampler(ConfigSampler, RandomSampler):
 
 
 def search_space(space: SparsitySpace) -> Dict[str, IntDistribution]:
-    """One Optuna parameter per gene."""
+    """Return one Optuna parameter per gene."""
     return {f'gene{i}': IntDistribution(0, size - 1) for i, size in enumerate(space.gene_sizes)}
 
 
 def to_params(space: SparsitySpace, config: SparsityConfig) -> Dict[str, int]:
-    """The parameters of a configuration. Raises ValueError if it is not in the space."""
+    """Convert a configuration to Optuna parameters.
+
+    Raises:
+        ValueError: If it is not in the space.
+    """
     return {f'gene{i}': gene for i, gene in enumerate(space.encode(config))}
 
 
 def from_params(params: Dict[str, int]) -> List[int]:
-    """The inverse of :func:`to_params`, up to decoding."""
+    """Return the genes of Optuna parameters."""
     return [params[f'gene{i}'] for i in range(len(params))]
 
 

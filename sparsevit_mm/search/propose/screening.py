@@ -1,5 +1,7 @@
-"""A first look at each candidate on few images: only the better ones get the full evaluation, as
-long as both agree on what is better."""
+"""First look: each candidate is first evaluated on a few images, and only the better ones fully.
+
+This requires that both evaluations rank the candidates alike.
+"""
 import math
 from typing import Callable, Iterable, List, Optional, Sequence
 
@@ -8,23 +10,26 @@ from scipy.stats import rankdata
 
 from ..candidates import Candidate
 
-SHARE, RECENT = 1 / 3, 20  # that of the candidates to compare with goes on
-CHANCE = .1  # of all candidates go on whatever their first look says
-PAIRS = 10  # such candidates with both figures, before any is turned away
-AGREEMENT = .7  # rank correlation below which a first look decides nothing
-ONE_SIDED = 1.645  # standard errors: 95% sure
+SHARE, RECENT = 1 / 3, 20  # share that is evaluated, relative to that many rivals
+CHANCE = .1  # share of all candidates that is evaluated regardless of the first look
+PAIRS = 10  # such candidates with both results that are needed before any is screened out
+AGREEMENT = .7  # rank correlation below which first looks are ignored
+ONE_SIDED = 1.645  # standard errors of a one-sided 95% confidence bound
 
 
 def agreement(candidates: Iterable[Candidate], latency: bool = False) -> Optional[float]:
-    """Spearman's rank correlation of first look and evaluation, over the candidates that were not
-    selected by their first look: among the selected alone it is far lower.
+    """Compute Spearman's rank correlation of first look and evaluation.
+
+    Only candidates that were not selected by their first look count: among the selected ones the
+    correlation is far lower.
 
     Args:
-        candidates: All that were met.
-        latency: Whether to take out what both figures owe to the latency (partial correlation).
+        candidates: All candidates so far.
+        latency: Whether to control for the latency (partial correlation).
 
     Returns:
-        None with fewer than ``PAIRS`` candidates, or where a figure is the same for all.
+        The correlation; None with fewer than :data:`PAIRS` candidates, or if the first looks or
+        the metrics are all equal.
     """
     pairs = [c for c in candidates
              if c.sampled and c.first_look is not None and c.metric is not None]
@@ -39,21 +44,24 @@ def agreement(candidates: Iterable[Candidate], latency: bool = False) -> Optiona
 
 
 def too_low(correlation: float, count: int) -> bool:
-    """Whether a rank correlation over `count` pairs is below :data:`AGREEMENT` beyond chance, by
-    Fisher's transform with the variance of ranks (Fieller, Hartley and Pearson, 1957)."""
+    """Whether a rank correlation over `count` pairs is significantly below :data:`AGREEMENT`.
+
+    The test uses Fisher's transformation with the variance for ranks (Fieller, Hartley and
+    Pearson, 1957).
+    """
     error = math.sqrt(1.06 / max(1, count - 3))
     correlation = min(max(correlation, -.9999), .9999)
     return math.atanh(correlation) + ONE_SIDED * error < math.atanh(AGREEMENT)
 
 
 class FirstLook:
-    """Decides whether a first look is good enough for an evaluation.
+    """Screening of candidates by their first look.
 
     Args:
-        rng: Lets some through by chance.
-        warn: Called once, with a message, when the few images are found to be too few.
-        pareto: Whether low latency is an objective too: a candidate is then compared with those of
-            the nearest latencies, instead of the latest ones.
+        rng: Random number generator.
+        warn: Callback that receives a message, once, if the first look uses too few images.
+        pareto: Whether low latency is an objective too. If so, a candidate is compared with those
+            of the nearest latencies instead of the most recent ones.
     """
 
     def __init__(self, rng: np.random.Generator, warn: Callable[[str], None],
@@ -61,11 +69,11 @@ class FirstLook:
         self.rng, self.warn, self.pareto, self._warned = rng, warn, pareto, False
 
     def promising(self, candidate: Candidate, candidates: Iterable[Candidate]) -> bool:
-        """Whether to go on with a candidate that had its first look. Sets ``candidate.sampled``.
+        """Whether to evaluate a candidate after its first look. Sets ``candidate.sampled``.
 
         Args:
             candidate: The candidate.
-            candidates: All that were met before.
+            candidates: All previous candidates.
         """
         candidates = list(candidates)
         correlation = agreement(candidates, self.pareto)
@@ -95,6 +103,6 @@ def _ranks(values: Sequence[float]) -> np.ndarray:
 
 
 def _without(values: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """What a linear fit on `other` leaves; both have mean 0."""
+    """Return the residual of a linear fit to `other`; both must have mean 0."""
     square = (other**2).sum()
     return values - other * ((values * other).sum() / square) if square else values

@@ -1,4 +1,4 @@
-"""The points that a search chooses from."""
+"""Search space of a request."""
 from itertools import islice, product
 from typing import List, Sequence
 
@@ -9,14 +9,15 @@ from ...operating_point import Knob, PointSpace, width_knobs
 from ...sparsity import SparsityConfig, SparsitySpace
 from ..request import SearchRequest
 
-REACH = 32  # combinations of knobs that are tried for the fastest
+REACH = 32  # maximum number of knob combinations to measure for the fastest point
 
 
 def space_of(backbone: SparseBackbone, request: SearchRequest) -> SparsitySpace:
-    """Ratios, and the knobs and widths asked for beside them.
+    """Return the search space: sparsity ratios with the requested knobs and widths.
 
     Raises:
-        ValueError: Widths of a backbone without heads and neurons, or where none has a choice.
+        ValueError: If widths are requested but the backbone has no heads and neurons to leave out,
+            or all shares run all of them.
     """
     own = backbone.space
     ratios = own if request.choices is None else own.of(request.choices)
@@ -36,16 +37,23 @@ def _widths(backbone: SparseBackbone, request: SearchRequest) -> List[Knob]:
 
 
 def check_order(request: SearchRequest) -> None:
-    """Raises ValueError where widths are searched and the first heads and neurons of the checkpoint
-    are not the most important ones; names the command that makes them so."""
+    """Check that the heads and neurons of the checkpoint are sorted if widths are searched.
+
+    Raises:
+        ValueError: If they are not sorted by importance. The message names the command to sort
+            them.
+    """
     if request.widths:
-        held = read_checkpoint(request.checkpoint)  # the model loads it when it first runs
+        held = read_checkpoint(request.checkpoint)  # the model loads it on its first evaluation
         require_order(held.get('state_dict', held), '--widths')
 
 
 def fastest_points(space: SparsitySpace) -> List[SparsityConfig]:
-    """Those of a space among which the fastest is: ratios at their highest, widths at their
-    smallest, and other knobs at each of their values, up to :data:`REACH` combinations."""
+    """Return the points of a space that may be the fastest.
+
+    They have the highest ratios, the smallest widths and all values of the other knobs, up to
+    :data:`REACH` combinations.
+    """
     sparsest = space.of(space.choices[-1:])
     places: List[Sequence[int]] = [(0, )] * sum(sparsest.stage_genes)
     places += [range(len(knob.values))[-1 if knob.is_width else 0:] for knob in sparsest.knobs]

@@ -1,21 +1,22 @@
-"""What was evaluated so far, as models over the genes: which metric a configuration may reach, and
-whether it is inside the limits. Small, so that they can be fitted anew for every proposal."""
+"""Surrogate models over the genes: the objective that a configuration may reach, and the
+probability that it is within the limits. They are small enough to refit for every proposal."""
 from typing import Callable
 
 import numpy as np
 
 PENALTIES = np.logspace(-5, 0, 11)  # per observation
 OPTIMISM = 2.  # standard deviations
-STEPS = 8  # of Newton; the penalty keeps them in bounds
+STEPS = 8  # Newton steps; the penalty keeps them bounded
 
 
 class QuadraticModel:
-    """Bayesian ridge regression on the features and their products, with the penalty that predicts
-    observations left out best: where they are noise, it says next to nothing.
+    """Bayesian ridge regression on the features and their pairwise products.
+
+    The penalty minimises the leave-one-out error, so that pure noise hardly affects predictions.
 
     Args:
-        features: (N, D).
-        values: (N, ).
+        features: (N, D) features.
+        values: (N,) observed values.
     """
 
     def __init__(self, features: np.ndarray, values: np.ndarray):
@@ -34,11 +35,12 @@ class QuadraticModel:
         self._weights = s / self._precision * (u.T @ (values - self._mean))
 
     def optimistic(self, features: np.ndarray) -> np.ndarray:
-        """The prediction and :data:`OPTIMISM` standard deviations of it (an upper confidence
-        bound), (N, )."""
+        """Return upper confidence bounds (M,) for features (M, D): the predictions plus
+        :data:`OPTIMISM` standard deviations."""
         terms = self._standard(features)
         along = terms @ self._axes.T
-        beside = np.maximum(0, (terms**2).sum(1) - (along**2).sum(1))  # never observed
+        # Outside the span of the observations
+        beside = np.maximum(0, (terms**2).sum(1) - (along**2).sum(1))
         variance = (along**2 / self._precision).sum(1) + beside / self._penalty
         return self._mean + along @ self._weights + OPTIMISM * np.sqrt(self._variance * variance)
 
@@ -47,14 +49,16 @@ class QuadraticModel:
 
 
 def fit_inside(inside: np.ndarray, outside: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Logistic regression: how likely a configuration is inside the limits. A limit bounds the
-    latency, which is next to linear in the ratios.
+    """Fit a logistic regression that predicts whether a configuration is within the limits.
+
+    A linear model suffices because latency is almost linear in the ratios.
 
     Args:
-        inside, outside: (N, D) and (M, D), the features of those that proved so.
+        inside: (N, D) features of configurations within the limits.
+        outside: (M, D) features of configurations outside the limits.
 
     Returns:
-        Features -> probability.
+        Function that maps features to probabilities.
     """
 
     def design(x: np.ndarray) -> np.ndarray:
