@@ -1,4 +1,4 @@
-"""An end for what hangs: a worker that evaluates for ever would hold its candidate for ever."""
+"""Time limit for evaluations: a worker that hangs would never release its candidate."""
 import faulthandler
 import os
 import sys
@@ -6,18 +6,19 @@ import threading
 from contextlib import contextmanager
 from typing import Callable, Iterator, Optional
 
-EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: the same command again may go on
+EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: running the command again may succeed
 
 
 @contextmanager
 def deadline(seconds: Optional[float], expire: Callable[[], None], what: str) -> Iterator[None]:
-    """Ends this process unless the block is through in time: nothing else stops a thread that hangs
-    in a data loader, a driver or a collective.
+    """Context manager that terminates this process unless its block finishes in time.
+
+    Nothing else stops a thread that hangs in a data loader, a driver or a collective.
 
     Args:
-        seconds: None for no end.
-        expire: Called first, in another thread, to leave things in order.
-        what: That took so long, for the message.
+        seconds: Time limit; None for no limit.
+        expire: Clean-up callback, which runs in another thread before the process ends.
+        what: Description of the block, for the error message.
     """
     if seconds is None:
         yield

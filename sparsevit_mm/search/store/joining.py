@@ -1,4 +1,4 @@
-"""Begins an Optuna study, or joins one."""
+"""Create an Optuna study or join an existing one."""
 from typing import Dict, Optional
 
 import optuna
@@ -12,24 +12,27 @@ STUDY_NAME = 'sparsevit'
 
 
 class JoinedStudy:
-    """A study that this worker takes part in. Use it as a context, so that others see it leave.
+    """Study that this worker takes part in.
+
+    Use it as a context manager so that the worker signs off at the end.
 
     Args:
-        storage: Where it is, see :func:`~.storage.open_storage`.
-        identity: Names what its figures depend on; a study goes on only under the same.
-        study: Its name, to join it or to begin it; None begins one in an empty storage.
-        resume: Go on with the one study of the storage, if there is one.
+        storage: URL of the storage, see :func:`~.storage.open_storage`.
+        identity: What the results depend on. A study continues only with the same identity.
+        study: Name of the study to join or create. None creates one in an empty storage.
+        resume: Continue the only study of the storage, if there is one.
         pareto: Whether low latency is an objective too.
 
     Attributes:
-        study: Of Optuna.
-        storage: Its storage.
-        workers: This worker, and what it sees of others.
-        record: What the study keeps.
+        study: The Optuna study.
+        storage: The storage.
+        workers: This worker and its view of the others.
+        record: Record of the search in the study.
 
     Raises:
-        ValueError: No study is named, and the storage holds some; the study was made for another
-            search (lists the differences), or by another version of this package.
+        ValueError: If no study is named but the storage has some and `resume` cannot choose one,
+            or if the study was created for another search (lists the differences) or by a version
+            of this package with another schema.
     """
 
     def __init__(self, storage: str, identity: Dict, study: Optional[str] = None,
@@ -60,8 +63,10 @@ class JoinedStudy:
         self.workers.stop()
 
     def discard_if_empty(self) -> None:
-        """Takes a study that this worker began out of its storage, unless a candidate is in it, or
-        another worker; leaves it in any case."""
+        """Leave the study, and delete it if this worker created it and it is unused.
+
+        A study is in use if it has candidates or other live workers.
+        """
         empty = next(self.record.trials(), None) is None and not self.workers.others()
         self.leave()
         if self._begun and empty:

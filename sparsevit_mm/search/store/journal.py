@@ -1,4 +1,4 @@
-"""The lock of a journal, the file of operations that workers on several machines share."""
+"""Lock of a journal, the log file of operations that workers on several machines share."""
 import os
 from contextlib import suppress
 
@@ -6,22 +6,22 @@ from optuna.storages.journal import JournalFileOpenLock
 
 from ...compat import lock_file
 
-GRACE = 30  # seconds; whoever holds a journal's lock for longer, with nothing written, was killed
+GRACE = 30  # seconds after which the holder of a lock counts as killed
 
 
 class MendingLock(JournalFileOpenLock):
-    """Lock of a journal whose holder finds every line of it whole.
+    """Lock of a journal that repairs an incomplete last line when acquired.
 
-    A full disk or a kill can leave a torn line at the end; with the next one glued to it, no
-    reader would ever get past them. Blanks take the place of what is torn: JSON allows them ahead
-    of the next line, no byte that a reader knows moves, and it does no harm to do this late, after
-    a pause in which others took the lock (as to cut the file would).
+    A full disk or a kill can leave an incomplete line at the end. The next line would be appended
+    to it, and no reader could parse the result. So the incomplete line is overwritten with spaces,
+    which JSON allows before the next line. No other byte moves, and unlike truncating the file
+    this is harmless even if it happens late, after a pause in which others took the lock.
 
-    Optuna's lock by exclusive opening is right from NFS version 3 on: unlike the symbolic link,
-    it survives a lost reply, and the time of a broken lock can be told from that of its successor.
+    Optuna's lock file, opened exclusively, is safe from NFS version 3 on. Unlike a symbolic link
+    it survives a lost reply, and its time distinguishes an abandoned lock from its successor.
 
     Args:
-        path: Of the journal.
+        path: Path of the journal.
     """
 
     def __init__(self, path: str):
@@ -30,7 +30,7 @@ class MendingLock(JournalFileOpenLock):
         self._own = None
 
     def acquire(self) -> bool:
-        self._own = None  # what Optuna releases within is the lock of one who was killed
+        self._own = None  # Optuna calls release() in here to break the lock of a killed worker
         super().acquire()
         try:
             self._own = self._stamp()
@@ -41,7 +41,7 @@ class MendingLock(JournalFileOpenLock):
         return True
 
     def release(self) -> None:
-        # The lock of one who was paused in it may be another's by now.
+        # If this worker was paused while holding the lock, another one may hold it now
         with suppress(FileNotFoundError, RuntimeError):
             if self._own in (None, self._stamp()):
                 super().release()

@@ -1,4 +1,4 @@
-"""A storage that waits for its database to come back."""
+"""Storage that retries while its database is unavailable."""
 import errno
 import json
 import logging
@@ -12,26 +12,26 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, get_storage
 from sqlalchemy import exc
 
-OPENING = 60.  # seconds; a server that does not answer at the start may be a wrong address
+OPENING = 60.  # seconds; if a server does not answer at the start, its address may be wrong
 FIRST_DELAY, LAST_DELAY = .1, 5.  # seconds between attempts
 
-# What keeps a storage from answering, as it is told to the user.
+# Kinds of storage failure, as worded in messages
 LOST, FULL, DAMAGED, REFUSED = 'cannot be reached', 'has a full disk', 'is damaged', 'refuses'
 _FULL = ('disk is full', 'No space left', 'could not extend file')
 _REFUSED = ('authentication failed', 'no password supplied', 'pg_hba.conf', 'does not exist',
             'not permitted to log in', 'Access denied', 'Unknown database', 'no such table',
             'no such column', 'syntax error', 'readonly database', 'not a database', 'malformed')
-# Of the database, for the moment; the other subclasses of DatabaseError report a wrong statement.
+# Possibly temporary failures; other subclasses of DatabaseError report an invalid statement
 _DATABASE = (exc.OperationalError, exc.InterfaceError, exc.DatabaseError)
 
 
 class StorageError(ValueError):
-    """The storage did not answer, for longer than anyone waits; or it refuses us."""
+    """The storage refuses access, is damaged, or was unavailable for too long."""
 
 
 def _forward(name: str) -> Callable:
 
-    @wraps(getattr(BaseStorage, name), updated=())  # not the mark of an abstract method
+    @wraps(getattr(BaseStorage, name), updated=())  # do not copy __isabstractmethod__
     def method(self, *args, **kwargs):
         return self._persist(lambda: getattr(self.backend, name)(*args, **kwargs))
 
@@ -44,28 +44,30 @@ _Forwarding = type('_Forwarding', (BaseStorage, ), {
 
 
 class RetryingStorage(_Forwarding):
-    """Does what its backend does, and tries again where that fails for the moment.
+    """Wrapper of a storage that retries operations after temporary failures.
 
-    Optuna does not retry. A retry library would chain the original error, whose traceback can show
-    the password in the URL.
+    Optuna does not retry. A retry library would chain the original exception, whose traceback can
+    reveal the password in the URL.
 
-    A write whose acknowledgement got lost is done twice. That changes nothing but for a new
-    trial, of which one is left over: it runs, and nobody works on it; and for a trial that is
-    told, which then raises UpdateFinishedTrialError.
+    A write whose acknowledgement got lost is repeated. This has no effect except in two cases:
+    creating a trial leaves an extra one running without a worker, and finishing a trial raises
+    UpdateFinishedTrialError.
 
     Args:
-        open_backend: Opens it.
-        url: Of the storage, for messages.
-        secrets: Texts that no message may hold.
-        patience: Seconds that a lost connection is waited for: by each operation, but by none once
-            one gave up; in the opening :data:`OPENING` seconds at most.
-        full_patience: Seconds that room on a full disk is waited for.
+        open_backend: Function that opens the wrapped storage.
+        url: URL of the storage for messages, without secrets.
+        secrets: Texts to mask in messages.
+        patience: Seconds to retry each operation after a lost connection. Opening the storage is
+            retried for :data:`OPENING` seconds at most. Once an operation has given up, later
+            ones fail immediately until one succeeds.
+        full_patience: Seconds to retry while the disk is full.
 
     Attributes:
-        backend: The storage within; a database is in Optuna's cache.
+        backend: The wrapped storage; that of a database has Optuna's cache.
 
     Raises:
-        StorageError: From every method; the storage did not answer, or refuses.
+        StorageError: From every method, if the storage refuses access, is damaged, or was
+            unavailable for too long.
     """
 
     def __init__(self, open_backend: Callable[[], BaseStorage], url: str,
@@ -88,7 +90,7 @@ class RetryingStorage(_Forwarding):
                 if trouble is None:
                     raise
                 cause = self._cause(error)
-            # Outside of the handler: what is raised here must not carry the error along.
+            # Outside the handler, so that what is raised here is not chained to the original error
             patience, waited = self._patience[trouble], time.monotonic() - start
             if self._gave_up or waited >= patience:
                 self._gave_up |= patience > 0
@@ -120,13 +122,13 @@ def _original(error: BaseException) -> BaseException:
 
 
 def _text(error: BaseException) -> str:
-    """The words of the database alone: those of SQLAlchemy quote what was to be written."""
+    """Return the database's own message, since SQLAlchemy's quotes the values to be written."""
     error = _original(error)
     return str(getattr(error, 'orig', None) or error)
 
 
 def _trouble(error: Exception) -> Optional[str]:
-    """What ails the storage; None if the error says nothing of it."""
+    """Return the kind of storage failure; None if the error has another cause."""
     error, text = _original(error), _text(error)
     if isinstance(error, OSError):
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
@@ -136,7 +138,7 @@ def _trouble(error: Exception) -> Optional[str]:
     if isinstance(error, (json.JSONDecodeError, UnicodeDecodeError)) or (
             text == 'Invalid log format.'):
         return DAMAGED
-    # The pool gave no connection; or it broke, and Optuna asked on in the same transaction.
+    # The pool had no connection, or Optuna used a transaction whose connection was lost
     if isinstance(error, (exc.TimeoutError, exc.PendingRollbackError, exc.ResourceClosedError)):
         return LOST
     if type(error) not in _DATABASE:

@@ -1,5 +1,7 @@
-"""Where the study of a search is kept: a database or a journal that workers on many machines
-share, that may be out of reach for a while, and whose password nobody gets to see."""
+"""Storage of a study: a database or a journal, which workers on several machines can share.
+
+It may be unavailable for a while, and its password never appears in messages.
+"""
 import os
 import random
 import time
@@ -15,22 +17,23 @@ from .journal import MendingLock
 from .retrying import RetryingStorage, StorageError
 from .urls import JOURNAL, parse, secrets_of, shown, with_driver
 
-BUSY = 60.  # seconds that SQLite waits while others write
-TABLES = 5  # attempts to make them, when others do so at the same moment
+BUSY = 60.  # seconds that SQLite waits while other processes write
+TABLES = 5  # attempts to create the tables, if other workers do so at the same time
 
 
 def open_storage(url: str, patience: float = 600., full_patience: float = 60.) -> BaseStorage:
-    """Opens the storage of a study, which is made if it is new.
+    """Open the storage of a study, creating it if necessary.
 
     Args:
-        url: `sqlite:///FILE`, for workers on one machine; the URL of a database as SQLAlchemy
-            takes it, such as `postgresql://USER:PASSWORD@HOST/DATABASE`; or `journal:FILE`, a file
-            on a file system that the machines share (NFS from version 3 on).
+        url: `sqlite:///FILE` for workers on one machine; an SQLAlchemy URL of a database such as
+            `postgresql://USER:PASSWORD@HOST/DATABASE`; or `journal:FILE`, a file on a file system
+            that the machines share (NFS version 3 or later).
         patience, full_patience: See :class:`~.retrying.RetryingStorage`.
 
     Raises:
-        ValueError: The URL is malformed, its driver is not installed, its directory is missing,
-            or the storage refuses us or does not answer (StorageError).
+        ValueError: If the URL is malformed, its driver is not installed or its directory does not
+            exist.
+        StorageError: If the storage refuses access or does not answer. It is a ValueError.
     """
     opener = _open_journal if url.startswith(JOURNAL) else _open_database
     return RetryingStorage(partial(opener, url), shown(url), secrets_of(url), patience,
@@ -48,20 +51,20 @@ def _open_database(url: str) -> BaseStorage:
     options: Dict = dict(pool_pre_ping=True)
     if parsed.get_backend_name() == 'sqlite':
         if parsed.database in (None, '', ':memory:'):
-            return InMemoryStorage()  # each thread would get a database of its own
+            return InMemoryStorage()  # with SQLite each thread would have a separate database
         if not parsed.database.startswith('file:'):
             _check_directory(parsed.database)
-        # Without an isolation level sqlite3 begins no transactions: _begin_with_a_lock does.
+        # Keep sqlite3 from beginning transactions, which is left to _begin_with_a_lock
         options = dict(connect_args=dict(timeout=BUSY, isolation_level=None))
     elif parsed.get_driver_name() in ('psycopg2', 'psycopg'):
-        # A machine that vanishes closes no connection: neither may it be waited for without end,
-        # nor may what it has locked stay locked.
+        # A machine that disappears does not close its connection. Do not wait for it forever, and
+        # release its locks.
         waits = dict(connect_timeout=10, keepalives_idle=20, keepalives_interval=10,
                      keepalives_count=3, tcp_user_timeout=30_000)
         options.update(
             connect_args={k: v for k, v in waits.items() if k not in parsed.query},
             pool_events=[(_end_idle_transactions, 'connect')])
-    # Optuna takes the URL for a template; SQLAlchemy before 2.1 leaves braces of a path in it.
+    # Optuna formats the URL as a template, and SQLAlchemy before 2.1 does not escape braces
     text = parsed.render_as_string(hide_password=False).replace('{', '{{').replace('}', '}}')
     for _ in range(TABLES):
         try:
@@ -70,7 +73,7 @@ def _open_database(url: str) -> BaseStorage:
         except exc.DBAPIError as error:
             cause = str(error.orig)
             made = isinstance(error, (exc.IntegrityError, exc.ProgrammingError))
-            if not (made or 'already exists' in cause):  # as when two workers make the tables
+            if not (made or 'already exists' in cause):  # not two workers creating tables
                 raise
         time.sleep(random.uniform(.1, .5))
     else:
@@ -81,8 +84,11 @@ def _open_database(url: str) -> BaseStorage:
 
 
 def _begin_with_a_lock(connection) -> None:
-    """Optuna locks the row of a trial between reading its state and writing it. SQLite has no row
-    locks, so without this two workers could take the same trial."""
+    """Begin a transaction with a write lock.
+
+    Optuna locks the row of a trial between reading and writing its state. SQLite has no row locks,
+    so two workers could otherwise take the same trial.
+    """
     connection.exec_driver_sql('BEGIN IMMEDIATE')
 
 

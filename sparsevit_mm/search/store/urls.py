@@ -1,4 +1,4 @@
-"""URLs of storages: how they are read, and what of them may be shown."""
+"""URLs of storages: parsing, and masking of secrets."""
 import re
 from contextlib import suppress
 from pathlib import Path
@@ -16,11 +16,11 @@ _PACKAGES = {'psycopg2': 'psycopg2-binary', 'psycopg': 'psycopg[binary]', 'MySQL
 
 
 def sqlite_url(path: Path) -> str:
-    """URL of an SQLite database in a file, whatever is in its name.
+    """Return the URL of an SQLite database file.
 
     Raises:
-        ValueError: The SQLAlchemy installed would read another file from it: before 2.1 it takes
-            what follows a question mark for a query.
+        ValueError: If the installed SQLAlchemy cannot express the path: versions before 2.1 parse
+            what follows a question mark as a query.
     """
     database = str(path.resolve())
     url = URL.create('sqlite', database=database).render_as_string()
@@ -31,10 +31,10 @@ def sqlite_url(path: Path) -> str:
 
 
 def shown(url: str) -> str:
-    """The URL for logs and messages, with stars for its password and any secret of its query.
+    """Return the URL for logs and messages, with its password and secret query values masked.
 
     Raises:
-        ValueError: The URL is malformed; the message does not hold it.
+        ValueError: If the URL is malformed. The message does not contain it.
     """
     if url.startswith(JOURNAL):
         return url
@@ -46,7 +46,7 @@ def shown(url: str) -> str:
 
 
 def secrets_of(url: str) -> List[str]:
-    """What no message may hold, as it is and as it is written in URLs."""
+    """Return the secrets of a URL, plain and percent-encoded, the longest first."""
     if url.startswith(JOURNAL):
         return []
     parsed = parse(url)
@@ -66,8 +66,11 @@ def parse(url: str) -> URL:
 
 
 def with_driver(url: URL) -> URL:
-    """Names an installed driver; SQLAlchemy's own choice depends on its version. Raises ValueError
-    if there is none."""
+    """Set an installed driver in a URL, because SQLAlchemy's default depends on its version.
+
+    Raises:
+        ValueError: If the database is unknown or no driver is installed.
+    """
     names = [url.drivername]
     if names == ['postgresql']:
         names = ['postgresql+psycopg2', 'postgresql+psycopg']

@@ -1,5 +1,7 @@
-"""The workers of a study: who is alive, and who works on what. All they know of each other is in
-the study, and their clocks may differ."""
+"""Workers of a study: liveness by heartbeats, and claims on what they work on.
+
+Workers communicate only through the study, and their clocks may differ.
+"""
 import hashlib
 import logging
 import os
@@ -16,37 +18,37 @@ import optuna
 from mmengine.logging import print_log
 
 PREFIX = 'worker:'
-FIRST_PAUSE, LAST_PAUSE = .02, 2.  # seconds between looks at what others do
-PARTING = 10.  # seconds that a farewell may take
+FIRST_PAUSE, LAST_PAUSE = .02, 2.  # shortest and longest polling interval in seconds
+PARTING = 10.  # seconds to wait for the heartbeat thread to sign off
 
 
 class Workers:
-    """One worker of a study, and what it sees of the others.
+    """One worker of a study and its view of the others.
 
-    What a worker says of itself is one attribute of the study, `worker:ID`: `beat`, a number that
-    goes up with each word; `claim`, a key or None; `gone`, after its farewell; `machine`, `pid`
-    and `started`, the identity of its process. Optuna's own heartbeats serve neither ask and tell
-    nor a journal.
+    Each worker writes its status to one attribute of the study, `worker:ID`: `beat`, a counter
+    that increases with each write; `claim`, a key or None; `gone`, True after it has signed off;
+    `machine`, `pid` and `started`, the identity of its process. Optuna's own heartbeats support
+    neither ask-and-tell nor a journal.
 
-    A worker on the same machine lives as long as its process. Any other is dead once `patience`
-    heartbeats of this worker brought no new beat of it. They stand still while the storage is out
-    of reach or this process sleeps, so an outage or a pause kills nobody. But a worker that slept
-    for longer than the others waited may find its claim taken: what it then records has been done
-    twice.
+    A worker on the same machine is alive as long as its process. Any other worker counts as dead
+    if its `beat` has not changed over `patience` heartbeats of this worker. These stop while the
+    storage is unavailable or this process is suspended, so that an outage or a pause makes no
+    worker look dead. But a worker suspended for longer than the others waited may lose its claim.
+    Then what it records next has been done twice.
 
     Args:
-        study: Its storage must be open to this process alone, not opened before a fork.
-        interval: Seconds between heartbeats; the same for all workers, and with `patience` well
-            above what a storage takes to answer.
-        patience: Heartbeats without a word after which a worker is dead; 3 at least.
+        study: Study whose storage this process has opened itself, not inherited through a fork.
+        interval: Seconds between heartbeats. It must be the same for all workers, and
+            `interval * patience` well above the response time of the storage.
+        patience: Number of heartbeats after which a silent worker counts as dead, at least 3.
 
     Attributes:
-        id: Unique: host name, process id and something random.
-        on_wait: Called while this worker waits for another, with that one's id, the key that it
-            has claimed, and the seconds waited so far. Does nothing unless set.
+        id: Unique id: host name, process id and a random suffix.
+        on_wait: Callback that is called while this worker waits for another one, with the id of
+            that worker, the key that it has claimed, and the seconds waited so far.
 
     Raises:
-        ValueError: `interval` or `patience` is too low.
+        ValueError: If `interval` or `patience` is too low.
     """
 
     def __init__(self, study: optuna.Study, interval: float = 15., patience: int = 4):
@@ -56,22 +58,23 @@ class Workers:
         self.id = f'{socket.gethostname()[:40]}-{os.getpid()}-{secrets.token_hex(3)}'
         self.on_wait: Callable[[str, str, float], None] = lambda worker, key, seconds: None
         self._said = dict(beat=0, claim=None, gone=False, **_identity())
-        self._lock = threading.Lock()  # two threads speak
-        self._pulse = 0  # heartbeats that got through: the clock by which others are dead
-        self._seen: Dict[str, Tuple[Optional[int], int]] = {}  # beat, and pulse when it was new
-        self._awaited: Dict[Tuple[str, str], float] = {}  # since when, of workers and their claims
+        self._lock = threading.Lock()  # the main and the heartbeat thread both write
+        self._pulse = 0  # successful heartbeats, the clock for declaring other workers dead
+        self._seen: Dict[str, Tuple[Optional[int], int]] = {}  # worker -> beat, pulse at its change
+        # (worker, claim) -> time at which waiting began
+        self._awaited: Dict[Tuple[str, str], float] = {}
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._live, name='heartbeat', daemon=True)
 
     def start(self) -> 'Workers':
-        """Says that it is there, from now on every `interval` seconds."""
+        """Announce this worker, and start to send heartbeats every `interval` seconds."""
         self._say()
-        self._living()  # those that are dead already count from now on
+        self._living()  # start the clock for workers that are already dead
         self._thread.start()
         return self
 
     def stop(self) -> None:
-        """Says goodbye: nobody has to wait until it is taken for dead, nor for what it claimed."""
+        """Sign off and release the claim, so that no other worker waits for this one."""
         self._stopped.set()
         if self._thread.is_alive():
             self._thread.join(PARTING)
@@ -83,27 +86,33 @@ class Workers:
         self.stop()
 
     def others(self) -> List[str]:
-        """Ids of the other workers that are alive."""
+        """Return the ids of the other live workers."""
         return list(self._living())
 
     def is_alive(self, worker_id: str) -> bool:
-        """Whether the worker is; one of whom the study says nothing is until it would be dead."""
+        """Whether a worker is alive. An unknown one is until it would count as dead."""
         if worker_id == self.id:
             return not self._stopped.is_set()
         said = self._read().get(worker_id)
         return self._goes_on(worker_id, None) if said is None else self._lives(worker_id, said)
 
     def claim(self, key: str) -> bool:
-        """Takes the key, unless another live worker has it. One claim at a time, see
-        :meth:`release`. What the key guards may have been done just before: look again.
+        """Claim a key unless another live worker has claimed it.
 
-        Of several that ask at once exactly one gets it. Each writes its claim, then reads those of
-        the others, so of any two the later reader sees both. Who sees another withdraws, pauses,
-        and gives up if there is one still: the last to look sees none, and tries again. This needs
-        writes that every later read sees, no transaction.
+        A worker has one claim at a time, see :meth:`release`. After a successful claim, check
+        whether the work has been done in the meantime.
+
+        If several workers claim at once, exactly one succeeds. Each writes its claim and then
+        reads those of the others, so of any two workers at least the later reader sees both. A
+        worker that sees a competing claim withdraws its own, waits, and gives up if the other
+        claim persists. The last to look sees none and tries again. This requires that every read
+        sees all earlier writes, but no transactions.
+
+        Returns:
+            Whether this worker now has the claim.
 
         Raises:
-            ValueError: This worker has a claim already.
+            ValueError: If this worker already has a claim.
         """
         if self._said['claim'] is not None:
             raise ValueError(f'{self.id} can not claim {key!r} before it releases '
@@ -122,18 +131,23 @@ class Workers:
         return granted
 
     def release(self) -> None:
-        """Gives back what was claimed, if anything was."""
+        """Release the claim, if there is one."""
         if self._said['claim'] is not None:
             self._say(claim=None)
 
     def claimed(self) -> Dict[str, str]:
-        """The keys that other live workers have or are about to get, by worker."""
+        """Return the claims of other live workers, including unconfirmed ones, by worker id."""
         return {worker: said['claim'] for worker, said in self._living().items()
                 if said['claim'] is not None}
 
     def wait(self, key: Optional[str] = None) -> None:
-        """Calls :attr:`on_wait` for each worker that has claimed the key, or any key if there is
-        none given, and sleeps: longer, the longer this has waited."""
+        """Call :attr:`on_wait` for each worker that has claimed the key, and sleep.
+
+        The pause grows with the time waited so far.
+
+        Args:
+            key: Key to wait for; None for any key.
+        """
         now = time.monotonic()
         self._awaited = {claim: self._awaited.get(claim, now) for claim in self.claimed().items()
                          if key in (None, claim[1])}
@@ -143,20 +157,19 @@ class Workers:
         time.sleep(min(LAST_PAUSE, max(FIRST_PAUSE, waited / 3)))
 
     def once(self, key: str, compute: Callable[[], Any]) -> Any:
-        """The attribute `key` of the study; if there is none, one live worker computes it, and the
-        others wait.
+        """Return a study attribute. If it is missing, one worker computes it while others wait.
 
         Args:
-            key: Of the attribute.
-            compute: Gives the value, which JSON can hold. If it raises, or its worker dies,
-                another worker computes.
+            key: Key of the attribute.
+            compute: Function that returns the value, which must be serialisable as JSON. If it
+                raises or its worker dies, another worker takes over.
 
         Returns:
-            The value as read from the study, so the same for all.
+            The value as read from the study, so that all workers get the same.
 
         Raises:
-            ValueError: This worker has a claim already.
-            Exception: What `compute` raised.
+            ValueError: If this worker already has a claim.
+            Exception: Any exception of `compute`.
         """
         while key not in (attrs := self.study.user_attrs):
             if not self.claim(key):
@@ -165,7 +178,7 @@ class Workers:
             try:
                 if key not in self.study.user_attrs:
                     value = compute()
-                    # Whoever took this worker for dead may have been faster.
+                    # A worker that took this one for dead may have been faster
                     if key not in self.study.user_attrs:
                         self.study.set_user_attr(key, value)
             finally:
@@ -187,12 +200,12 @@ class Workers:
         try:
             self._say()
             self._pulse += 1
-        except Exception as error:  # the search itself may not need the storage for a while
+        except Exception as error:  # not fatal: the search may not need the storage for a while
             print_log(f'worker {self.id} could not say that it is alive: {error}', 'current',
                       logging.WARNING)
 
     def _read(self) -> Dict[str, Dict]:
-        """What the other workers said, dead or alive."""
+        """Return the statuses of all other workers, dead or alive."""
         return {key[len(PREFIX):]: said for key, said in self.study.user_attrs.items()
                 if key.startswith(PREFIX) and key != PREFIX + self.id}
 
@@ -204,12 +217,12 @@ class Workers:
         if said['gone']:
             return False
         if said['machine'] is not None and said['machine'] == self._said['machine']:
-            with suppress(PermissionError):  # hidden from other users: then its beat must tell
+            with suppress(PermissionError):  # another user's process: rely on its heartbeats
                 return _started(said['pid']) == said['started']
         return self._goes_on(worker, said['beat'])
 
     def _goes_on(self, worker: str, beat: Optional[int]) -> bool:
-        """Whether the beat is another than when this was first asked, a dead worker's time ago."""
+        """Whether the beat has changed, or was first seen, within the last `patience` pulses."""
         seen, since = self._seen.get(worker, (None, None))
         if since is None or seen != beat:
             seen, since = self._seen[worker] = beat, self._pulse
@@ -217,8 +230,12 @@ class Workers:
 
 
 def _identity() -> Dict:
-    """Of this process: `machine`, the same for processes that see each other's ids, until a
-    reboot, and None where there is no /proc; `pid`; `started`."""
+    """Return the identity of this process.
+
+    Returns:
+        `machine`, a digest that is the same for processes in one PID namespace until a reboot, and
+        None without /proc; `pid`; and `started`, see :func:`_started`.
+    """
     try:
         boot = Path('/proc/sys/kernel/random/boot_id').read_text()
         namespace = os.readlink('/proc/self/ns/pid')
@@ -230,8 +247,13 @@ def _identity() -> Dict:
 
 
 def _started(pid: int) -> Optional[int]:
-    """When the process started, in ticks since boot, which tells it from a later one of the same
-    id; None if it runs no more. Raises PermissionError if that is hidden from this user."""
+    """Return the start time of a process in clock ticks since boot; None if it has ended.
+
+    It distinguishes the process from a later one with the same id.
+
+    Raises:
+        PermissionError: If the process is hidden from this user.
+    """
     try:
         stat = Path(f'/proc/{pid}/stat').read_bytes()
     except (FileNotFoundError, ProcessLookupError):
@@ -239,6 +261,6 @@ def _started(pid: int) -> Optional[int]:
             os.kill(pid, 0)
         return None
     state, *fields = stat.rpartition(b')')[2].split()
-    # The first thread may be gone while others still let go of what the process holds.
+    # The main thread may be a zombie while other threads still release resources
     threads = int(fields[16])
     return None if state in b'ZXx' and threads <= 1 else int(fields[18])
