@@ -1,4 +1,4 @@
-"""Search for the sparsity of each layer under a latency limit (SparseViT, section 3.3)."""
+"""Search for the sparsity ratio of each block under a latency limit (SparseViT, section 3.3)."""
 from .api import Watch, search
 from .results import SearchResult
 

@@ -1,4 +1,4 @@
-"""A search from Python: what tools/search_sparsity.py does, and prints."""
+"""Python interface of the search, also used by tools/search_sparsity.py."""
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -26,23 +26,28 @@ CALIBRATION = dict(num_trials=40, num_samples=200)
 
 
 class Watch:
-    """Progress of a search. Does nothing by default; override the methods you need."""
+    """Progress callbacks of a search. They do nothing by default; override those you need."""
 
     def say(self, text: str) -> None:
-        """A step that takes a while begins."""
+        """Called before a step that takes a while, with its description."""
 
     def prepared(self, pipeline: SearchPipeline) -> None:
-        """The dense model is measured and evaluated; candidates come next."""
+        """Called once the dense model is measured and evaluated, before the first candidate."""
 
     def candidate(self, search: SparsitySearch) -> None:
-        """A candidate was judged."""
+        """Called after each candidate of this worker."""
 
     def waiting(self, worker: str, key: str, seconds: float) -> None:
-        """Another worker is waited for, so long by now; `key` says what it works on: a
-        configuration, or a step of the search."""
+        """Called repeatedly while this worker waits for another one.
+
+        Args:
+            worker: Id of the other worker.
+            key: What that worker has claimed: a configuration or a step of the search.
+            seconds: Time waited so far.
+        """
 
     def ended(self) -> None:
-        """The search is over, or failed."""
+        """Called when the search ends or fails after :meth:`prepared`."""
 
 
 def search(config: Union[str, Path, Config], checkpoint: str,
@@ -55,42 +60,48 @@ def search(config: Union[str, Path, Config], checkpoint: str,
            widths: Union[Sequence[str], Mapping[str, Sequence[float]]] = (),
            launcher: Optional[str] = None, watch: Watch = Watch(),
            **request: Any) -> Optional[SearchResult]:
-    """Finds the sparsity with the best metric under a latency, and writes its config.
+    """Find the sparsity with the best metric under a latency limit and write its config.
+
+    Call it again with ``resume=True`` to continue from the storage.
 
     Args:
-        config: Path, ``mmdet::path/in/the/toolkit.py``, or a Config as it was read from a file.
+        config: Path, ``mmdet::path/in/the/toolkit.py``, or an unmodified Config read from a file.
         checkpoint: Checkpoint file of the adapted model.
-        max_latency, min_latency: Milliseconds, or text: ``'30ms'``, ``'70%'`` of the dense latency.
-        max_macs: Of the backbone.
-        pareto: Search the front of metric against latency, with a config for each of `points`.
-        points: As `max_latency`.
-        calibrate: As `pareto` on a dense checkpoint, whose Swin is swapped on the way: by default
-            40 candidates on 200 images.
-        options: Dotted settings merged into the config.
-        work_dir: Where all files go; as the config says by default.
-        setting: How latency is measured; by default one image of the test pipeline's size on the
+        max_latency, min_latency: Limits in milliseconds (``30``, ``'30ms'``) or as a share of the
+            dense latency (``'70%'``).
+        max_macs: Limit on the MACs of the backbone.
+        pareto: Search the Pareto front of metric and latency, and write a config for each of
+            `points`.
+        points: Latencies in the format of `max_latency`.
+        calibrate: Like `pareto`, but for a dense checkpoint: swaps a dense Swin for its sparse
+            version and evaluates 40 candidates on 200 images by default.
+        options: Settings with dotted keys that are merged into the config.
+        work_dir: Directory of all output files. Defaults to the config's, else to
+            ``work_dirs/NAME_OF_CONFIG``.
+        setting: How to measure latency. Defaults to one image of the test pipeline's size on the
             CPU, eager, in fp32.
-        latency_of: 'backbone' or 'model', the whole of it on images of val. By default the model if
-            a latency is in milliseconds or there are knobs, the backbone if all are shares; with a
-            latency table what that was measured of.
-        knobs: Values of the test config to choose beside the ratios:
-            ``'model.test_cfg.rpn.max_per_img=1000,500,300'``; or of the size of the images:
-            ``'image_scale=1,.875,.75'`` of the sides, in multiples of 32 pixels.
-        widths: Shares of the heads and FFN neurons of each stage to choose beside the ratios:
-            ``dict(heads=[1, .75, .5], ffn=[1, .5])``, or ``['heads=1,.75,.5', 'ffn=1,.5']``. The
-            checkpoint's units must be in order, see tools/order_units.py.
-        launcher: Of a distributed run. All ranks call this; all but the first get None.
-        watch: Gets the progress.
-        **request: Further fields of :class:`~.request.SearchRequest`: `num_trials`, `num_samples`,
-            `metric`, `seed`, `storage`, `study`, `resume`, `out`, `overwrite` ...
+        latency_of: What to measure: 'backbone', or 'model' for the whole model on val images.
+            Defaults to what the latency table was measured on, if there is one; else to 'model'
+            if `max_latency`, or a point of a Pareto search, is in milliseconds or there are knobs;
+            else to ``setting.of``.
+        knobs: Test-time settings to search along with the ratios. Either values of the test
+            config, ``'model.test_cfg.rpn.max_per_img=1000,500,300'``, or factors of the image
+            sides, ``'image_scale=1,.875,.75'``; sides become multiples of 32 pixels.
+        widths: Shares of the heads and FFN neurons of each stage to search along with the ratios:
+            ``dict(heads=[1, .75, .5], ffn=[1, .5])`` or ``['heads=1,.75,.5', 'ffn=1,.5']``. The
+            checkpoint's units must be sorted by importance, see tools/order_units.py.
+        launcher: Launcher of a distributed run. Every rank must call this function.
+        watch: Callbacks that receive the progress.
+        **request: Further fields of :class:`~.request.SearchRequest`, such as `num_trials`,
+            `num_samples`, `metric`, `seed`, `storage`, `study`, `resume`, `out`, `overwrite`.
 
     Returns:
-        What was found; ``result.winner`` first. The same search again, with ``resume=True``, goes
-        on from what is in its storage.
+        The result. Its ``winner`` is the best finalist, in a Pareto search that of the first
+        point. None on all ranks but the first.
 
     Raises:
-        ValueError, FileNotFoundError, FileExistsError: Name what is wrong, before the first
-            candidate.
+        ValueError, FileNotFoundError, FileExistsError: If the input is invalid. Raised before the
+            first candidate.
     """
     pareto |= calibrate
     if max_latency is None and not pareto:
@@ -120,7 +131,7 @@ def search(config: Union[str, Path, Config], checkpoint: str,
 
 def _latency_of(setting: LatencySetting, latencies: Sequence[Latency], knobs: Sequence[Knob],
                 table: Optional[str]) -> str:
-    """What a latency is of, where nobody says: a budget in milliseconds is for what runs."""
+    """Return the default of `latency_of`: milliseconds mean the whole model, as deployed."""
     if table is not None:
         return LatencyTable.load(table).setting.get('of', 'backbone')
     in_ms = any(not parse_latency(value, '--points')[1] for value in latencies)
@@ -131,7 +142,7 @@ def _run(cfg: Config, request: SearchRequest, watch: Watch) -> Optional[SearchRe
     watch.say('building the model, measuring and evaluating it dense')
     evaluations = Evaluations(cfg, request)
     with evaluations.evaluator as evaluator:
-        evaluator.serve()  # on all ranks but the first, until that one is through
+        evaluator.serve()  # blocks on all ranks but the first until that one has finished
         if not is_main_process():
             return None
         with SearchPipeline(cfg, request, evaluations) as pipeline:
@@ -144,7 +155,11 @@ def _run(cfg: Config, request: SearchRequest, watch: Watch) -> Optional[SearchRe
 
 
 def _path_of(config: Union[str, Path, Config]) -> str:
-    """The winner is a config over a file, so a Config must be what its file holds."""
+    """Return the path of the config, which the winning config inherits from.
+
+    Raises:
+        ValueError: If a Config has no file or differs from it.
+    """
     if not isinstance(config, Config):
         return str(config)
     if config.filename is None:

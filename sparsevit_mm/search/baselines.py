@@ -1,5 +1,5 @@
-"""Points to see the candidates beside: uniform sparsity, one stage pruned alone, and the dense
-model on smaller images, which is what a user would try first."""
+"""Reference points: uniform sparsity, a single pruned stage, and the dense model on smaller images,
+which is what a user would try first."""
 from typing import Callable, Dict, Iterator, Tuple
 
 from ..sparsity import SparsityConfig
@@ -12,14 +12,14 @@ Figures = Tuple[float, float]
 
 
 class References:
-    """Evaluates the references of a search; each is kept in the study as soon as it is there.
+    """Reference points of a search. :meth:`run` evaluates them and stores each immediately.
 
     Args:
         search: The search.
-        latency: Configuration -> milliseconds.
-        evaluate: Configuration -> objective.
-        smaller: (H, W) of smaller images -> function that gives milliseconds and objective of the
-            dense model on them.
+        latency: Function that maps a configuration to milliseconds.
+        evaluate: Function that maps a configuration to the objective.
+        smaller: Mapping of (H, W) of smaller images to a function that returns the milliseconds
+            and the objective of the dense model on them.
     """
 
     def __init__(self, search: SparsitySearch, latency: Callable[[SparsityConfig], float],

@@ -1,4 +1,4 @@
-"""What a search knows of each configuration it met, and the CSV that says so."""
+"""Candidates of a search, their Pareto front, and their CSV file."""
 import ast
 import csv
 import math
@@ -19,28 +19,31 @@ STATES = EVALUATED, OUTSIDE, FAILED, DUPLICATE, REJECTED, SCREENED
 
 @dataclass
 class Candidate:
-    """One configuration that the search met.
+    """Configuration that the search has tried.
 
     Attributes:
         trial: Number of the Optuna trial.
-        config: The configuration, an OperatingPoint where the search sets knobs.
-        state: 'evaluated'; 'outside' the limits, so never evaluated; 'failed', its metric is NaN or
-            its evaluation raised;
-            'duplicate' of an earlier trial; 'rejected', it was evaluated, but proved outside the
-            limits when its latency was measured again; 'screened', on the few images of the first
-            look it was not among the better ones.
-        macs: Multiply-accumulates of the backbone in the latency setting.
-        latency: Milliseconds; None where the MACs alone excluded it.
-        metric: The objective; None unless evaluated.
-        metrics: All that the evaluator gave.
-        first_look: The objective on the few images of the first look, if there was one.
-        resampled: JSON of the :class:`~..evaluation.intervals.Resampled` objective, the same
-            resamples for every candidate; None where the evaluator has no resampler.
-        seconds: What judging it took, evaluation and latency.
-        dense: Milliseconds of the dense model that was measured beside it; None where the latency
-            is a table's.
-        sampled: Whether chance alone decided that it goes on after the first look.
-        error: What the evaluation raised, of a failed one.
+        config: The configuration; an OperatingPoint if the search has knobs.
+        state: One of
+
+            - 'evaluated';
+            - 'outside': outside the limits, so not evaluated;
+            - 'failed': its metric is NaN, or its evaluation raised or timed out;
+            - 'duplicate': of an earlier trial, or being judged by another worker;
+            - 'rejected': evaluated, but outside the limits when measured again;
+            - 'screened': not among the better ones in the first look.
+        macs: Multiply-accumulate operations of the backbone in the latency setting.
+        latency: Milliseconds; None if not measured, for example because of the limit on MACs.
+        metric: Value of the objective; None unless evaluated.
+        metrics: All metrics of the evaluator.
+        first_look: Objective on the images of the first look; None if there was none.
+        resampled: JSON of the objective as :class:`~..evaluation.intervals.Resampled`, with the
+            same resamples for every candidate; None if the evaluator has no resampler.
+        seconds: Time to judge it: latency measurement and evaluation.
+        dense: Milliseconds of the dense model measured in turn with it; None if nothing was
+            measured.
+        sampled: Whether it was drawn for evaluation before its first look was considered.
+        error: Text of the exception that the evaluation raised; None if it raised none.
     """
     trial: int
     config: SparsityConfig
@@ -57,7 +60,7 @@ class Candidate:
     error: Optional[str] = None
 
     def to_json(self) -> Dict:
-        """All but the trial, as JSON holds it: it knows no NaN."""
+        """Convert all fields but `trial` to JSON types, with None for non-finite metrics."""
         record = {**asdict(self), **point_to_json(self.config)}
         record['metrics'] = self.metrics and finite(self.metrics)
         del record['trial'], record['config']
@@ -65,19 +68,19 @@ class Candidate:
 
     @classmethod
     def from_json(cls, trial: int, record: Dict, depths: Depths) -> 'Candidate':
-        """The inverse of :meth:`to_json`. Fields that a later version added are left out."""
+        """Inverse of :meth:`to_json`. Ignore fields that a later version has added."""
         known = {f.name: record[f.name] for f in fields(cls) if f.name in record}
         return cls(trial, **{**known, 'config': point_from_json(record, depths)})
 
 
 def finite(metrics: Metrics) -> Metrics:
-    """As JSON holds them: None for NaN and infinity."""
+    """Replace NaN and infinity with None, since JSON has neither."""
     return {key: float(value) if value is not None and math.isfinite(value) else None
             for key, value in metrics.items()}
 
 
 def write_csv(path: Path, candidates: Iterable[Candidate]) -> None:
-    """One line per candidate, in the order of trials; empty cells where nothing was measured."""
+    """Write one row per candidate in the order of trials. Missing values are empty cells."""
     candidates = sorted(candidates, key=lambda c: c.trial)
     keys = sorted({key for c in candidates for key in c.metrics or {}})
     knobs = sorted({name for c in candidates for name, _ in c.config.knobs})
@@ -95,12 +98,13 @@ def write_csv(path: Path, candidates: Iterable[Candidate]) -> None:
 
 
 def read_csv(path: Path) -> List[Candidate]:
-    """Candidates of a file that :func:`write_csv` wrote: trial, configuration, state, MACs, latency
-    and metric.
+    """Read the candidates of a file from :func:`write_csv`.
+
+    Only the trial, state, sparsity ratios, MACs, latency and metric are read.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: Names the file, the line and what is wrong in it.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file is invalid. The message names the file, the line and the fault.
     """
     if not path.is_file():
         raise FileNotFoundError(f'{path} is not there')
@@ -135,8 +139,10 @@ def _number(text: str) -> Optional[float]:
 
 
 def pareto_front(candidates: Iterable[Candidate]) -> List[Candidate]:
-    """The evaluated candidates that none beats: each is better than all faster ones. From the
-    fastest to the slowest, which is the best."""
+    """Return the evaluated candidates with a better metric than all faster ones.
+
+    They are sorted from the fastest to the slowest, which has the best metric.
+    """
     front: List[Candidate] = []
     evaluated = (c for c in candidates if c.state == EVALUATED)
     for candidate in sorted(evaluated, key=lambda c: (c.latency, -c.metric)):
@@ -150,13 +156,13 @@ def _digits(value: Optional[float], digits: int) -> Optional[str]:
 
 
 def within_noise(candidates: Sequence[Candidate], best: Candidate) -> List[Candidate]:
-    """The candidates that these images do not tell from the best: the 95% interval of the best's
-    objective less theirs includes 0, as it does for the best itself.
+    """Return the candidates that do not differ significantly from the best, including the best.
 
-    Those without resamples are left out; all are if the best has none.
+    The 95% confidence interval of the difference of their objectives includes 0. Candidates
+    without resamples are left out, and so are all candidates if the best has none.
 
     Raises:
-        ValueError: They are not of the same images.
+        ValueError: If the resamples are not from the same images.
     """
     if best.resampled is None:
         return []

@@ -1,5 +1,7 @@
-"""The end of a search: the best are measured again and evaluated on all of val. Of many noisy
-figures the luckiest would win."""
+"""Final evaluation of a search: the best candidates are measured again and evaluated on all of val.
+
+Otherwise the candidate with the luckiest noise would win.
+"""
 import math
 from typing import Callable, List, Mapping, Optional, Sequence, Tuple
 
@@ -15,22 +17,24 @@ Pair = Tuple[float, float]
 
 
 class Finals:
-    """Judges candidates again; each figure is kept in the study as soon as it is there.
+    """Final evaluation of a search. Each result is stored in the study immediately.
+
+    A scope is one of those of Selection, or None for the one that was searched.
 
     Args:
         search: The search.
-        end: Under which the finalists are kept.
-        measure: Configuration and scope -> latency as a ratio to the dense model's, more carefully
-            than in the search. A scope is one of Selection's, or None for the one that was
-            searched.
-        searched: Milliseconds of the dense model that the search's latencies go by.
+        end: Key of the final evaluation, under which the finalists are stored.
+        measure: Function that maps a configuration and a scope to the ratio of its latency to the
+            dense model's, measured with more rounds than in the search.
+        searched: Milliseconds of the dense model that the latencies of the search refer to.
         dense: Milliseconds of the dense model, measured now.
-        limits: In milliseconds of now.
-        full: Configuration and scope -> metrics on all of val.
+        limits: Limits in milliseconds, resolved with `dense`.
+        full: Function that maps a configuration and a scope to its results on all of val. Required
+            unless `had_all` is set and `scopes` is empty.
         had_all: Whether the search itself evaluated on all of val.
-        scopes: Judged beside the one that was searched; a finalist stands there in its best.
-        backbone: Configuration and scope -> milliseconds of the backbone alone, and of the dense
-            one beside it, for the finalists; where the whole model is measured.
+        scopes: Further scopes to judge the candidates in. Each finalist gets its best scope.
+        backbone: Function that maps a configuration and a scope to the milliseconds of its
+            backbone alone and of the dense backbone. If given, it is called for the finalists.
     """
 
     def __init__(self, search: SparsitySearch, end: str, measure: Judge, searched: float,
@@ -44,11 +48,12 @@ class Finals:
         self.dense, self.limits, self._drift = dense, limits, dense / searched
 
     def best(self, count: int) -> List[Finalist]:
-        """The best candidates that prove inside the limits, the winner first; those outside are
-        rejected for the next best.
+        """Return the `count` best candidates within the limits when measured again, winner first.
+
+        Candidates outside the limits are rejected, and the next best ones take their place.
 
         Raises:
-            ValueError: None is inside.
+            ValueError: If no candidate is within the limits.
         """
         limits, finalists = self.limits, []
         for candidate in sorted(self._evaluated(), key=lambda c: (-c.metric, c.latency)):
@@ -70,12 +75,18 @@ class Finals:
         return finalists
 
     def points(self, points: Mapping[str, float], count: int = 1) -> List[Finalist]:
-        """For each point, a name and milliseconds, the best of the `count` best candidates that
-        prove no slower, and of those that were judged for other points; one that serves several
-        stands there for each. Where the search had all of val, the whole front is measured again.
+        """Return the best finalist for each point of a Pareto search.
+
+        A point chooses among the `count` best candidates that meet its latency when measured again
+        and those judged for other points. A candidate may serve several points. If the search used
+        all of val, the whole front is measured again.
+
+        Args:
+            points: Mapping of name to milliseconds.
+            count: Number of candidates to judge for each point.
 
         Raises:
-            ValueError: Nothing is so fast; names what is.
+            ValueError: If no candidate meets a point. The message gives the lowest latency.
         """
         judged: List[Candidate] = []
         for point in points.values():
@@ -92,7 +103,7 @@ class Finals:
         return finalists
 
     def _best_within(self, point: float, count: int) -> List[Candidate]:
-        """By the search's own figures, but measured again."""
+        """Return the best candidates of the search that meet a point when measured again."""
         best: List[Candidate] = []
         fitting = [c for c in self._evaluated() if c.latency * self._drift <= point]
         for candidate in sorted(fitting, key=lambda c: (-c.metric, c.latency)):
@@ -111,7 +122,7 @@ class Finals:
 
     def _finalist(self, candidate: Candidate, admit: Callable[[float], bool],
                   point: Optional[float] = None, name: str = '') -> Finalist:
-        """The candidate in the scope that serves it best, of those inside the limits."""
+        """Return the candidate in its best scope; further scopes must be within the limits."""
         own, *others = (self._in_scope(candidate, point, scope, name)
                         for scope in (None, *self.scopes))
         return max([own, *(f for f in others if admit(f.measured))], key=self._objective)
@@ -129,7 +140,7 @@ class Finals:
                                  lambda: self.full(candidate.config, scope))
 
     def _measured(self, candidate: Candidate, scope: Optional[str] = None) -> float:
-        """Milliseconds."""
+        """Return the milliseconds of a candidate, measured again unless stored."""
         return self.dense * self.record.again(candidate.trial, 'ratio', scope,
                                               lambda: self.measure(candidate.config, scope))
 

@@ -1,4 +1,4 @@
-"""What the figures of a search depend on: a study goes on only under the same."""
+"""Identity of a study: everything its results depend on. A study continues only if it matches."""
 import difflib
 import hashlib
 import json
@@ -10,15 +10,18 @@ from mmengine.config import Config
 
 PARTS = 'model', 'val_dataloader', 'val_evaluator'
 REST = 'val_cfg', 'custom_hooks', 'default_scope', 'randomness'
-# Where weights come from, how a training goes, and how fast data are read decide no figure.
+# Initial weights, training settings, data location and loading speed do not affect the metrics.
 _IRRELEVANT = {'init_cfg', 'pretrained', 'train_cfg', 'num_workers', 'persistent_workers',
                'pin_memory', 'prefetch_factor', 'data_root', 'backend_args', 'outfile_prefix'}
 _FILES = {'ann_file', 'seg_map_path'}
 
 
 def config_identity(cfg: Config) -> Dict[str, str]:
-    """A config's model, val data, val evaluator, and all else that decides the figures, each as
-    text. Places of the same data do not matter: of an annotation file its content counts."""
+    """Return the parts of a config that affect the metrics, each as JSON text.
+
+    These are the model, the val data, the val evaluator and the other settings. The location of
+    the data does not matter: annotation files count by file name and content.
+    """
     cfg = cfg.to_dict()
     parts: Dict[str, Any] = {name: cfg.get(name) for name in PARTS}
     parts['other settings'] = {name: cfg.get(name) for name in REST}
@@ -30,7 +33,10 @@ def config_identity(cfg: Config) -> Dict[str, str]:
 
 
 def file_identity(path: str) -> str:
-    """A digest of a file's content, a URL as it is: a search must not go on with other weights."""
+    """Return a digest of a file's content, or a URL unchanged.
+
+    It keeps a study from continuing with other weights or another latency table.
+    """
     if '://' in path:
         return path
     digest = hashlib.sha256()
@@ -41,7 +47,7 @@ def file_identity(path: str) -> str:
 
 
 def differences(stored: Dict, now: Dict) -> List[str]:
-    """Lines that say what differs between two identities; of a text only its lines that differ."""
+    """Return lines that describe how two identities differ, for multi-line values as a diff."""
     lines: List[str] = []
     for key in {**stored, **now}:
         one, other = stored.get(key), now.get(key)
@@ -58,7 +64,7 @@ def differences(stored: Dict, now: Dict) -> List[str]:
 
 
 def _root(dataset: Dict) -> str:
-    """``data_root`` of a data set, within its wrappers."""
+    """Return the ``data_root`` of a data set inside its wrappers, or ''."""
     while not dataset.get('data_root') and isinstance(dataset.get('dataset'), dict):
         dataset = dataset['dataset']
     return dataset.get('data_root') or ''
@@ -81,5 +87,5 @@ def _decisive(value: Any, root: str, key: str = '') -> Any:
 
 
 def _name(value: Any) -> str:
-    """A class by its name, wherever it stands in memory."""
+    """Return the name of a class or function, without its memory address."""
     return getattr(value, '__qualname__', None) or str(value)

@@ -1,4 +1,4 @@
-"""What a candidate must meet, and whether anything can."""
+"""Limits on latency and MACs, and whether any configuration can meet them."""
 import math
 from dataclasses import asdict, dataclass
 from typing import Dict, Optional, Tuple, Union
@@ -8,11 +8,17 @@ Latency = Union[str, float]
 
 
 def parse_latency(value: Latency, option: str) -> Tuple[float, bool]:
-    """30, '30' and '30ms' are milliseconds, '70%' is a share of the dense latency: (30., False),
-    (0.7, True).
+    """Parse a latency, which is given in milliseconds or as a share of the dense latency.
+
+    Args:
+        value: ``30``, ``'30'``, ``'30ms'`` or ``'70%'``.
+        option: Name of the option, for the error message.
+
+    Returns:
+        The number, and whether it is a share: ``(30., False)`` or ``(0.7, True)``.
 
     Raises:
-        ValueError: Neither, negative, or not a finite number; names the option.
+        ValueError: If the value has another format, is negative or not finite.
     """
     text = str(value).strip()
     unit = next((u for u in ('ms', '%') if text.endswith(u)), '')
@@ -28,12 +34,15 @@ def parse_latency(value: Latency, option: str) -> Tuple[float, bool]:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a candidate must meet. Raises ValueError if min_latency is above max_latency.
+    """Limits that a candidate must meet to be evaluated.
 
     Attributes:
         max_latency, min_latency: Milliseconds, or shares of the dense latency.
-        max_macs: Multiply-accumulates.
+        max_macs: Multiply-accumulate operations.
         of_dense: Whether the latencies are shares.
+
+    Raises:
+        ValueError: If `min_latency` is above `max_latency`.
     """
     max_latency: float = math.inf
     min_latency: float = 0.
@@ -43,10 +52,10 @@ class Limits:
     @classmethod
     def parse(cls, max_latency: Optional[Latency], min_latency: Latency = 0,
               max_macs: float = math.inf) -> 'Limits':
-        """From what a user gives, see :func:`parse_latency`; None is no limit.
+        """Create limits from user input, see :func:`parse_latency`; None means no limit.
 
         Raises:
-            ValueError: Not latencies, or one in ms and one in %.
+            ValueError: If a latency is invalid, or one is in ms and the other in %.
         """
         low, low_of_dense = parse_latency(min_latency, '--min-latency')
         high, of_dense = math.inf, low_of_dense
@@ -58,7 +67,7 @@ class Limits:
         return cls(high, low, max_macs, of_dense)
 
     def resolve(self, dense_latency: float) -> 'Limits':
-        """The same limits in milliseconds."""
+        """Return the same limits in milliseconds."""
         if not self.of_dense:
             return self
         return Limits(self.max_latency * dense_latency, self.min_latency * dense_latency,
@@ -70,19 +79,21 @@ class Limits:
                              f'{self.max_latency:g}')
 
     def admit(self, latency: float) -> bool:
-        """Whether a latency in milliseconds is inside."""
+        """Whether a latency in milliseconds is within the limits."""
         return self.min_latency <= latency <= self.max_latency
 
     def check_reachable(self, sparsest: float, dense: float, fewest_macs: int,
                         option: str = '--max-latency') -> None:
-        """Raises ValueError if no configuration can fit: names the reachable range, and the nearest
-        limit that fits.
+        """Check that some configuration can meet the limits.
 
         Args:
-            sparsest, dense: Milliseconds of these two configurations. Of a tiny model, whose
-                selection costs more than it saves, the dense one is the faster.
-            fewest_macs: Of the sparsest.
-            option: What to call the upper limit.
+            sparsest, dense: Milliseconds of these two configurations. The dense one may be faster
+                in a tiny model, where selection costs more than it saves.
+            fewest_macs: MACs of the sparsest configuration.
+            option: Name of the upper latency limit, for the error message.
+
+        Raises:
+            ValueError: If none can. The message gives the reachable range and a limit that fits.
         """
         fastest, slowest = sorted((sparsest, dense))
         reach = f'reachable here: {sparsest:.1f} ms (sparsest) to {dense:.1f} ms (dense)'
@@ -101,5 +112,5 @@ class Limits:
                              f'takes {fewest_macs / 1e9:.3g} G')
 
     def identity(self) -> Dict[str, float]:
-        """As they stand in a study's identity; no limit is None, since JSON has no infinity."""
+        """Return the limits for a study's identity, infinity as None because JSON has none."""
         return {k: v if math.isfinite(v) else None for k, v in asdict(self).items()}

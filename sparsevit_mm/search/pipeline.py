@@ -1,4 +1,4 @@
-"""From evaluations and a limit to the winning config: the steps of a search in order."""
+"""Pipeline of a search: all steps from the study and the dense model to the winning config."""
 import time
 from collections import Counter
 from dataclasses import replace
@@ -36,22 +36,22 @@ from .study import SparsitySearch
 
 Waiting = Callable[[str, str, float], None]
 
-CAREFUL = 3  # times the rounds, where the best are measured again
-RESAMPLING = .04  # of the time of an evaluation, for the resamples of a candidate
+CAREFUL = 3  # factor of the rounds in the final evaluation
+RESAMPLING = .04  # share of the evaluation time to spend on bootstrap resamples
 
 
 class SearchPipeline:
-    """The steps of a search. Use it as a context, so that other workers see it leave.
+    """Steps of a search. Use it as a context manager so that the worker signs off at the end.
 
     Args:
-        cfg: The config.
-        request: What the user asks for.
-        evaluations: Made of both.
+        cfg: Config of the whole model.
+        request: Settings of the search.
+        evaluations: Evaluations built from both.
 
-    Attributes, from :meth:`prepare` on:
-        search: All candidates.
-        score_check: What made ``--importance auto`` choose, for the worker that began the study as
-            for those that joined; None of other searches.
+    Attributes:
+        search: This worker's search, with all candidates; set by :meth:`prepare`.
+        score_check: Comparison by which ``--importance auto`` chose the score, also for workers
+            that joined the study; None in other searches. Set by :meth:`prepare`.
     """
 
     def __init__(self, cfg: Config, request: SearchRequest, evaluations: Evaluations):
@@ -62,24 +62,25 @@ class SearchPipeline:
         self._dense_beside: Optional[float] = None
         self.backbone = evaluations.evaluator.backbone
         self.space = space_of(self.backbone, request)
-        self.densest = self.backbone.space.config(0.)  # with the knobs as the config has them
+        self.densest = self.backbone.space.config(0.)  # with the knobs of the config
         self.meter = self._meter(request.rounds)
         self.table = LatencyTable.load(request.table) if request.table is not None else None
         self.joined: Optional[JoinedStudy] = None
 
     def prepare(self, report: Callable[[str], None] = lambda label: None,
                 waiting: Optional[Waiting] = None) -> None:
-        """Joins the study, settles the score, measures and evaluates the dense model, and resolves
-        the limits by it. All that can be wrong with the input fails in here, before the first
-        candidate.
+        """Join the study, determine the score, resolve the limits and evaluate the dense model.
+
+        All invalid input fails here, before the first candidate.
 
         Args:
-            report: Called with what is evaluated for ``--importance auto``.
-            waiting: Called here and in :meth:`run` while another worker is waited for, as
-                ``Workers.on_wait``.
+            report: Callback that receives a description of each evaluation of
+                ``--importance auto``.
+            waiting: ``Workers.on_wait``, called here and in :meth:`run` while this worker waits
+                for another one.
 
         Raises:
-            ValueError, FileNotFoundError: Name what is wrong.
+            ValueError, FileNotFoundError: If the input is invalid.
         """
         request = self.request
         self.joined = JoinedStudy(request.storage, self._identity(), request.study, request.resume,
@@ -95,10 +96,10 @@ class SearchPipeline:
             self.search = SparsitySearch(problem, self.joined, request.seed, request.sampler,
                                          max(4, min(50, request.num_trials // 4)),
                                          request.evaluation_timeout)
-        except Exception:  # then the corrected command must not find a search begun
+        except Exception:  # the corrected command must not find an existing study
             self.joined.discard_if_empty()
             raise
-        except BaseException:  # stopped: what was measured is kept for the next
+        except BaseException:  # interrupted: keep the measurements for a later run
             self.joined.leave()
             raise
 
@@ -110,7 +111,7 @@ class SearchPipeline:
             self.joined.leave()
 
     def _check_selection(self, report: Callable[[str], None]) -> None:
-        """Puts the score in force, and tries out what else chooses the windows."""
+        """Set the score, and check that the table, knobs, unit order and scopes are usable."""
         request, evaluator = self.request, self.evaluations.evaluator
         self.score = SearchedScore(self.cfg, request, self.evaluations, self.joined.record)
         self.score_check = self.score.settle(self.metric, report)
@@ -121,11 +122,11 @@ class SearchPipeline:
         check_order(request)
         for scope in request.scopes:
             selection = self._selection(scope)
-            selection.alone().group_of(request.setting.batch_size)  # raises
+            selection.alone().group_of(request.setting.batch_size)  # raises ValueError if invalid
             evaluator.try_out(selection)
 
     def _resolve_limits(self) -> Limits:
-        """In milliseconds, by the dense latency, which is measured once per study."""
+        """Return the limits in milliseconds. The dense latency is measured once per study."""
         request = self.request
         points = fastest_points(self.space)
         self.dense_latency, fastest = self.joined.record.reach(lambda: self._reach(points))
@@ -154,17 +155,20 @@ class SearchPipeline:
                              config)
 
     def _shape(self, config: SparsityConfig) -> Tuple[int, int]:
-        """(H, W) of the images of a configuration, in pixels."""
+        """Return (H, W) of the images of a configuration, in pixels."""
         scale = image_scale(config)
         return self.request.setting.shape if scale == 1 else self.evaluations.sizes[scale]
 
     def latency(self, config: SparsityConfig) -> float:
-        """Milliseconds: the table's, or measured."""
+        """Return the milliseconds of a configuration, from the table or measured."""
         return self.table.predict(config) if self.table else self.measure(config)
 
     def measure(self, config: SparsityConfig) -> float:
-        """Milliseconds, as ratio to the dense model measured beside it: a machine that is busier
-        now than at the start of the search changes both."""
+        """Measure a configuration in turn with the dense model.
+
+        Return the ratio of both times the dense latency at the start of the search, since a change
+        in the machine's load affects both.
+        """
         dense, sparse = self._beside_dense(config)
         self._dense_beside = dense.median
         return sparse.ratio * self.dense_latency
@@ -175,12 +179,12 @@ class SearchPipeline:
         return self.meter.measure([self.densest, config])
 
     def _selection(self, scope: Optional[str]) -> Selection:
-        """The config's own, in another scope if one is named."""
+        """Return the selection in use, in another scope if one is given."""
         own = self.evaluations.evaluator.selection
         return replace(own, scope=scope) if scope else own
 
     def _timed(self, what: str, function: Callable) -> Callable:
-        """The function, whose seconds are added up under a name."""
+        """Wrap a function so that its seconds are added to ``spent[what]``."""
         @wraps(function)
         def timed(*args):
             start = time.monotonic()
@@ -191,7 +195,7 @@ class SearchPipeline:
         return timed
 
     def _meter(self, rounds: int, shape: Optional[Tuple[int, int]] = None) -> Meter:
-        """In the setting of the request, or there with images of another size."""
+        """Create a meter in the requested setting, or on the smaller images of `shape` (H, W)."""
         evaluator, setting = self.evaluations.evaluator, self.request.setting
         if shape is None:
             return make_meter(evaluator, evaluator.main, setting, rounds, self.evaluations.sizes)
@@ -199,7 +203,7 @@ class SearchPipeline:
                           replace(setting, shape=shape), rounds)
 
     def _reach(self, sparsest: Sequence[SparsityConfig]) -> Tuple[float, float]:
-        """Milliseconds of the dense configuration, and of the fastest of those given."""
+        """Return the milliseconds of the dense configuration and of the fastest in `sparsest`."""
         if self.table:
             return self.table.dense, min(map(self.table.predict, sparsest))
         dense, *others = self.meter.measure([self.densest, *sparsest])
@@ -237,14 +241,16 @@ class SearchPipeline:
 
     def run(self,
             report: Callable[[Candidate], None] = lambda candidate: None) -> SearchResult:
-        """Searches, with the CSV kept up to date, then judges the best again and writes the winning
-        configs.
+        """Run the search and the final evaluation, and write the winning configs.
+
+        The CSV file is updated after each candidate.
 
         Args:
-            report: Called after each candidate of this worker.
+            report: Callback that receives each candidate of this worker.
 
         Raises:
-            ValueError: See ``run`` of :class:`~.study.SparsitySearch` and :class:`~.finals.Finals`.
+            ValueError: See :meth:`.SparsitySearch.run` and :class:`~.finals.Finals`.
+            EvaluationError: See :meth:`.SparsitySearch.run`.
         """
         request, record, end = self.request, self.search.record, self._end_key()
         self.work_dir.mkdir(parents=True, exist_ok=True)
@@ -268,7 +274,7 @@ class SearchPipeline:
                             request.winners(), self.work_dir, self.score_check, spent)
 
     def _end_key(self) -> str:
-        """A search that goes on, or is asked for something else, ends again."""
+        """Return the key of the final evaluation, which is repeated if the request changes."""
         request = self.request
         chosen = f'best {request.finalists}'
         if request.pareto:
@@ -299,12 +305,12 @@ class SearchPipeline:
 
     def _full(self, config: SparsityConfig, scope: Optional[str]) -> Full:
         evaluation = self.evaluations.full or self.evaluations.evaluator.main
-        resampler = evaluation.resampler(self.metric)  # of what it evaluates next
+        resampler = evaluation.resampler(self.metric)  # before the evaluation that it resamples
         metrics = evaluation(config, self._selection(scope))
         return Full(metrics, resampler and resampler(seed=self.request.seed).to_json())
 
     def _of_backbone(self, config: SparsityConfig, scope: Optional[str]) -> Tuple[float, float]:
-        """Milliseconds of a backbone alone, and of the dense one."""
+        """Return the milliseconds of a backbone alone and of the dense one."""
         request, medians = self.request, []
         for shape in dict.fromkeys((self._shape(config), self._shape(self.densest))):
             alone = LatencyMeter(self.backbone, replace(request.setting, of='backbone',
@@ -314,7 +320,7 @@ class SearchPipeline:
         return medians[0][1], medians[-1][0]
 
     def _smaller(self, size: Tuple[int, int]) -> Tuple[float, float]:
-        """Milliseconds and objective of the dense model on smaller images."""
+        """Return milliseconds and objective of the dense model on images of size (H, W)."""
         smaller, own = (meter.measure([self.densest])[0].median for meter in (
             self._meter(self.request.rounds, size), self.meter))
         ratio = smaller / own
@@ -324,5 +330,5 @@ class SearchPipeline:
     def _write_csv(self, candidates: List[Candidate]) -> None:
         try:
             write_csv(self.work_dir / 'candidates.csv', candidates)
-        except OSError as error:  # the study has it all
+        except OSError as error:  # not fatal: the study holds everything
             print_log(f'candidates.csv could not be written: {error}', 'current', 30)

@@ -1,4 +1,4 @@
-"""What is searched, and how one configuration is judged."""
+"""Optimisation problem of a search: search space, objective and limits."""
 import math
 import time
 from dataclasses import dataclass
@@ -13,21 +13,23 @@ from .limits import Limits
 
 @dataclass(frozen=True)
 class Problem:
-    """What is searched: the space, and how a configuration is judged.
+    """Optimisation problem of a search.
 
     Attributes:
-        space: The configurations.
-        evaluate: Configuration -> metrics; an empty dict counts as metric 0.
-        latency: Configuration -> milliseconds, measured or from a table.
-        macs: Configuration -> multiply-accumulates.
-        metric: Key of the objective, to be maximised.
-        limits: What a candidate must meet to be evaluated.
+        space: Search space.
+        evaluate: Function that maps a configuration to its metrics. An empty dict counts as 0.
+        latency: Function that maps a configuration to milliseconds, measured or from a table.
+        macs: Function that maps a configuration to multiply-accumulate operations.
+        metric: Key of the metric to maximise.
+        limits: Limits in milliseconds that a candidate must meet to be evaluated.
         pareto: Whether low latency is an objective too.
-        look: As `evaluate`, on fewer images, for a first look.
-        resample: The objective of the last evaluation on bootstrap resamples of its images.
-        canonical: Configuration -> the one to try in its place, of the same latency.
-        dense: Milliseconds of the dense model that ran beside the configuration in the last call of
-            `latency`; None where that measured nothing.
+        look: Like `evaluate`, but on fewer images, for a first look; None to go without.
+        resample: Function that returns the objective of the last evaluation on bootstrap resamples
+            of its images; None to go without.
+        canonical: Function that maps a configuration to an equivalent one to try instead, whose
+            latency differs by no more than the noise.
+        dense: Function that returns the milliseconds of the dense model measured in the last call
+            of `latency`; None if that measured nothing.
     """
     space: SparsitySpace
     evaluate: Callable[[SparsityConfig], Metrics]
@@ -42,17 +44,20 @@ class Problem:
     dense: Callable[[], Optional[float]] = lambda: None
 
     def objective(self, metrics: Metrics) -> float:
-        """See :func:`~..evaluation.metrics.objective`."""
+        """Return the objective, see :func:`~..evaluation.metrics.objective`."""
         return objective(metrics, self.metric)
 
     def judge(self, trial: int, config: SparsityConfig,
               promising: Callable[[Candidate], bool]) -> Candidate:
-        """What can be said of a configuration, the cheapest first.
+        """Judge a configuration, cheapest checks first: MACs, latency, first look, evaluation.
 
         Args:
             trial: Number of the trial.
             config: The configuration.
-            promising: Candidate with its first look -> whether the evaluation is worth it.
+            promising: Function that decides from the first look whether to evaluate a candidate.
+
+        Returns:
+            The candidate, with the state it reached.
         """
         start = time.monotonic()
         candidate = Candidate(trial, config, OUTSIDE, macs=self.macs(config))

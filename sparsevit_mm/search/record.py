@@ -1,6 +1,6 @@
-"""What a search keeps in its Optuna study: the one reader and writer of its attributes.
+"""Record of a search: reads and writes the user attributes of its Optuna study.
 
-Beside them a study holds what :mod:`.store.workers` say of themselves, and Optuna's own.
+The study also holds the attributes of :mod:`.store.workers`.
 """
 from dataclasses import asdict, dataclass
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
@@ -14,29 +14,33 @@ from .candidates import REJECTED, Candidate, finite
 from .store.workers import Workers
 from .summary import Finalist, Reference, Summary
 
-SCHEMA = 3  # goes up with each change of what stands below
+SCHEMA = 3  # increment whenever the attributes below change
 Figures = Tuple[float, float]
 Compute = Callable[[], Any]
 
-# Attributes of the study. Those of the first line are written once, by whichever worker is first.
+# Attributes of the study. Those in the first line are written once, by the first worker.
 _SCHEMA, _IDENTITY, _IMPORTANCE, _REACH, _DENSE, _SEEDS = (
     'schema', 'identity', 'importance', 'reach', 'dense', 'seeds')
 _REJECTED, _AGAIN, _FULL, _FINALISTS, _REFERENCES = (
     'rejected', 'judged again', 'dense full', 'finalists', 'references')
-_DENSE_AGAIN = 'dense again: '  # and the end
-_CANDIDATE, _WORKER = 'candidate', 'worker'  # of a trial
+_DENSE_AGAIN = 'dense again: '  # followed by the key of the final evaluation
+# Attributes of a trial
+_CANDIDATE, _WORKER = 'candidate', 'worker'
 
 
 class StudyRecord:
     """Typed access to the record of a search.
 
+    Requests that share a study each have their own final evaluation, which judges the best
+    candidates again. `end` is its key.
+
     Args:
         study: The study.
-        workers: Of the study, so that what is computed once is computed by one of them; None to
-            read only.
+        workers: Workers of the study, which ensure that shared values are computed only once.
+            None gives read-only access.
 
     Raises:
-        ValueError: Another version of this package wrote the record.
+        ValueError: If a version of this package with another schema wrote the record.
     """
 
     def __init__(self, study: optuna.Study, workers: Optional[Workers] = None):
@@ -46,58 +50,67 @@ class StudyRecord:
             raise ValueError(f'study {study.study_name!r} has schema {attrs.get(_SCHEMA, 1)}, this '
                              f'version of sparsevit_mm reads {SCHEMA}: begin another')
 
-    # What all workers share, computed by the first that asks.
+    # Values that all workers share, computed by the first worker that needs them
 
     def identity(self, compute: Compute) -> Dict:
-        """What the figures depend on: config, checkpoint, latency setting, limits, seed."""
+        """Return what the results depend on: config, checkpoint, latency setting, limits, seed."""
         self.workers.once(_SCHEMA, lambda: SCHEMA)
         return self.workers.once(_IDENTITY, compute)
 
     def importance(self, compute: Optional[Compute] = None) -> Optional[Dict]:
-        """Name of the score, and the comparison that it was chosen by; None if nobody settled it
-        and nothing computes it."""
+        """Return the name of the importance score and, if 'auto' chose it, the comparison.
+
+        Without `compute`, return None if no worker has determined it yet.
+        """
         if compute is None:
             return self.study.user_attrs.get(_IMPORTANCE)
         return self.workers.once(_IMPORTANCE, compute)
 
     def reach(self, compute: Callable[[], Figures]) -> Figures:
-        """Milliseconds of the dense and of the sparsest configuration."""
+        """Return the milliseconds of the dense and of the fastest configuration."""
         return tuple(self.workers.once(_REACH, compute))
 
     def dense(self, compute: Callable[[], Candidate], depths: Depths) -> Candidate:
-        """The dense model as a candidate."""
+        """Return the dense model as a candidate."""
         record = self.workers.once(_DENSE, lambda: compute().to_json())
         return Candidate.from_json(-1, record, depths)
 
     def seeds(self, enqueue: Callable[[], None]) -> None:
-        """Queues the first population."""
+        """Enqueue the first population, once per study."""
         self.workers.once(_SEEDS, lambda: enqueue() or True)
 
     def end(self, name: str, run: Callable[[], None]) -> None:
-        """Runs the end of a search unless that was done."""
+        """Run the final evaluation `name` unless a worker has done so."""
         self.workers.once(f'end: {name}', lambda: run() or True)
 
-    # Candidates: one a trial.
+    # Candidates, one per trial
 
     def trials(self) -> Iterator[FrozenTrial]:
-        """Those that hold a candidate."""
+        """Return the trials that hold a candidate."""
         return (t for t in self.study.get_trials(deepcopy=False) if has_candidate(t))
 
     @property
     def rejected(self) -> List[int]:
-        """Trials whose candidates proved outside the limits when they were measured again."""
+        """Numbers of the trials whose candidates were outside the limits when measured again."""
         return self.study.user_attrs.get(_REJECTED, [])
 
     def reject(self, trials: Sequence[int]) -> None:
-        """Sets :attr:`rejected`."""
+        """Set :attr:`rejected`."""
         self.study.set_user_attr(_REJECTED, list(trials))
 
-    # The end: figures that were taken again, and who came out best.
+    # Final evaluation: repeated measurements and the resulting finalists
 
     def again(self, trial: int, figure: str, scope: Optional[str], compute: Compute) -> Any:
-        """A candidate's figure in a scope, computed unless it is there: 'ratio', of its latency to
-        the dense model's; 'full', :class:`Full`; or 'backbone', milliseconds of the backbone
-        alone, and of the dense one."""
+        """Return a repeated measurement of a candidate, computing it if it is not stored yet.
+
+        Args:
+            trial: Number of the candidate's trial.
+            figure: 'ratio', the ratio of its latency to the dense model's; 'full', a
+                :class:`Full`; or 'backbone', the milliseconds of its backbone alone and of the
+                dense backbone.
+            scope: Scope of the selection; None for the one that was searched.
+            compute: Function that returns the value.
+        """
         kept, key = self.study.user_attrs.get(_AGAIN, {}), _key(figure, scope)
         figures = kept.setdefault(str(trial), {})  # JSON keys are text
         if key not in figures:
@@ -108,41 +121,41 @@ class StudyRecord:
         return Full(**value) if figure == 'full' else value
 
     def dense_again(self, end: str, compute: Callable[[], float]) -> float:
-        """Milliseconds of the dense model at an end of the search."""
+        """Return the dense model's milliseconds in a final evaluation, measuring if necessary."""
         key = _DENSE_AGAIN + end
         if key not in self.study.user_attrs:
             self.study.set_user_attr(key, compute())
         return self.study.user_attrs[key]
 
     def dense_full(self, compute: Callable[[], 'Full']) -> 'Full':
-        """The dense model on all of val."""
+        """Return the metrics of the dense model on all of val, computing them if necessary."""
         if _FULL not in self.study.user_attrs:
             self.study.set_user_attr(_FULL, compute().to_json())
         return Full(**self.study.user_attrs[_FULL])
 
     def keep_finalists(self, end: str, finalists: Sequence[Finalist]) -> None:
-        """Of one end: another request of the same study has an end of its own."""
+        """Store the finalists of a final evaluation."""
         kept = self.study.user_attrs.get(_FINALISTS, {})
         kept[end] = [dict(name=f.name, trial=f.candidate.trial, point=f.point, scope=f.scope)
                      for f in finalists]
         self.study.set_user_attr(_FINALISTS, kept)
 
     def reference(self, name: str, compute: Callable[[str], Reference]) -> None:
-        """Keeps a point of comparison, unless it is there."""
+        """Compute and store a reference point unless it is stored already."""
         kept = self.study.user_attrs.get(_REFERENCES, {})
         if name not in kept:
             kept[name] = asdict(compute(name))
             self.study.set_user_attr(_REFERENCES, kept)
 
     def summary(self, end: Optional[str] = None) -> Summary:
-        """All of it.
+        """Return the whole record.
 
         Args:
-            end: Whose finalists; None takes the newest.
+            end: Final evaluation whose finalists to return. Defaults to the latest one.
 
         Raises:
-            ValueError: No search of this package made the study, or it was stopped before the
-                dense model was evaluated.
+            ValueError: If the study was not created by this package, or the search ended before
+                the dense model was evaluated.
         """
         attrs, name = self.study.user_attrs, self.study.study_name
         for key in (_IDENTITY, _REACH, _DENSE):
@@ -169,11 +182,11 @@ class StudyRecord:
 
 @dataclass
 class Full:
-    """What all of val says of a configuration.
+    """Evaluation of a configuration on all of val.
 
     Attributes:
-        metrics: All that the evaluator gave.
-        resampled: The objective on bootstrap resamples; None where the evaluator has no resampler.
+        metrics: All metrics of the evaluator.
+        resampled: Objective on bootstrap resamples; None if the evaluator has no resampler.
     """
     metrics: Optional[Metrics] = None
     resampled: Optional[Dict] = None
@@ -186,8 +199,8 @@ class _Again:
     """Candidates that were judged again, as finalists.
 
     Args:
-        figures: Trial -> what :meth:`StudyRecord.again` keeps.
-        candidates: Trial -> candidate.
+        figures: Mapping of trial number, as text, to the values of :meth:`StudyRecord.again`.
+        candidates: Mapping of trial number to candidate.
         dense: Milliseconds of the dense model.
     """
 
@@ -204,7 +217,7 @@ class _Again:
                         backbone and tuple(backbone))
 
     def all(self) -> List[Finalist]:
-        """In the scope that was searched."""
+        """Return all of them, in the scope that was searched."""
         return [self.finalist(int(trial)) for trial, figures in self.figures.items()
                 if 'ratio' in figures]
 
@@ -221,27 +234,27 @@ def candidate_of(trial: FrozenTrial, depths: Depths, rejected: Sequence[int]) ->
 
 
 def figures_of(trial: FrozenTrial) -> Dict:
-    """Its candidate as JSON; empty without one."""
+    """Return the trial's candidate as JSON, or an empty dict if it has none."""
     return trial.user_attrs.get(_CANDIDATE, {})
 
 
 def attributes(candidate: Candidate, worker: str) -> Dict:
-    """Of a trial that holds a candidate."""
+    """Return the attributes of a trial that holds a candidate."""
     return {_CANDIDATE: candidate.to_json(), _WORKER: worker}
 
 
 def put(trial: Trial, candidate: Candidate) -> None:
-    """Keeps a candidate in its trial."""
+    """Store a candidate in its trial."""
     trial.set_user_attr(_CANDIDATE, candidate.to_json())
 
 
 def sign(trial: Trial, worker: str) -> None:
-    """Says whose the trial is."""
+    """Store the id of the worker that runs the trial."""
     trial.set_user_attr(_WORKER, worker)
 
 
 def worker_of(trial: FrozenTrial) -> str:
-    """Empty before it is signed."""
+    """Return the id of the worker that runs the trial, or '' before :func:`sign`."""
     return trial.user_attrs.get(_WORKER, '')
 
 

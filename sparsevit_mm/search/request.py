@@ -1,4 +1,4 @@
-"""What the user of a search asks for."""
+"""Settings of a search, as given by the user."""
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence
@@ -11,47 +11,46 @@ from ..widths import check_widths
 from .limits import Limits, parse_latency
 from .summary import WINNER
 
-# Shares of the dense latency that a Pareto search picks winners for, unless told.
+# Default points of a Pareto search, as shares of the dense latency
 POINTS = ['90%', '80%', '70%', '60%', '50%']
 AUTO = 'auto'
 
 
 @dataclass
 class SearchRequest:
-    """What the user asks for.
+    """Settings of a search.
 
     Attributes:
         config, checkpoint: Paths.
-        options: Dotted settings merged into the config, or None.
-        limits: What a candidate must meet to be evaluated.
-        setting: How latency is measured.
-        out: Where the winning config goes.
-        overwrite: Whether `out` may exist.
-        eval_dtype: Of the evaluations: 'fp32', 'fp16' or 'bf16'; that of the setting if None. See
-            :func:`~sparsevit_mm.models.precision.half_precision`.
-        rounds: Runs of the candidate, and of the dense model beside it, in one measurement.
-        num_trials: Evaluations in all.
-        num_samples: Images of an evaluation; all of val if None.
-        first_look: Images of the first look at a candidate; none if None.
-        metric: Key of the metric; the usual one of the evaluator if None.
-        seed: Of the sampler and of the subset.
+        options: Settings with dotted keys that are merged into the config, or None.
+        limits: Limits that a candidate must meet to be evaluated.
+        setting: How to measure latency.
+        out: Path of the winning config.
+        overwrite: Whether to overwrite `out` if it exists.
+        eval_dtype: Dtype of the evaluations: 'fp32', 'fp16' or 'bf16'. Defaults to that of the
+            setting. See :func:`~sparsevit_mm.models.precision.half_precision`.
+        rounds: Timed runs of the candidate, and of the dense model, per latency measurement.
+        num_trials: Total number of candidates to evaluate.
+        num_samples: Number of val images per evaluation. Defaults to all.
+        first_look: Number of images of the first look at a candidate; None disables it.
+        metric: Key of the metric to maximise. Defaults to the usual one of the evaluator.
+        seed: Seed of the sampler, the image subsets and the bootstrap resamples.
         sampler: One of :data:`~.propose.sampler.SAMPLERS`.
-        table: File of a LatencyTable to take latencies from; measured if None.
-        storage: Of the study, see :func:`~.store.storage.open_storage`.
-        study: Name of the study to join or begin.
-        resume: Go on with the one study that is there.
-        pareto: Search the front of metric against latency.
-        points: Latencies that get a config of the front, in ms ('30ms') or of dense ('70%').
-        evaluation_timeout: Seconds for one candidate; none if None.
-        finalists: How many are judged again, for the winner or for each point.
-        references: Whether to evaluate points to compare with.
-        scopes: Of Selection, in which the finalists are judged beside the config's own.
-        knobs: Values of the test config, and the size of the images, that are chosen beside the
-            ratios.
-        choices: Ratios to choose from, in [0, 1); those of the backbone's space if None.
-        widths: Kind, 'heads' or 'ffn' -> shares of them to choose from for each stage.
-        importance: Score that windows are chosen by, or :data:`AUTO` to find the one that is best
-            before the search; the study's, else the config's, if None.
+        table: Path of a LatencyTable that predicts the latencies. If None, they are measured.
+        storage: URL of the storage, see :func:`~.store.storage.open_storage`.
+        study: Name of the study to join or create.
+        resume: Continue the only study of the storage.
+        pareto: Search the Pareto front of metric and latency.
+        points: Latencies to write a config for, in ms ('30ms') or as a share of dense ('70%').
+        evaluation_timeout: Time limit of one candidate in seconds; None for no limit.
+        finalists: Number of candidates to judge again, for the winner or for each point.
+        references: Whether to evaluate reference points for comparison.
+        scopes: Scopes of Selection in which to judge the finalists, besides the config's own.
+        knobs: Values of the test config, and the image scale, to search along with the ratios.
+        choices: Sparsity ratios to choose from, in [0, 1). Defaults to those of the backbone.
+        widths: Mapping of kind, 'heads' or 'ffn', to the shares to choose from for each stage.
+        importance: Score that ranks windows or tokens, or :data:`AUTO` to choose the best one
+            before the search. Defaults to that of the study, else that of the config.
     """
     config: str
     checkpoint: str
@@ -124,7 +123,7 @@ class SearchRequest:
                 raise ValueError('--sampler published has one objective; --pareto goes with the '
                                  'others')
             for point in self.points:
-                point_latency(point, 1.)  # raises
+                point_latency(point, 1.)  # raises ValueError if invalid
             if len({parse_latency(point, '--points') for point in self.points}) < len(
                     self.points):
                 raise ValueError(f'--points {",".join(self.points)}: two of them are the same')
@@ -135,7 +134,7 @@ class SearchRequest:
         return self.eval_dtype or self.setting.dtype
 
     def winners(self) -> Dict[str, Path]:
-        """File of each winning config by its name: the point in a Pareto search."""
+        """Return the path of each winning config by name: that of the point in a Pareto search."""
         if not self.pareto:
             return {WINNER: self.out}
         return {point: self.out.with_name(f'{self.out.stem}_{_plain(point)}.py')
@@ -143,7 +142,11 @@ class SearchRequest:
 
 
 def point_latency(point: str, dense_latency: float) -> float:
-    """Milliseconds of a point, see :func:`~.limits.parse_latency`; ValueError if it is none."""
+    """Convert a point to milliseconds.
+
+    Raises:
+        ValueError: If the point is zero or :func:`~.limits.parse_latency` rejects it.
+    """
     value, of_dense = parse_latency(point, '--points')
     if not value:
         raise ValueError(f'--points {point!r}: nothing is so fast')
@@ -151,6 +154,6 @@ def point_latency(point: str, dense_latency: float) -> float:
 
 
 def _plain(point: str) -> str:
-    """For a file name: '70%' -> '70pct', '30.5ms' -> '30.5ms'."""
+    """Convert a point for a file name: '70%' -> '70pct', '30.5ms' and '30.5' -> '30.5ms'."""
     number = point.strip().replace('%', 'pct')
     return number if number[-1].isalpha() else f'{number}ms'

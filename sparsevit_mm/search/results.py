@@ -1,5 +1,4 @@
-"""What a finished search leaves beside its study: winning configs with their provenance, the front,
-and where the study is."""
+"""Output files of a finished search: winning configs, Pareto front, and manifest."""
 import json
 import math
 from dataclasses import dataclass, field
@@ -28,18 +27,18 @@ MANIFEST, FRONT = 'search.json', 'front.json'
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search found.
+    """Result of a search.
 
     Attributes:
-        summary: The study's record: dense, candidates, finalists; the first finalist is the winner,
-            in a Pareto search there is one for each point.
-        limits: In milliseconds.
-        setting: In which latency was measured.
-        configs: The configs written: name of the finalist -> file.
-        work_dir: Where candidates.csv and all else is.
-        score_check: What made ``importance='auto'`` choose; None of other searches.
-        spent: Seconds that this worker spent on the candidates, before the end: in 'all', and of
-            these on their 'evaluation' by the toolkit and on measuring their 'latency'.
+        summary: Record of the study: dense model, candidates and finalists. The first finalist is
+            the winner; a Pareto search has one finalist per point.
+        limits: Limits in milliseconds.
+        setting: Setting in which latency was measured.
+        configs: Mapping of finalist name to the path of its config.
+        work_dir: Directory of candidates.csv and the other output files.
+        score_check: Comparison by which ``importance='auto'`` chose the score, else None.
+        spent: Seconds that this worker spent on candidates before the final evaluation: 'all', and
+            thereof 'evaluation' by the toolkit and 'latency' measurement.
     """
     summary: Summary
     limits: Limits
@@ -55,8 +54,10 @@ class SearchResult:
 
 
 def write_manifest(work_dir: Path, request: SearchRequest, study: str, end: str) -> None:
-    """Says where the study of a work directory is, and which of its ends the request asks for, for
-    tools that read it. No password in it."""
+    """Write search.json, which tells tools where the study is and which final evaluation to read.
+
+    Passwords and other secrets in the storage URL are masked.
+    """
     text = json.dumps({
         'storage': shown(request.storage),
         'study': study,
@@ -75,8 +76,16 @@ def write_manifest(work_dir: Path, request: SearchRequest, study: str, end: str)
 
 
 def write_front(work_dir: Path, summary: Summary, setting: Dict, weights: List[float]) -> None:
-    """The front of the search, for ``set_latency_budget``: of the candidates that were judged again
-    at the end, with these figures alone. `weights` is the fingerprint of the backbone's."""
+    """Write front.json, the Pareto front for ``set_latency_budget``.
+
+    It contains only candidates that were judged again in a final evaluation, with those results.
+
+    Args:
+        work_dir: Directory to write to.
+        summary: Record of the study.
+        setting: Identity of the latency setting.
+        weights: Fingerprint of the backbone's weights.
+    """
     points = [FrontPoint(f.candidate.config, f.measured, summary.metric_of(f))
               for f in summary.judged
               if (f.full is None) == (summary.dense_full is None)
@@ -87,8 +96,15 @@ def write_front(work_dir: Path, summary: Summary, setting: Dict, weights: List[f
 
 def write_winners(cfg: Config, request: SearchRequest, search: SparsitySearch,
                   summary: Summary, importance: Optional[str] = None) -> None:
-    """A config for the winner, or for each point of a Pareto search; `importance` is the score it
-    was searched under, if that is to be in it."""
+    """Write a config for the winner, or for each point of a Pareto search.
+
+    Args:
+        cfg: Config of the whole model.
+        request: Settings of the search.
+        search: The search.
+        summary: Record of the study.
+        importance: Importance score to set in the configs; None leaves it unchanged.
+    """
     finalists = {f.name: f for f in summary.finalists}
     for name, path in request.winners().items():
         finalist = finalists[name]
@@ -100,7 +116,7 @@ def write_winners(cfg: Config, request: SearchRequest, search: SparsitySearch,
 
 def provenance(request: SearchRequest, search: SparsitySearch, summary: Summary,
                finalist: Finalist, importance: Optional[str] = None) -> List[str]:
-    """Where a config came from, as lines of comment."""
+    """Return the provenance of a winning config as comment lines."""
     candidate = finalist.candidate
     metric, dense = summary.metric, summary.dense
     now = summary.dense_latency

@@ -1,4 +1,4 @@
-"""The score that a search chooses windows by: one for all of a study."""
+"""Importance score that ranks windows or tokens, the same throughout a study."""
 from dataclasses import replace
 from typing import Callable, Optional
 
@@ -12,19 +12,20 @@ from .splits import Evaluations
 
 
 class SearchedScore:
-    """The worker that begins a study settles it, and the others take it from there.
+    """Importance score of a study. The first worker determines it, the others read it.
 
     Args:
-        cfg: The config.
-        request: What the user asks for.
-        evaluations: Made of both.
-        record: Of the study.
+        cfg: Config of the whole model.
+        request: Settings of the search.
+        evaluations: Evaluations built from both.
+        record: Record of the study.
 
     Attributes:
-        written: The score in force, for the winner's config; None before it is settled.
+        own: The config's score.
+        written: The score in use, which goes into the winning config; None before :meth:`settle`.
 
     Raises:
-        ValueError: The study was begun under another score than the one asked for.
+        ValueError: If the study uses another score than the requested one.
     """
 
     def __init__(self, cfg: Config, request: SearchRequest, evaluations: Evaluations,
@@ -36,18 +37,19 @@ class SearchedScore:
         self._compare(record.importance())
 
     def settle(self, metric: str, report: Callable[[str], None]) -> Optional[ScoreComparison]:
-        """Puts the score in force, of the evaluator and its backbone.
+        """Determine the score and set it in the evaluator and its backbone.
 
         Args:
-            metric: Key of the objective, which 'auto' chooses by.
-            report: Called with what it evaluates next.
+            metric: Key of the metric that 'auto' compares the scores by.
+            report: Callback that receives a description of each evaluation before it starts.
 
         Returns:
-            What it chose by; None if the score was given.
+            The comparison that 'auto' chose by; None if the score was given.
 
         Raises:
-            ValueError: As the class, where another worker began the study just now; the checkpoint
-                can't run under the score; see :func:`~..evaluation.scores.compare.compare_scores`.
+            ValueError: If another worker has just stored another score, if the backbone does not
+                support the score or the checkpoint lacks its weights, or see
+                :func:`~..evaluation.scores.compare.compare_scores`.
         """
         held = self.record.importance(lambda: self._decide(metric, report))
         self._compare(held)

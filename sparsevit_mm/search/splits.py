@@ -1,5 +1,5 @@
-"""The model of a search, and the data it is evaluated on: val or some of it, fewer images for the
-first look, all of val for the end, smaller images for comparison."""
+"""Evaluations of a search: val or a subset of it, fewer images for the first look, all of val for
+the finalists, and smaller images for comparison."""
 from copy import deepcopy
 from typing import Dict, Optional, Sequence, Tuple
 
@@ -18,30 +18,31 @@ from ..evaluation.subset import restrict_to_subset
 from ..operating_point import IMAGE_SCALE, Knob
 from .request import AUTO, SearchRequest
 
-SCALES = .875, .75, .625  # of the image sides, for comparison
+SCALES = .875, .75, .625  # factors of the image sides, for comparison
 
 
 class Evaluations:
-    """Everything that evaluates. In a distributed run each rank makes one, and all but rank 0 call
-    ``evaluator.serve()``.
+    """Model of a search and its evaluations on several data sets.
+
+    In a distributed run each rank creates one, and all but rank 0 call ``evaluator.serve()``.
 
     Args:
-        cfg: The config.
-        request: What the user asks for.
+        cfg: Config of the whole model.
+        request: Settings of the search.
 
     Attributes:
-        evaluator: On val, or ``request.num_samples`` images of it.
-        look: On ``request.first_look`` images of it; None without.
-        check: On the images that scores are compared on, if ``request.importance`` is 'auto': the
-            evaluator's, or 100 where it has all of val.
-        full: On all of val; None if the evaluator has all.
-        smaller: (H, W) in pixels -> the same images as the evaluator's, scaled; empty unless
-            ``request.references``.
-        sizes: Image scale -> (H, W) in pixels, for those that ``request.knobs`` may set.
+        evaluator: Evaluator on val, or on ``request.num_samples`` images of it.
+        look: Evaluation on ``request.first_look`` images of val; None if that is None.
+        check: Evaluation for comparing scores. It uses the images of the evaluator, but at most
+            100 if ``request.importance`` is 'auto' and the evaluator uses all of val.
+        full: Evaluation on all of val; None if the evaluator uses all of val.
+        smaller: Mapping of (H, W) in pixels to the evaluation on the images of the evaluator,
+            resized; empty unless ``request.references`` is set.
+        sizes: Mapping of image scale to (H, W) in pixels, for the scales in ``request.knobs``.
 
     Raises:
-        ValueError, FileNotFoundError, FileExistsError: Name what is wrong with the data, the
-            checkpoint, or the place of the winner.
+        ValueError, FileNotFoundError, FileExistsError: If the data, the checkpoint or the path of
+            the winning config is invalid.
     """
 
     def __init__(self, cfg: Config, request: SearchRequest):
@@ -80,7 +81,7 @@ class Evaluations:
             self.smaller.setdefault(size, self.evaluator.on(scaled))
 
     def _images(self, number: Optional[int], seed: int) -> Config:
-        """The config with so many images of val, or all."""
+        """Return the config with val restricted to `number` images; None keeps all."""
         cfg = deepcopy(self._cfg)
         if number is not None:
             restrict_to_subset(cfg, 'val', number, seed, cfg.work_dir)
@@ -88,10 +89,10 @@ class Evaluations:
 
 
 def _sizes(cfg: Config, knobs: Sequence[Knob]) -> Dict[float, Tuple[int, int]]:
-    """(H, W) of the images at each scale to choose from, none without such a knob.
+    """Return (H, W) of the images at each scale of the image scale knob, empty without one.
 
     Raises:
-        ValueError: The pipelines can't be scaled, or two scales make the same size.
+        ValueError: If the pipelines cannot be scaled, or two scales give the same size.
     """
     scales = sorted(float(v) for knob in knobs if knob.name == IMAGE_SCALE for v in knob.values)
     splits = [split for split in ('val', 'test') if cfg.get(f'{split}_dataloader')]

@@ -1,6 +1,8 @@
-"""Evolutionary search for the best ratios under a latency limit (SparseViT, section 3.3), by any
-number of workers on one Optuna study. What was evaluated is in the storage, and survives any
-kill."""
+"""Evolutionary search for the best sparsity ratios under a latency limit (SparseViT, section 3.3).
+
+Any number of workers share one Optuna study. Evaluated candidates are in its storage, so they
+survive a kill.
+"""
 import hashlib
 import logging
 import traceback
@@ -22,33 +24,37 @@ from .propose.screening import FirstLook
 from .record import attributes, candidate_of, has_candidate, put, sign, worker_of
 from .store.joining import JoinedStudy
 
-# After so many trials in a row that led to no evaluation, NSGA-II's population has converged or
-# the band is narrow: the next configuration is then drawn at random from those not yet seen.
+# Number of consecutive trials without an evaluation after which the next configuration is drawn at
+# random from the unseen ones: NSGA-II's population has converged, or the latency band is narrow.
 PATIENCE = 20
-GIVE_UP = 400  # trials in a row without an evaluation: the band is next to empty
-DRAWS, RANDOM_TRIES = 50, 2000  # at one that is new: spread evenly, then independent
-ATTEMPTS = 2  # at a candidate whose evaluation raises
-FAILURES = 8  # candidates in a row that raised: then it is not them
+GIVE_UP = 400  # such trials after which the search ends: the band is almost empty
+DRAWS, RANDOM_TRIES = 50, 2000  # attempts to draw an unseen one: evenly in MACs, then independently
+ATTEMPTS = 2  # to evaluate a candidate
+FAILURES = 8  # consecutive candidates that raise, after which the search aborts
 
 
 class EvaluationError(RuntimeError):
-    """Evaluations fail, whatever the candidate."""
+    """Too many consecutive evaluations failed, so the candidates are not the cause."""
 
 
 class SparsitySearch:
-    """One worker of a search. Use it as a context, so that others see it leave.
+    """One worker of a search. Use it as a context manager so that it signs off at the end.
 
     Args:
-        problem: What is searched.
-        joined: The study.
+        problem: Problem to solve.
+        joined: Study that this worker has joined.
         seed: Seed of the sampler.
         sampler: One of :data:`~.propose.sampler.SAMPLERS`.
-        population_size: Of NSGA-II.
-        timeout: Seconds for one candidate; one that takes longer is recorded as failed, and ends
-            this process, see :func:`~.store.deadline.deadline`.
+        population_size: Population size of NSGA-II.
+        timeout: Time limit of one candidate in seconds. A candidate that exceeds it is recorded as
+            failed and ends this process, see :func:`~.store.deadline.deadline`.
+
+    Attributes:
+        candidates: All candidates that this worker knows of, its own and those of other workers.
+        memo: Mapping of configuration to candidate, without duplicates.
 
     Raises:
-        ValueError: The sampler is none, or can't do with two objectives. The study is left then.
+        ValueError: If the sampler is unknown. The worker leaves the study first.
     """
 
     def __init__(self, problem: Problem, joined: JoinedStudy, seed: int = 0,
@@ -70,8 +76,8 @@ class SparsitySearch:
         problem = self.problem
         self._take_over()
         self.sync()
-        # A sampler is not stored: the same seed again would draw the same numbers again, and
-        # workers that start together would draw alike.
+        # The sampler's state is not stored, so the number of trials is part of the seed: a resumed
+        # search must not repeat its draws. Workers that start together must differ as well.
         seeds = [seed, len(self.study.get_trials(deepcopy=False))]
         if self.workers.others():
             seeds.append(int(hashlib.sha256(self.workers.id.encode()).hexdigest()[:8], 16))
@@ -94,7 +100,7 @@ class SparsitySearch:
 
     @property
     def best(self) -> Optional[Candidate]:
-        """Highest metric, and among equals the fastest; None before the first evaluation."""
+        """Candidate with the highest metric, the fastest if tied; None before any evaluation."""
         return max((c for c in self.candidates if c.state == EVALUATED),
                    key=lambda c: (c.metric, -c.latency), default=None)
 
@@ -103,17 +109,19 @@ class SparsitySearch:
         return pareto_front(self.candidates)
 
     def run(self, num_trials: int, report: Callable[[Candidate], None] = lambda c: None) -> None:
-        """Goes on until all workers together have evaluated `num_trials` candidates, or none that
-        fits is found.
+        """Search until all workers together have evaluated `num_trials` candidates.
+
+        Stop earlier if no further candidate within the limits is found.
 
         Args:
-            num_trials: Evaluations, those before this worker joined included. Workers that begin
-                the last one at the same moment make it one more for each.
-            report: Called after each candidate of this worker.
+            num_trials: Total number of evaluations, including those before this worker joined.
+                Workers that begin the last one at the same moment may exceed it.
+            report: Callback that receives each candidate of this worker.
 
         Raises:
-            ValueError: No candidate met the limits, or all that did gave NaN.
-            EvaluationError: :data:`FAILURES` candidates in a row raised; lists what.
+            ValueError: If no candidate met the limits, all that did failed or gave NaN, or the
+                sampler does not support two objectives.
+            EvaluationError: If :data:`FAILURES` consecutive candidates raised; lists the errors.
         """
         self.record.seeds(self._enqueue_seeds)
         misses, raised = 0, []
@@ -123,7 +131,7 @@ class SparsitySearch:
             left = num_trials - self.num_evaluated
             if left <= 0:
                 break
-            if len(self._in_flight) >= left:  # others work on the last ones, and may yet die
+            if len(self._in_flight) >= left:  # the others are busy with the last ones, but may die
                 self.workers.wait()
                 continue
             if misses >= PATIENCE and not self._enqueue_unseen():
@@ -146,7 +154,7 @@ class SparsitySearch:
                              'every candidate gave NaN')
 
     def sync(self) -> None:
-        """Takes in what all workers recorded."""
+        """Read the candidates that all workers have recorded, and those they are working on."""
         for trial in self.record.trials():
             if trial.number not in self._known:
                 self._known.add(trial.number)
@@ -168,7 +176,7 @@ class SparsitySearch:
         config = self.problem.canonical(space.decode(from_params(trial.params)))
         candidate = Candidate(trial.number, config, DUPLICATE)
         if config not in self.memo and self.workers.claim(str(config)):
-            self.sync()  # it may have been recorded before the claim
+            self.sync()  # another worker may have recorded it just before the claim
             if config not in self.memo:
                 candidate = self._judge(trial, config)
         self._record(trial, candidate)
@@ -176,7 +184,10 @@ class SparsitySearch:
         return candidate
 
     def _judge(self, trial: Trial, config: SparsityConfig) -> Candidate:
-        """Tried again once if it raises, then failed: no later worker should stumble on it."""
+        """Judge a configuration, with one retry if it raises.
+
+        Then it counts as failed, so that no later worker tries it again.
+        """
         errors: List[Exception] = []
         while len(errors) < ATTEMPTS:
             try:
@@ -184,7 +195,7 @@ class SparsitySearch:
                     return self.problem.judge(trial.number, config, lambda looked: (
                         self.first_look.promising(looked, self.candidates)))
             except OutOfStep:
-                if errors:  # they left because of that
+                if errors:  # the other ranks left because of the first error
                     self._record(trial, _failed(trial, config, errors[0]))
                     raise errors[0]
                 raise
@@ -206,22 +217,22 @@ class SparsitySearch:
                 sign(trial, self.workers.id)
                 return trial
             except UpdateFinishedTrialError:
-                pass  # it took so long that another worker gave the unsigned trial up
+                pass  # before it was signed, another worker took it for abandoned
 
     def _record(self, trial: Trial, candidate: Candidate) -> None:
         try:
             put(trial, candidate)
-            # The sampler sees neither PRUNED nor FAIL: only real metrics breed.
+            # Only COMPLETE trials, which have a metric, become parents
             self.study.tell(trial, **self._told(candidate))
         except (UpdateFinishedTrialError, ValueError):
             kept = self.joined.storage.get_trial(trial_id(trial))
             if not kept.state.is_finished():
                 raise
-            # Told before a lost connection could say so; or this worker slept so long that
-            # another took it for dead, and its result goes into a trial of its own.
+            # Either the trial was told but the acknowledgement got lost, or another worker took
+            # this one for dead and finished its trial. Then the result goes into a new trial.
             if not has_candidate(kept) and candidate.state == EVALUATED:
                 self.sync()
-                if candidate.config in self.memo:  # that other one has evaluated it meanwhile
+                if candidate.config in self.memo:  # the other worker has evaluated it meanwhile
                     return
                 self.study.add_trial(create_trial(
                     values=self._told(candidate)['values'], params=trial.params,
@@ -238,9 +249,11 @@ class SparsitySearch:
         return dict(state=TrialState.FAIL if candidate.state == FAILED else TrialState.PRUNED)
 
     def _enqueue_seeds(self) -> None:
-        """The first population: every uniform configuration, so that it can't end below them;
-        draws spread evenly over the MACs follow. After a kill this queues those that are not
-        queued yet."""
+        """Enqueue every uniform configuration, so that the search cannot end below them.
+
+        The sampler then adds draws spread evenly over the MACs. After a kill this enqueues those
+        that are missing.
+        """
         for config in self.problem.space.uniform():
             self._enqueue(config)
 
@@ -248,7 +261,7 @@ class SparsitySearch:
         self.study.enqueue_trial(to_params(self.problem.space, config), skip_if_exists=True)
 
     def _enqueue_unseen(self) -> bool:
-        """Queues a random configuration that was not met yet; false if there seems to be none."""
+        """Enqueue a random unseen configuration; return False if none was found."""
         for i in range(DRAWS + RANDOM_TRIES):
             config = self.genes.draw() if i < DRAWS else self.problem.space.sample(self.genes.rng)
             if not self._met(config):
@@ -257,13 +270,14 @@ class SparsitySearch:
         return False
 
     def _take_over(self) -> None:
-        """Trials of workers that died: told if their record is whole, else tried again."""
-        # The trials before the workers: who joins in between has none of these.
+        """Finish the trials of dead workers: tell those with a candidate, requeue the others."""
+        # Read the trials before the workers: none of these belongs to a worker that joins later
         trials = self.study.get_trials(states=(TrialState.RUNNING, ))
         alone = not self.workers.others()
         for trial in trials:
             worker = worker_of(trial)
-            # A worker signs a trial just after it got it.
+            # A worker signs its trial just after creating it, so an unsigned one gets the time
+            # after which a silent worker counts as dead
             alive = self.workers.is_alive(worker) if worker else (
                 not alone and self.workers.is_alive(f'of trial {trial.number}'))
             if not alive:
@@ -274,7 +288,7 @@ class SparsitySearch:
         if has_candidate(trial):
             told = self._told(self._candidate(trial))
         else:
-            # One that was queued may have died before its genes were drawn.
+            # An enqueued trial may have been abandoned before its genes were drawn
             genes = trial.system_attrs.get('fixed_params', trial.params)
             if len(genes) == self.problem.space.num_genes:
                 self.study.enqueue_trial(genes)
@@ -287,7 +301,7 @@ class SparsitySearch:
         return candidate_of(trial, self.problem.space.depths, self._rejected)
 
     def _nothing_fits(self) -> str:
-        """What was seen instead: the nearest on either side of the band."""
+        """Describe the range of latencies seen and the configurations nearest to the band."""
         limits = self.problem.limits
         seen = sorted((c.latency, str(c.config)) for c in self.memo.values()
                       if c.latency is not None)

@@ -1,4 +1,4 @@
-"""What a study holds, for whoever reads it: reports, fronts, tables."""
+"""Content of a study, for reports, fronts and tables."""
 from dataclasses import dataclass, field
 from typing import Dict, List, Optional, Tuple
 
@@ -10,15 +10,15 @@ WINNER = 'winner'
 
 @dataclass
 class Reference:
-    """A point beside the candidates, evaluated for comparison.
+    """Reference point, evaluated for comparison with the candidates.
 
     Attributes:
         kind: 'uniform', one ratio everywhere; 'stage', one stage pruned and the others dense;
             'resolution', the dense model on smaller images.
-        name: '0.6', 'stage 2 at 0.6', '576x576'.
+        name: For example '0.6', 'stage 2 at 0.6' or '576x576' (height x width).
         latency: Milliseconds.
-        metric: The objective.
-        stage, ratio: Of kind 'stage'.
+        metric: Value of the objective.
+        stage, ratio: Pruned stage and its sparsity ratio; None unless `kind` is 'stage'.
     """
     kind: str
     name: str
@@ -30,18 +30,20 @@ class Reference:
 
 @dataclass
 class Finalist:
-    """One of the best, judged again at the end.
+    """One of the best candidates, judged again in the final evaluation.
 
     Attributes:
-        candidate: As the search saw it.
+        candidate: Candidate with the results of the search.
         measured: Milliseconds, measured again with more rounds.
-        full: All metrics on all of val; None where the search itself evaluated on all of it.
-        resampled: The objective on bootstrap resamples of all of val, as those of a Candidate.
-        point: The latency in ms that a Pareto search chose it for; None of other searches.
-        scope: In which its figures were taken; None is the one that was searched.
-        name: What the request calls it: the point of a Pareto search; :data:`WINNER`, or nothing.
-        backbone: Milliseconds of its backbone alone, and of the dense one beside it; None where
-            nothing else was measured.
+        full: All metrics on all of val; None if the search already evaluated on all of val in the
+            same scope.
+        resampled: Objective on bootstrap resamples of all of val, as in a Candidate; None if
+            `full` is None or the evaluator has no resampler.
+        point: Latency in ms that a Pareto search chose it for; None in other searches.
+        scope: Scope of the selection in which it was judged; None for the one that was searched.
+        name: Name in the request: the point of a Pareto search, :data:`WINNER`, or ''.
+        backbone: Milliseconds of its backbone alone and of the dense backbone; None if the search
+            measures only the backbone.
     """
     candidate: Candidate
     measured: float
@@ -54,28 +56,30 @@ class Finalist:
 
     @property
     def label(self) -> str:
-        """Short text for tables."""
+        """Short label for tables."""
         return self.candidate.config.label + (f', scope {self.scope}' if self.scope else '')
 
 
 @dataclass
 class Summary:
-    """A search as its storage holds it.
+    """Content of a study.
 
     Attributes:
         study: Name of the study.
-        metric: Key of the objective.
-        identity: What the figures depend on: config, checkpoint, latency setting, limits, seed.
-        dense: The dense model as a candidate: latency, metrics, resampled.
-        candidates: All that the workers met, in the order of trials.
-        finalists: Of one end: best first, the first is the winner; empty before the end.
-        references: Empty unless the search was asked for them.
-        dense_full: All metrics of the dense model on all of val; None as those of a Finalist.
-        dense_full_resampled: Their objective on bootstrap resamples.
-        dense_again: Milliseconds of the dense model, measured again beside the finalists; None
-            before the end.
-        importance: Score that windows were chosen by; None if no search settled it.
-        judged: All candidates that were judged again for any end, as finalists without a name.
+        metric: Key of the metric to maximise.
+        identity: What the results depend on: config, checkpoint, latency setting, limits, seed.
+        dense: Dense model as a candidate with latency, metrics and resamples.
+        candidates: Candidates of all workers, in the order of trials.
+        finalists: Finalists of one final evaluation: the winner first, or one per point of a
+            Pareto search; empty before the final evaluation.
+        references: Reference points; empty unless requested.
+        dense_full: All metrics of the dense model on all of val; None if the search already
+            evaluated on all of val.
+        dense_full_resampled: Objective of the dense model on bootstrap resamples of all of val.
+        dense_again: Milliseconds of the dense model, measured again for the final evaluation; None
+            before.
+        judged: Candidates judged again in any final evaluation, as finalists without a name.
+        importance: Score that ranked windows or tokens; None if not determined.
     """
     study: str
     metric: str
@@ -90,16 +94,16 @@ class Summary:
     judged: List[Finalist] = field(default_factory=list)
     importance: Optional[str] = None
 
-    # The best evidence there is: all of val where the search had only some of it.
+    # Results on all of val where available, else those of the search
 
     def metric_of(self, finalist: Finalist) -> float:
-        """Its objective."""
+        """Objective of a finalist."""
         if finalist.full is None:
             return finalist.candidate.metric
         return objective(finalist.full, self.metric)
 
     def resampled_of(self, finalist: Finalist) -> Optional[Dict]:
-        """Its objective on resamples."""
+        """Objective of a finalist on bootstrap resamples."""
         return finalist.candidate.resampled if finalist.full is None else finalist.resampled
 
     @property
@@ -110,18 +114,17 @@ class Summary:
 
     @property
     def dense_resampled(self) -> Optional[Dict]:
-        """Objective of the dense model on resamples."""
+        """Objective of the dense model on bootstrap resamples."""
         return self.dense.resampled if self.dense_full is None else self.dense_full_resampled
 
     @property
     def dense_latency(self) -> float:
-        """Milliseconds of the dense model: the newest measurement, beside which the finalists
-        stand."""
+        """Milliseconds of the dense model: that of the final evaluation, if there is one."""
         return self.dense.latency if self.dense_again is None else self.dense_again
 
     @property
     def drift(self) -> float:
-        """By which share the dense model got slower between the start and the end."""
+        """Relative slowdown of the dense model between the start and the final evaluation."""
         return self.dense_latency / self.dense.latency - 1
 
     @property
