@@ -105,7 +105,7 @@ def search(config: Union[str, Path, Config], checkpoint: str,
     """
     pareto |= calibrate
     if max_latency is None and not pareto:
-        raise ValueError('max_latency is needed, or pareto, or calibrate')
+        raise ValueError('max_latency is required unless pareto or calibrate is set')
     path = _path_of(config)
     request = {key: value for key, value in request.items() if value is not None}
     if calibrate:
@@ -163,9 +163,9 @@ def _path_of(config: Union[str, Path, Config]) -> str:
     if not isinstance(config, Config):
         return str(config)
     if config.filename is None:
-        raise ValueError('the Config was read from no file: give the path of one (Config.dump '
-                         'writes it)')
+        raise ValueError('the Config was not read from a file: save it with Config.dump and pass '
+                         'the path')
     if config.to_dict() != load_config(config.filename).to_dict():
-        raise ValueError(f'the Config was changed since it was read from {config.filename}: give '
+        raise ValueError(f'the Config was modified after it was read from {config.filename}: pass '
                          f'the changes as `options`')
     return config.filename

@@ -107,13 +107,13 @@ def read_csv(path: Path) -> List[Candidate]:
         ValueError: If the file is invalid. The message names the file, the line and the fault.
     """
     if not path.is_file():
-        raise FileNotFoundError(f'{path} is not there')
+        raise FileNotFoundError(f'{path} does not exist')
     with path.open(newline='', encoding='utf-8', errors='replace') as file:
         reader = csv.DictReader(file)
         missing = {'trial', 'state', 'sparsity', 'macs', 'latency_ms', 'metric'} - {
             *(reader.fieldnames or ())}
         if missing:
-            raise ValueError(f'{path} is no file of candidates: it has no column '
+            raise ValueError(f'{path} is not a file of candidates: it has no column '
                              f'{", ".join(sorted(missing))}')
         try:
             return [_from_row(row) for row in reader]
@@ -123,12 +123,12 @@ def read_csv(path: Path) -> List[Candidate]:
 
 def _from_row(row: Dict[str, str]) -> Candidate:
     if None in row.values():
-        raise ValueError('the line is cut short')
+        raise ValueError('the line is truncated')
     stages = ast.literal_eval(row['sparsity']) if row['sparsity'] else None
     if not isinstance(stages, list) or not all(isinstance(stage, list) for stage in stages):
-        raise ValueError(f'sparsity {row["sparsity"]!r} is no list of stages')
+        raise ValueError(f'sparsity {row["sparsity"]!r} is not a list of stages')
     if row['state'] not in STATES:
-        raise ValueError(f'state {row["state"]!r} is none of {", ".join(STATES)}')
+        raise ValueError(f'state {row["state"]!r} is not one of {", ".join(STATES)}')
     return Candidate(int(row['trial']), SparsityConfig(stages, list(map(len, stages))),
                      row['state'], row['macs'] and int(row['macs']) or None,
                      _number(row['latency_ms']), _number(row['metric']))

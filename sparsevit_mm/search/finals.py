@@ -66,9 +66,9 @@ class Finals:
         self.record.reject([c.trial for c in self.search.candidates if c.state == REJECTED])
         if not finalists:
             raise ValueError(
-                f'measured again, none of {self.search.num_evaluated} evaluated candidates is '
-                f'inside {limits.min_latency:.1f} to {limits.max_latency:.1f} ms: the band is '
-                f'narrower than the noise of this machine, try more --rounds')
+                f'none of {self.search.num_evaluated} evaluated candidates is within '
+                f'{limits.min_latency:.1f} to {limits.max_latency:.1f} ms when measured again: the '
+                f'band is narrower than the measurement noise of this machine, try more --rounds')
         finalists.sort(key=lambda f: (-self._objective(f), f.measured))
         finalists[0].name = WINNER
         self._keep(finalists)
@@ -113,7 +113,7 @@ class Finals:
                 best.append(candidate)
         if not best:
             fastest = min(self._evaluated(), key=lambda c: c.latency)
-            raise ValueError(f'no candidate takes {point:.1f} ms at most; the fastest takes '
+            raise ValueError(f'no candidate takes at most {point:.1f} ms; the fastest takes '
                              f'{fastest.latency * self._drift:.1f} ms')
         return best
 

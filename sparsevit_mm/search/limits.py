@@ -27,8 +27,8 @@ def parse_latency(value: Latency, option: str) -> Tuple[float, bool]:
     except ValueError:
         number = math.nan
     if not 0 <= number < math.inf:
-        raise ValueError(f'{option} {value!r} is neither milliseconds (30ms) nor a share of the '
-                         f'dense latency (70%)')
+        raise ValueError(f'{option} {value!r} is neither in milliseconds (30ms) nor a share '
+                         f'of the dense latency (70%)')
     return (number / 100, True) if unit == '%' else (number, False)
 
 
@@ -62,8 +62,8 @@ class Limits:
         if max_latency is not None:
             high, of_dense = parse_latency(max_latency, '--max-latency')
         if low and of_dense != low_of_dense:
-            raise ValueError(f'--min-latency {min_latency} and --max-latency {max_latency}: give '
-                             f'both in ms or both in %')
+            raise ValueError(f'--min-latency {min_latency} and --max-latency {max_latency} must '
+                             f'both be in ms or both in %')
         return cls(high, low, max_macs, of_dense)
 
     def resolve(self, dense_latency: float) -> 'Limits':
@@ -101,15 +101,15 @@ class Limits:
             reach = (f'the dense model takes {dense:.1f} ms and the sparsest {sparsest:.1f} ms: '
                      f'pruning saves nothing here')
         if self.max_latency < fastest:
-            raise ValueError(f'{option} {self.max_latency:g} ms: nothing is so fast; {reach}. '
-                             f'{math.ceil(fastest * 10.5) / 10:g} ms would fit; a smaller input or '
-                             f'another --dtype or --execution is faster')
+            raise ValueError(f'{option} {self.max_latency:g} ms: no configuration is that fast; '
+                             f'{reach}. {math.ceil(fastest * 10.5) / 10:g} ms would fit; a smaller '
+                             f'input or another --dtype or --execution may be faster')
         if self.min_latency > slowest:
-            raise ValueError(f'--min-latency {self.min_latency:g} ms: nothing is so slow; {reach}. '
-                             f'{math.floor(slowest * 9.5) / 10:g} ms would fit')
+            raise ValueError(f'--min-latency {self.min_latency:g} ms: no configuration is that '
+                             f'slow; {reach}. {math.floor(slowest * 9.5) / 10:g} ms would fit')
         if self.max_macs < fewest_macs:
             raise ValueError(f'--max-macs {self.max_macs / 1e9:g} G: the sparsest configuration '
-                             f'takes {fewest_macs / 1e9:.3g} G')
+                             f'needs {fewest_macs / 1e9:.3g} G')
 
     def identity(self) -> Dict[str, float]:
         """Return the limits for a study's identity, infinity as None because JSON has none."""

@@ -47,8 +47,8 @@ class StudyRecord:
         self.study, self.workers = study, workers
         attrs = study.user_attrs
         if attrs.get(_SCHEMA, None if _IDENTITY in attrs else SCHEMA) != SCHEMA:
-            raise ValueError(f'study {study.study_name!r} has schema {attrs.get(_SCHEMA, 1)}, this '
-                             f'version of sparsevit_mm reads {SCHEMA}: begin another')
+            raise ValueError(f'study {study.study_name!r} has schema {attrs.get(_SCHEMA, 1)}, but '
+                             f'this version of sparsevit_mm requires {SCHEMA}: start a new study')
 
     # Values that all workers share, computed by the first worker that needs them
 
@@ -160,8 +160,8 @@ class StudyRecord:
         attrs, name = self.study.user_attrs, self.study.study_name
         for key in (_IDENTITY, _REACH, _DENSE):
             if key not in attrs:
-                raise ValueError(f'study {name!r} holds no {key!r}: either it was made by another '
-                                 f'program, or its search ended before the first candidate')
+                raise ValueError(f'study {name!r} has no {key!r}: either another program created '
+                                 f'it, or its search ended before the first candidate')
         identity = attrs[_IDENTITY]
         depths = tuple(identity['depths'])
         rejected = self.rejected

@@ -85,48 +85,51 @@ class SearchRequest:
     def __post_init__(self):
         for option, value in (('--trials', self.num_trials), ('--finalists', self.finalists)):
             if value < 1:
-                raise ValueError(f'{option} {value}: at least one is needed')
+                raise ValueError(f'{option} {value} must be at least 1')
         if self.evaluation_timeout is not None and not self.evaluation_timeout > 0:
-            raise ValueError(f'--evaluation-timeout {self.evaluation_timeout:g}: a number of '
-                             f'seconds is needed')
+            raise ValueError(f'--evaluation-timeout {self.evaluation_timeout:g} must be a positive '
+                             f'number of seconds')
         if self.evaluated_in not in DTYPES:
-            raise ValueError(f'--eval-dtype {self.eval_dtype!r} is none of {", ".join(DTYPES)}')
+            raise ValueError(f'--eval-dtype {self.eval_dtype!r} is not one of {", ".join(DTYPES)}')
         names = [knob.name for knob in self.knobs]
         if any(knob.is_width for knob in self.knobs):
-            raise ValueError(f'--knob: {", ".join(names)}: widths of stages are chosen by --widths')
+            raise ValueError(f'--knob: {", ".join(names)}: use --widths for the widths of stages')
         if len({*names}) < len(names):
-            raise ValueError(f'--knob: {", ".join(names)} are not all different')
+            raise ValueError(f'--knob: duplicate names in {", ".join(names)}')
         if names and self.setting.of != 'model':
-            raise ValueError('--knob changes nothing of the backbone: --latency-of model')
+            raise ValueError('--knob does not affect the latency of the backbone: use '
+                             '--latency-of model')
         self.widths = check_widths(self.widths)
         if self.choices is not None:
             self.choices = SparsitySpace((), tuple(self.choices)).choices  # raises
             if self.table is not None:
-                raise ValueError('--choices: a latency table has its own; search without it')
+                raise ValueError('--choices cannot be combined with --latency-table, which has '
+                                 'its own choices')
         if (names or self.widths) and self.table is not None:
             option = '--knob' if names else '--widths'
-            raise ValueError(f'{option}: a latency table knows of ratios alone; search without it')
+            raise ValueError(f'{option} cannot be combined with --latency-table: a latency table '
+                             f'covers only sparsity ratios')
         if self.importance not in (None, AUTO, *SCORES):
-            raise ValueError(f'--importance {self.importance!r} is none of {AUTO}, '
+            raise ValueError(f'--importance {self.importance!r} is not one of {AUTO}, '
                              f'{", ".join(SCORES)}')
         if self.first_look is not None:
             if self.first_look < 1:
-                raise ValueError(f'--first-look {self.first_look}: at least one image is needed')
+                raise ValueError(f'--first-look {self.first_look} must be at least 1 image')
             if self.num_samples is not None and self.first_look >= self.num_samples:
-                raise ValueError(f'--first-look {self.first_look} images are no fewer than the '
-                                 f'{self.num_samples} of --num-samples')
+                raise ValueError(f'--first-look {self.first_look} must be less than --num-samples '
+                                 f'{self.num_samples}')
         if self.pareto:
             if self.scopes:
-                raise ValueError('--scopes compares for one winner: a front holds configurations '
-                                 'of one scope')
+                raise ValueError('--scopes cannot be combined with --pareto: all configurations of '
+                                 'a front have the same scope')
             if self.sampler == 'published':
-                raise ValueError('--sampler published has one objective; --pareto goes with the '
-                                 'others')
+                raise ValueError('--sampler published supports only one objective: use another '
+                                 'sampler with --pareto')
             for point in self.points:
                 point_latency(point, 1.)  # raises ValueError if invalid
             if len({parse_latency(point, '--points') for point in self.points}) < len(
                     self.points):
-                raise ValueError(f'--points {",".join(self.points)}: two of them are the same')
+                raise ValueError(f'--points {",".join(self.points)} contains duplicates')
 
     @property
     def evaluated_in(self) -> str:
@@ -149,7 +152,7 @@ def point_latency(point: str, dense_latency: float) -> float:
     """
     value, of_dense = parse_latency(point, '--points')
     if not value:
-        raise ValueError(f'--points {point!r}: nothing is so fast')
+        raise ValueError(f'--points {point!r} must be greater than 0')
     return value * dense_latency if of_dense else value
 
 

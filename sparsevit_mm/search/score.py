@@ -64,7 +64,7 @@ class SearchedScore:
     def _compare(self, held: Optional[dict]) -> None:
         asked = self.request.importance
         if held is not None and asked not in (None, AUTO, held['name']):
-            raise ValueError(f'the study was made for another search:\n  importance: '
+            raise ValueError(f'the study belongs to a different search:\n  importance: '
                              f'{held["name"]} in the study, {asked} now')
 
     def _decide(self, metric: str, report: Callable[[str], None]) -> dict:

@@ -76,7 +76,7 @@ class Evaluations:
             try:
                 scaled, size = at_scale(main, scale)
             except ValueError as error:
-                print_log(f'no comparison with smaller images: {error}', 'current', 30)
+                print_log(f'skipping the comparison with smaller images: {error}', 'current', 30)
                 break
             self.smaller.setdefault(size, self.evaluator.on(scaled))
 
@@ -98,6 +98,6 @@ def _sizes(cfg: Config, knobs: Sequence[Knob]) -> Dict[float, Tuple[int, int]]:
     splits = [split for split in ('val', 'test') if cfg.get(f'{split}_dataloader')]
     sizes = {scale: at_scale(cfg, scale, splits)[1] for scale in scales}
     if len({*sizes.values()}) < len(sizes):
-        raise ValueError(f'--knob {IMAGE_SCALE}: sides become multiples of 32 pixels, and two of '
-                         f'the scales make the same size: {sizes}')
+        raise ValueError(f'--knob {IMAGE_SCALE}: two scales give the same size, since sides are '
+                         f'rounded to multiples of 32 pixels: {sizes}')
     return sizes

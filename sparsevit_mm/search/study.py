@@ -144,14 +144,14 @@ class SparsitySearch:
             elif candidate.state == EVALUATED:
                 raised = []
             if len(raised) == FAILURES:
-                raise EvaluationError(f'the last {FAILURES} candidates could not be evaluated:'
+                raise EvaluationError(f'evaluation failed for the last {FAILURES} candidates:'
                                       + ''.join(f'\n  trial {c.trial}, {c.config}: {c.error}'
                                                 for c in raised))
         if self.best is None:
             failed = [f'\n  {c.config}: {c.error}' for c in self.candidates if c.error]
             raise ValueError(self._nothing_fits() if not self.num_evaluated else
-                             'every candidate failed:' + ''.join(failed) if failed else
-                             'every candidate gave NaN')
+                             'all candidates failed:' + ''.join(failed) if failed else
+                             'the metric of all candidates is NaN')
 
     def sync(self) -> None:
         """Read the candidates that all workers have recorded, and those they are working on."""

@@ -61,14 +61,14 @@ def test_a_config_as_it_was_read_is_its_file(toy, tmp_path):
     result = search(cfg, toy[1], 1e6, work_dir=tmp_path / 's', **FEW)
     assert result.configs['winner'].is_file()
     cfg.model.backbone.importance = 'l2'
-    with pytest.raises(ValueError, match='changed since it was read from .*options'):
+    with pytest.raises(ValueError, match=f'Config.*{cfg.filename}.*options'):
         search(cfg, toy[1], 1e6, work_dir=tmp_path / 't', **FEW)
-    with pytest.raises(ValueError, match='read from no file'):
+    with pytest.raises(ValueError, match='the Config .*Config.dump'):
         search(Config(cfg.to_dict()), toy[1], 1e6, work_dir=tmp_path / 't', **FEW)
 
 
 def test_what_makes_no_search_is_refused(toy, tmp_path):
-    with pytest.raises(ValueError, match='max_latency is needed'):
+    with pytest.raises(ValueError, match='max_latency'):
         search(*toy, work_dir=tmp_path / 's', **FEW)
     with pytest.raises(ValueError, match="'nan' is neither"):
         search(*toy, 'nan', work_dir=tmp_path / 's', **FEW)
@@ -136,8 +136,8 @@ def test_a_config_without_a_training_part_gets_its_winner(toy, tmp_path):
 
 
 def test_a_model_that_pruning_slows_down_is_told_so():
-    with pytest.raises(ValueError, match='nothing is so fast; the dense model takes 11.2 ms and '
-                                         'the sparsest 13.0 ms: pruning saves nothing here'):
+    with pytest.raises(ValueError, match='--max-latency 1 ms: .*11.2 ms .*13.0 ms: pruning saves '
+                                         'nothing'):
         Limits(max_latency=1).check_reachable(13., 11.2, 0)
 
 
@@ -166,5 +166,5 @@ def test_where_the_time_of_a_search_went_is_said(toy, tmp_path, capsys):
 
 
 def test_a_precision_that_is_none_is_refused(toy, tmp_path):
-    with pytest.raises(ValueError, match="--eval-dtype 'fp8' is none of fp32, fp16, bf16"):
+    with pytest.raises(ValueError, match="--eval-dtype 'fp8' .*fp32, fp16, bf16"):
         search(*toy, '500%', work_dir=tmp_path / 's', eval_dtype='fp8', **FEW)

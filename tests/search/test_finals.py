@@ -154,7 +154,7 @@ def test_each_point_gets_the_best_that_proves_no_slower():
 def test_a_point_that_nothing_reaches_is_named():
     search = Landscape().search(problem=dict(pareto=True))
     search.run(12)
-    with pytest.raises(ValueError, match=r'no candidate takes 1\.0 ms.*fastest takes 2\.0 ms'):
+    with pytest.raises(ValueError, match=r'no candidate .* 1\.0 ms.*fastest takes 2\.0 ms'):
         finals_of(search, measured).points({'1ms': 1.})
 
 

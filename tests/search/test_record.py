@@ -33,7 +33,7 @@ def test_a_study_of_another_schema_is_refused_in_one_line(search, schema):
 def test_a_study_of_another_program_is_refused():
     study = optuna.create_study()
     study.set_user_attr('owner', 'someone')
-    with pytest.raises(ValueError, match="holds no 'identity'"):
+    with pytest.raises(ValueError, match="has no 'identity'"):
         StudyRecord(study).summary()
 
 

@@ -34,8 +34,8 @@ def test_a_point_that_is_no_latency_is_named(point):
 @pytest.mark.parametrize('options, named', [
     (dict(num_trials=0), '--trials 0'), (dict(finalists=0), '--finalists 0'),
     (dict(first_look=0), '--first-look 0'),
-    (dict(pareto=True, sampler='published'), '--sampler published has one objective'),
-    (dict(first_look=50, num_samples=50), '--first-look 50 .* 50 of --num-samples')])
+    (dict(pareto=True, sampler='published'), '--sampler published.*--pareto'),
+    (dict(first_look=50, num_samples=50), '--first-look 50 .*--num-samples 50')])
 def test_a_number_that_makes_no_search_is_refused(options, named):
     with pytest.raises(ValueError, match=named):
         request(**options)

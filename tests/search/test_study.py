@@ -96,7 +96,7 @@ def test_the_csv_is_read_as_it_was_written(finished, tmp_path):
 
 @pytest.mark.parametrize('change, named', [
     (lambda text: text.replace('sparsity', 'spars'), 'has no column sparsity'),
-    (lambda text: text[:-40], 'line is cut short'), (lambda text: '', 'has no column'),
+    (lambda text: text[:-40], 'truncated'), (lambda text: '', 'has no column'),
     (lambda text: text.replace(',evaluated,', ',evaluted,', 1), "line .*'evaluted'"),
     (lambda text: text.replace('[[', '[{', 1), 'line '),
     (lambda text: text.replace('[[0, 0]', '[[1.8, 0]', 1), 'line .*1.8, outside')])

@@ -104,7 +104,7 @@ def test_auto_takes_at_most_100_images_of_a_search_on_all(tiny, tmp_path, compar
 def test_a_score_that_there_is_none_of_is_refused_at_once(tiny, tmp_path):
     command = ['search_sparsity', tiny.config, tiny.checkpoint, '--work-dir', tmp_path, *FEW,
                *SEARCH]
-    assert "--importance 'loudness' is none of auto, magnitude" in refused(
+    assert "--importance 'loudness' is not one of auto, magnitude" in refused(
         *command, '--importance', 'loudness')
     message = refused(*command, '--importance', 'learned')
     assert str(tiny.checkpoint) in message and 'tools/fit_importance.py' in message

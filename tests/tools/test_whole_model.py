@@ -170,7 +170,7 @@ def test_the_report_of_a_search_with_knobs(searched):
 @pytest.mark.parametrize('options, message', [
     (['--knob', 'model.test_cfg.rpn.max_per_image=5,6'], "has no 'max_per_image'"),
     (['--knob', 'model.test_cfg.rpn.nms_pre=5,6', '--latency-of', 'backbone'],
-     'changes nothing of the backbone'),
+     'use --latency-of model'),
     (['--knob', 'model.backbone.depths=1,2'], 'nor a value below model.test_cfg')])
 def test_knobs_that_can_not_be_set_are_refused(tiny, tmp_path, options, message):
     assert message in refused('search_sparsity', tiny.config, tiny.checkpoint, '--work-dir',
@@ -231,7 +231,7 @@ def test_a_search_over_image_sizes(tiny, tmp_path):
 
 
 @pytest.mark.parametrize('knob, message', [
-    ('image_scale=1,.99', 'two of the scales make the same size'),
+    ('image_scale=1,.99', 'two scales give the same size'),
     ('image_scale=1,0', 'not all positive factors'), ('image_scale=1,1.0', 'the same')])
 def test_image_sizes_that_are_none_are_refused(tiny, tmp_path, knob, message):
     assert message in refused('search_sparsity', tiny.config, tiny.checkpoint, '--work-dir',

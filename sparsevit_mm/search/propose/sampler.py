@@ -47,7 +47,7 @@ def make_sampler(name: str, genes: Genes, known: Callable[[SparsityConfig], bool
         return IndependentSampler(genes, known, seed=seed)
     if name == 'published':
         return PublishedSampler(genes, known, seed=seed)
-    raise ValueError(f'sampler {name!r} is none of {", ".join(SAMPLERS)}')
+    raise ValueError(f'sampler {name!r} is not one of {", ".join(SAMPLERS)}')
 
 
 class ConfigSampler(BaseSampler):
@@ -218,8 +218,8 @@ class PublishedSampler(ConfigSampler, RandomSampler):
 
     def before_trial(self, study, trial) -> None:
         if len(study.directions) > 1:
-            raise ValueError('the published search has one objective, this study has '
-                             f'{len(study.directions)}: take nsga2, tpe or random')
+            raise ValueError('the published sampler supports only one objective, but this study '
+                             f'has {len(study.directions)}: use nsga2, tpe or random')
 
     def propose(self, study, trial) -> SparsityConfig:
         rng = self.genes.rng

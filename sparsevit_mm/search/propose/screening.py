@@ -83,9 +83,9 @@ class FirstLook:
         count = sum(c.sampled and c.metric is not None for c in candidates)
         if too_low(correlation, count):
             if not self._warned:
-                self.warn(f'--first-look has too few images: the rank correlation of first look '
-                          f'and evaluation is {correlation:.2f} over {count} candidates; every '
-                          f'candidate is evaluated while it is below {AGREEMENT}')
+                self.warn(f'--first-look uses too few images: the rank correlation of first look '
+                          f'and evaluation is {correlation:.2f} over {count} candidates. While it '
+                          f'is below {AGREEMENT}, every candidate is evaluated.')
                 self._warned = True
             return True
         looks = self._rivals(candidate, [c for c in candidates if c.first_look is not None])

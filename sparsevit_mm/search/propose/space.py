@@ -28,11 +28,11 @@ def _widths(backbone: SparseBackbone, request: SearchRequest) -> List[Knob]:
     if not request.widths:
         return []
     if not backbone.attention_blocks():
-        raise ValueError(f'--widths: {type(backbone).__name__} has no heads and neurons that could '
+        raise ValueError(f'--widths: {type(backbone).__name__} has no heads and neurons that can '
                          f'be left out')
     knobs = width_knobs(request.widths, backbone.all_units())
     if not knobs:
-        raise ValueError('--widths: all shares run all heads and neurons')
+        raise ValueError('--widths: none of the shares leaves out any heads or neurons')
     return knobs
 
 

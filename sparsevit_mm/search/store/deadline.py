@@ -36,7 +36,7 @@ def _end(seconds: float, expire: Callable[[], None], what: str) -> None:
     try:
         expire()
     finally:
-        print(f'error: {what} took longer than the {seconds:g} s of --evaluation-timeout; the '
-              f'search goes on with --resume. Where it hung:', file=sys.stderr, flush=True)
+        print(f'error: {what} took longer than the {seconds:g} s of --evaluation-timeout; continue '
+              f'the search with --resume. Stack traces:', file=sys.stderr, flush=True)
         faulthandler.dump_traceback(all_threads=True)
         os._exit(EXIT_CODE)

@@ -79,11 +79,11 @@ def _unnamed(names, storage: str, resume: bool) -> str:
     if resume and len(names) == 1:
         return names[0]
     raise ValueError(
-        f'{storage} holds a search already: {", ".join(sorted(names))}. Go on with it, or join '
-        f'it, by --study NAME (or --resume, if it is the only one); a new NAME begins another')
+        f'{storage} already contains a study: {", ".join(sorted(names))}. Continue or join it with '
+        f'--study NAME (or --resume if it is the only one), or use a new NAME to start another')
 
 
 def _check_identity(stored: Dict, identity: Dict) -> None:
     lines = differences(stored, identity)
     if lines:
-        raise ValueError('the study was made for another search:\n  ' + '\n  '.join(lines))
+        raise ValueError('the study belongs to a different search:\n  ' + '\n  '.join(lines))

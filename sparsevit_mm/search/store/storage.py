@@ -101,7 +101,7 @@ def _end_idle_transactions(connection, _) -> None:
 
 def _check_directory(path: str) -> None:
     if not path or os.path.isdir(path):
-        raise ValueError(f'the storage {path!r} is no file')
+        raise ValueError(f'the storage {path!r} is not a file')
     directory = Path(path).resolve().parent
     if not directory.is_dir():
         raise ValueError(f'the directory of the storage does not exist: {directory}')

@@ -25,8 +25,9 @@ def sqlite_url(path: Path) -> str:
     database = str(path.resolve())
     url = URL.create('sqlite', database=database).render_as_string()
     if make_url(url).database != database:
-        raise ValueError(f'SQLAlchemy {sqlalchemy.__version__} can\'t name the file {database}: '
-                         f'choose a path without a question mark, or update SQLAlchemy to 2.1')
+        raise ValueError(f'SQLAlchemy {sqlalchemy.__version__} does not support the path '
+                         f'{database}: choose one without a question mark, or update SQLAlchemy '
+                         f'to 2.1')
     return url
 
 
@@ -60,9 +61,9 @@ def parse(url: str) -> URL:
         parsed = make_url(url)
         if url.count('@') == 1 or parsed.username is parsed.password is None:
             return parsed
-    raise ValueError('malformed storage URL (not shown, it may hold a password): expected '
+    raise ValueError('malformed storage URL (not shown, it may contain a password): expected '
                      'sqlite:///FILE, postgresql://USER:PASSWORD@HOST:PORT/DATABASE or '
-                     'journal:FILE, with any @ of a password written as %40')
+                     'journal:FILE, with any @ in the password written as %40')
 
 
 def with_driver(url: URL) -> URL:
@@ -81,7 +82,7 @@ def with_driver(url: URL) -> URL:
             named.get_dialect().import_dbapi()
             return named
         except exc.NoSuchModuleError:
-            raise ValueError(f'SQLAlchemy knows no database {name!r}') from None
+            raise ValueError(f'SQLAlchemy does not support the database {name!r}') from None
         except ImportError as error:
             missing.append(error.name)
     raise ValueError(f'{url.drivername} needs the module {" or ".join(missing)}, which is not '

@@ -115,7 +115,7 @@ class Workers:
             ValueError: If this worker already has a claim.
         """
         if self._said['claim'] is not None:
-            raise ValueError(f'{self.id} can not claim {key!r} before it releases '
+            raise ValueError(f'{self.id} cannot claim {key!r} before it releases '
                              f'{self._said["claim"]!r}')
         granted, pause = False, FIRST_PAUSE
         while not granted and key not in self.claimed().values():
@@ -201,7 +201,7 @@ class Workers:
             self._say()
             self._pulse += 1
         except Exception as error:  # not fatal: the search may not need the storage for a while
-            print_log(f'worker {self.id} could not say that it is alive: {error}', 'current',
+            print_log(f'worker {self.id} failed to send a heartbeat: {error}', 'current',
                       logging.WARNING)
 
     def _read(self) -> Dict[str, Dict]:
