@@ -1,4 +1,4 @@
-"""One encoder layer of a plain ViT, and what its attention says of the patches."""
+"""Encoder layer of a plain ViT, and importance scores computed from its attention."""
 from typing import Callable, Optional, Tuple
 
 import torch
@@ -15,28 +15,28 @@ from ..narrow import BlockWidth, feed_forward, give_first, project_heads, take_f
 from .evolution import class_attention, received_attention, split_heads
 
 Attention = Callable[[Tensor, Tensor, float], Tensor]
-HIDDEN_BYTES = 4 * 2**20  # of a chunk of the FFN's hidden layer on the CPU
+HIDDEN_BYTES = 4 * 2**20  # size of one chunk of the FFN's hidden layer on the CPU
 
 
 class EncoderLayer(BaseModule):
-    """Attention and FFN, each with LayerNorm before and a residual around it.
+    """Pre-norm attention and FFN, each with a residual connection.
 
-    Parameters and results are those of mmseg's ``TransformerEncoderLayer``; attention goes through
-    ``scaled_dot_product_attention``.
+    Parameters and results equal those of mmseg's ``TransformerEncoderLayer``; attention is computed
+    by ``scaled_dot_product_attention``.
 
     Args:
-        embed_dims: Channels C.
-        num_heads: Attention heads.
+        embed_dims: Number of channels C.
+        num_heads: Number of attention heads.
         feedforward_channels: Hidden channels of the FFN.
-        drop_rate: Dropout after the projection and in the FFN.
-        attn_drop_rate: Dropout of attention weights.
-        drop_path_rate: Stochastic depth of the FFN, as mmseg has it.
-        num_fcs: Linear layers of the FFN.
-        qkv_bias: Whether the attention's layers have biases, the output projection's too.
+        drop_rate: Dropout rate after the output projection and in the FFN.
+        attn_drop_rate: Dropout rate of the attention weights.
+        drop_path_rate: Stochastic depth rate of the FFN only, as in mmseg.
+        num_fcs: Number of linear layers in the FFN.
+        qkv_bias: Whether the attention has biases, including its output projection.
         act_cfg, norm_cfg: mmcv layer configs.
         with_cp: Recompute activations in the backward pass to save memory.
-        kept_heads: How many of the `num_heads` there are; all by default. They keep their channels,
-            `embed_dims` over `num_heads`.
+        kept_heads: Number of heads to build, at most `num_heads`; all by default. Each keeps
+            ``embed_dims / num_heads`` channels.
     """
 
     def __init__(self, embed_dims: int, num_heads: int, feedforward_channels: int,
@@ -78,16 +78,16 @@ class EncoderLayer(BaseModule):
 
     def forward(self, x: Tensor, score: Optional[str] = None,
                 width: Optional[BlockWidth] = None) -> Tuple[Tensor, Optional[Tensor]]:
-        """Runs the layer.
+        """Run the layer.
 
         Args:
-            x: (B, T, C).
-            score: Key of :data:`ATTENTION`: the attention score to return.
-            width: How many heads and neurons run; None for all.
+            x: Tokens, (B, T, C).
+            score: Attention score to return, a key of :data:`ATTENTION`; None for no score.
+            width: Number of heads and neurons that run; None for all.
 
         Returns:
-            (B, T, C), and (B, T) fp32, what each token gets, summed over the heads that the
-            projection takes; None without `score`.
+            Tokens, (B, T, C), and the score of each token, (B, T) fp32, summed over the heads that
+            the output projection uses; None without `score`.
         """
         if self.with_cp and x.requires_grad:
             return cp.checkpoint(self._run, x, score, width, use_reentrant=False)
@@ -111,7 +111,7 @@ class EncoderLayer(BaseModule):
         return self._feed_forward(x, width), scores
 
     def _feed_forward(self, x: Tensor, width: Optional[BlockWidth]) -> Tensor:
-        """May write to x."""
+        """Return x + FFN(norm2(x)). May modify x in place."""
         ffn = self.ffn
         if (not chunks.pays(x) or self.training or ffn.num_fcs != 2 or autocast_dtype('cpu')
                 or is_hooked(ffn) or is_hooked(self.norm2)):
@@ -135,8 +135,9 @@ class EncoderLayer(BaseModule):
 
 
 def remove_heads(attention: nn.MultiheadAttention, kept: int) -> None:
-    """Gives attention fewer heads of the same channels, with new parameters. What it holds fits
-    :class:`EncoderLayer`, which calls its layers one by one, and no longer its own forward."""
+    """Rebuild an attention module with fewer heads of the same size and newly initialised
+    parameters. Only :class:`EncoderLayer` can run the result; the module's own forward no longer
+    works."""
     channels, inner = attention.embed_dim, attention.head_dim * kept
     with_bias = attention.in_proj_bias is not None
     attention.num_heads = kept
@@ -148,8 +149,9 @@ def remove_heads(attention: nn.MultiheadAttention, kept: int) -> None:
 
 
 def heads_taken(attention: nn.MultiheadAttention) -> Tensor:
-    """(heads,) fp32: 1, and 0 for heads that structured sparse training left out. A model without
-    them must choose the same patches."""
+    """Return a (heads,) fp32 mask that is 0 for heads removed by structured sparse training (output
+    projection all zero) and 1 otherwise. It makes the model select the same patches as a compacted
+    model without these heads."""
     weight = attention.out_proj.weight.detach()
     return weight.unflatten(1, (attention.num_heads, -1)).ne(0).any(0).any(-1).float()
 

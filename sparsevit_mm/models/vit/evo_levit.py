@@ -1,4 +1,4 @@
-"""EvoLeViT: LeViT whose uninformative patches take a summary's update (Evo-ViT, AAAI 2022)."""
+"""EvoLeViT: LeViT with slow-fast token evolution (Evo-ViT, AAAI 2022)."""
 import math
 from functools import partial
 from typing import Dict, List, Optional, Sequence, Tuple, Union
@@ -29,30 +29,32 @@ ARCHS = {
 class EvoLeViT(EvolvingBackbone):
     """LeViT with a class token and slow-fast token evolution.
 
-    The released variant adds position embeddings at the input and before each subsample, and has no
-    attention biases; with `attention_bias` it is the dense LeViT of before, whose bias rows and
-    columns are gathered with the patches (0 for class token and representative).
+    The released variant adds position embeddings at the input and before each subsampling, and has
+    no attention biases. With `attention_bias` the model follows the original LeViT instead; rows
+    and columns of the bias are gathered along with the patches (0 for class token and
+    representative).
 
     Args:
         arch: '128s', '128', '192', '256' or '384', or a dict of `embed_dims`, `num_heads`,
             `depths` and `key_dims`.
-        img_size: Size of the input, in pixels: LeViT's positions and biases belong to one size.
-        in_channels: Channels of the input.
-        attn_ratio, mlp_ratio: Channels of values and of hidden layers, over keys and embeddings.
-        drop_path_rate: Stochastic depth of all residuals.
-        with_cls_token: Whether there is a class token.
-        attention_bias: Whether attention has biases, and the input no position embeddings.
-        out_indices: Stages whose features are returned, of strides 16, 32 and 64.
-        output_cls_token: Whether outputs are pairs of map and class token.
-        dense_layers: The first layers that one number leaves dense, and a search.
-        sparsity, importance, fast, reselect, execution: As of
-            :class:`~.evo_vit.EvoVisionTransformer`; with 'stage' a selection serves what is left
-            of a stage after the dense layers.
-        init_cfg: None, or ``dict(type='Pretrained', checkpoint=FILE)``; names may be those of the
-            released Evo-ViT, of LeViT or of mmpretrain's.
+        img_size: Input size in pixels. LeViT's position embeddings and biases are tied to it.
+        in_channels: Number of input channels.
+        attn_ratio: Ratio of value channels to key channels.
+        mlp_ratio: Ratio of the FFN's hidden channels to the embedding channels.
+        drop_path_rate: Stochastic depth rate of the residuals.
+        with_cls_token: Whether to use a class token.
+        attention_bias: Use attention biases instead of position embeddings.
+        out_indices: Stages whose features are returned; their strides are 16, 32 and 64.
+        output_cls_token: Whether each output is a pair of feature map and class token.
+        dense_layers: Number of leading layers that a single ratio, or a search, leaves dense.
+        sparsity, importance, fast, reselect, execution: As in
+            :class:`~.evo_vit.EvoVisionTransformer`. With ``reselect='stage'``, one selection covers
+            the layers of a stage that follow the dense layers.
+        init_cfg: None, or ``dict(type='Pretrained', checkpoint=FILE)`` with a checkpoint of the
+            released Evo-ViT, of LeViT or of mmpretrain.
 
     Raises:
-        ValueError: A setting that does not fit the others; names it.
+        ValueError: If settings are invalid or contradict each other. Names the setting.
     """
     def __init__(self,
                  arch: Union[str, Dict] = '128s',
@@ -147,7 +149,7 @@ class EvoLeViT(EvolvingBackbone):
         return (*block(tokens, grid, self.prefix, score, kept), block.m1.m.blend)
 
     def _placed(self, x: Tensor, owner: nn.Module) -> Tensor:
-        """With the position embeddings of the backbone, or of a subsample."""
+        """Add the position embeddings of `owner`, the backbone or a subsampling layer."""
         if not self.absolute:
             return x
         if owner.poss.shape[1] != x.shape[1]:
@@ -158,8 +160,8 @@ class EvoLeViT(EvolvingBackbone):
 
     def _subsample(self, x: Tensor, importance: Optional[Tensor], grid: Tuple[int, int],
                    stage: int) -> Tuple[Tensor, Optional[Tensor]]:
-        """Every second row and column attends to the whole map. Importance is subsampled too, and
-        keeps its sum."""
+        """Halve the map: queries are every second row and column, keys the whole map. Importance is
+        subsampled alike and rescaled to keep its sum."""
         place = self.places[stage] + self.depths[stage]
         attention, last_layer = self.blocks[place], sum(self.depths[:stage + 1]) - 1
         x, scores = attention(self._placed(x, attention), grid, self.prefix,
@@ -173,8 +175,8 @@ class EvoLeViT(EvolvingBackbone):
 
     def macs(self, shape: Sequence[int], config: SparsityConfig,
              count_padding: bool = False) -> int:
-        """Of one image: convolutions, linear layers and both products of attention, on the tokens
-        that run; no norms, no softmax."""
+        """Return the MACs of one image: convolutions, linear layers and both matrix products of
+        attention on the tokens that run, without norms and softmax."""
         height, width = shape
         macs = 0
         for conv in self.patch_embed[::2]:
@@ -210,7 +212,7 @@ class EvoLeViT(EvolvingBackbone):
         return grids
 
     def totals(self, shape: Sequence[int]) -> List[int]:
-        """Patches of each stage."""
+        """Return the number of patches in each stage."""
         return list(map(math.prod, self._grids(shape)))
 
     def token_sides(self) -> List[int]:
@@ -234,11 +236,12 @@ class EvoLeViT(EvolvingBackbone):
         }
 
     def own_names(self, state: Dict[str, Tensor]) -> Dict[str, Tensor]:
-        dense = any(name.startswith('stages.') for name in state)  # of mmpretrain
+        dense = any(name.startswith('stages.') for name in state)  # mmpretrain's names
         return from_dense(state, self)[0] if dense else state
 
     def init_weights(self) -> None:
-        """From the checkpoint that `init_cfg` names; from scratch as built."""
+        """Load the checkpoint in `init_cfg`. Without one, draw class token and position embeddings
+        from a truncated normal and keep the other parameters as built."""
         if self.init_cfg is not None:
             load_levit(self, self.init_cfg['checkpoint'], self.init_cfg.get('prefix'))
             return

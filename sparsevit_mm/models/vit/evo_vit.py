@@ -1,5 +1,4 @@
-"""EvoVisionTransformer: a plain ViT whose uninformative patches take a summary's update (Evo-ViT,
-AAAI 2022)."""
+"""EvoVisionTransformer: a plain ViT with slow-fast token evolution (Evo-ViT, AAAI 2022)."""
 import math
 import warnings
 from functools import partial
@@ -30,7 +29,7 @@ from .pretrained import init_from_scratch, load_pretrained, translate
 
 def vit_widths(num_layers: int, num_heads: int, hidden: float, block_heads: Widths,
                ffn_widths: Widths) -> Tuple[List[int], List[int]]:
-    """Heads and hidden channels of every layer. Raises as
+    """Return the number of heads and of hidden channels of every layer. Raises the errors of
     :func:`..block_widths.block_widths`."""
     return (block_widths(block_heads, [num_heads] * num_layers, 'block_heads',
                          at_most_default=True),
@@ -39,66 +38,71 @@ def vit_widths(num_layers: int, num_heads: int, hidden: float, block_heads: Widt
 
 @MODELS.register_module()
 class EvoVisionTransformer(EvolvingBackbone):
-    """A drop-in for mmseg's ``VisionTransformer`` with slow-fast token evolution.
+    """Drop-in replacement for mmseg's ``VisionTransformer`` with slow-fast token evolution.
 
-    Takes its arguments, has its state-dict names, and at zero sparsity equals it; a position
-    embedding is resized wherever the grid differs, not only where the number of patches does. At
-    sparsity r a layer runs the ``floor(N * (1 - r))`` patches of highest importance, at least one;
-    the others stay in their places, take the update of their representative, and may come back in
-    a later layer (Evo-ViT, section 3). Maps are whole at every output.
+    It takes the same arguments, has the same state-dict keys, and equals mmseg's backbone at zero
+    sparsity, except that the position embedding is resized whenever the grid differs, not only when
+    the number of patches does. At sparsity ratio r a layer runs the ``floor(N * (1 - r))`` patches
+    of highest importance, at least one. The others keep their positions, receive the update of
+    their representative, and can be selected again by a later layer (Evo-ViT, section 3). Output
+    maps hold all patches.
 
     Args:
-        img_size: Image size of the pretraining, in pixels: gives the grid of the position
-            embedding, which is resized to any other.
-        patch_size: Side of a patch, in pixels.
-        patch_pad: How images that are no multiple of it are padded, see mmcv's ``PatchEmbed``.
-        in_channels: Channels of the input.
-        embed_dims: Channels.
-        num_layers, num_heads, mlp_ratio, num_fcs: Of the layers.
-        out_origin: Whether the embedding is an output, too.
+        img_size: Image size of the pretraining in pixels. Sets the grid of the position embedding,
+            which is resized to the grid of each input.
+        patch_size: Side of a patch in pixels.
+        patch_pad: Padding of images whose size is not a multiple of `patch_size`, see mmcv's
+            ``PatchEmbed``.
+        in_channels: Number of input channels.
+        embed_dims: Number of embedding channels.
+        num_layers, num_heads, mlp_ratio, num_fcs: Depth, heads per layer, ratio of the FFN's hidden
+            channels to `embed_dims`, and linear layers per FFN.
+        out_origin: Whether to output the patch embedding as well.
         out_indices: Layers whose features are returned; -1 for the last.
-        qkv_bias: Whether attention has biases, that of its output projection included, as in mmseg.
-        drop_rate, attn_drop_rate, drop_path_rate: Dropout, and stochastic depth of FFNs.
-        with_cls_token: Whether the class token runs along.
-        with_dist_token: Whether a distillation token does too, as in mmpretrain's
+        qkv_bias: Whether the attention has biases, including its output projection, as in mmseg.
+        drop_rate, attn_drop_rate: Dropout rates.
+        drop_path_rate: Stochastic depth rate of the FFNs.
+        with_cls_token: Whether the class token runs through the layers.
+        with_dist_token: Whether to add a distillation token, as in mmpretrain's
             ``DistilledVisionTransformer``.
-        output_cls_token: Whether outputs are lists of map, class token and, where there is one,
+        output_cls_token: Whether each output is a list of feature map, class token and, if present,
             distillation token.
         norm_cfg, act_cfg: mmcv layer configs.
-        patch_norm, patch_bias, pre_norm, final_norm: Norms and bias that may be there.
-        interpolate_mode: Of resized position embeddings.
-        norm_eval: Keep norms in eval mode.
+        patch_norm, patch_bias: Whether the patch embedding has a norm and a bias.
+        pre_norm, final_norm: Whether there is a norm before the first and after the last layer.
+        interpolate_mode: Interpolation mode for resizing the position embedding.
+        norm_eval: Keep LayerNorms in eval mode.
         with_cp: Recompute activations in the backward pass to save memory.
-        frozen_exclude: Parts of names of parameters that train, others are frozen; ['all'] freezes
-            none.
+        frozen_exclude: Substrings of the names of trainable parameters; all others are frozen.
+            ``['all']`` freezes none.
         pretrained: Deprecated form of ``init_cfg=dict(type='Pretrained', checkpoint=...)``.
-        init_cfg: Of mmengine. Of type 'Pretrained', the checkpoint may be mmseg's, mmpretrain's,
-            timm's or DeiT's, or the released Evo-ViT's, see :mod:`.pretrained`.
-        sparsity: One ratio per layer, or what else :class:`~sparsevit_mm.sparsity.SparsityConfig`
-            takes; keep ratio = 1 - ratio. One number is that of all but the dense layers.
-        importance: How patches are ranked: 'class_attention' (as published), 'received', the
-            attention that patches receive, or a score of :mod:`..selection.importance`. 'selector',
-            of SViTE+, scores the embedding; with ``fast='copy'``, ``reselect='stage'``,
-            ``stages=()`` and ``dense_layers=0`` what it leaves out runs in no layer.
-        fast: What the others get: 'representative', or 'copy', nothing.
-        reselect: Whether patches are chosen anew in each 'layer', or for each 'stage'.
-        stages: With 'stage', the first layers of the stages after the first; by default at a third
-            and two thirds of the depth.
-        dense_layers: The first layers that one number leaves dense, and a search; by default a
-            third of the depth.
-        blend: How much of a layer's attention enters the importance: a number, or one per layer;
-            by default 1 in the first third and 0.5 after.
+        init_cfg: mmengine's initialisation config. A 'Pretrained' checkpoint may come from mmseg,
+            mmpretrain, timm, DeiT or the released Evo-ViT, see :mod:`.pretrained`.
+        sparsity: One ratio per layer, or any other form that
+            :class:`~sparsevit_mm.sparsity.SparsityConfig` takes; keep ratio = 1 - sparsity ratio. A
+            single number applies to all but the dense layers.
+        importance: How to rank patches: 'class_attention' (as published), 'received' (the attention
+            that patches receive), or a score of :mod:`..selection.importance`. 'selector', from
+            SViTE+, scores the patch embedding; with ``fast='copy'``, ``reselect='stage'``,
+            ``stages=()`` and ``dense_layers=0`` the patches that it drops run in no layer.
+        fast: Update of the patches that do not run: 'representative', or 'copy' for none.
+        reselect: Whether to select patches in each 'layer' or once per 'stage'.
+        stages: With ``reselect='stage'``, the first layer of each stage after the first; by default
+            at one third and two thirds of the depth.
+        dense_layers: Number of leading layers that a single ratio, or a search, leaves dense; by
+            default a third of the depth.
+        blend: Weight of a layer's attention in the importance, one number or one per layer; by
+            default 1 in the first third of the layers and 0.5 after it.
         execution: How inference runs, see :mod:`..execution`.
-        widths: Share of the heads and FFN neurons that run, the first of each layer:
-            ``dict(heads=.5, ffn=.75)``, with 'stage' a list with one for each stage, see
-            :mod:`sparsevit_mm.widths`. May be set at any time, too.
-        block_heads, ffn_widths: Attention heads of each layer, and hidden channels of each layer's
-            FFN, where they differ from `num_heads` and `mlp_ratio`: one entry per layer, None for
-            those. Heads keep their channels, `embed_dims` over `num_heads`.
-            ``tools/compact_model.py`` writes them.
+        widths: Share of each layer's heads and FFN neurons that run, always the first ones:
+            ``dict(heads=.5, ffn=.75)``, or with ``reselect='stage'`` lists with one share per
+            stage, see :mod:`sparsevit_mm.widths`. Can be changed at any time.
+        block_heads, ffn_widths: Number of heads, and of hidden FFN channels, of each layer, as
+            written by ``tools/compact_model.py``. One entry per layer; None takes the value of
+            `num_heads` or `mlp_ratio`. Each head keeps ``embed_dims / num_heads`` channels.
 
     Raises:
-        ValueError: A setting that does not fit the others; names it.
+        ValueError: If settings are invalid or contradict each other. Names the setting.
     """
 
     other_inits = True
@@ -220,8 +224,8 @@ class EvoVisionTransformer(EvolvingBackbone):
         return tuple(outs)
 
     def _selector_scores(self, x: Tensor, grid: Tuple[int, int]) -> Optional[Tensor]:
-        """(B, N) scores of the embedding by the token selector, in training with Gumbel noise; None
-        where it does not choose."""
+        """Return the token selector's scores of the embedding, (B, N), with Gumbel noise in
+        training; None if the selector is not in use."""
         if self.selection.importance != SELECTOR or self.sparsity.is_dense:
             return None
         trains = self.training and torch.is_grad_enabled()
@@ -262,7 +266,7 @@ class EvoVisionTransformer(EvolvingBackbone):
         x = torch.cat([*(token.expand(x.shape[0], -1, -1) for token in tokens), x], 1)
         x = self.drop_after_pos(x + position)[:, first - self.prefix:]
         if self.training and self.selector is not None:
-            # Where it does not choose it would have no gradient, which DDP forbids.
+            # An unused selector would have no gradient, which DDP does not allow.
             x = x + 0. * self.selector.weight.sum()
         return (getattr(self, self.pre_ln_name)(x) if self.pre_norm else x), hw_shape
 
@@ -273,15 +277,15 @@ class EvoVisionTransformer(EvolvingBackbone):
 
     def macs(self, shape: Sequence[int], config: SparsityConfig,
              count_padding: bool = False) -> int:
-        """Of one image, see :func:`~.macs.vit_macs`."""
+        """Return the MACs of one image, see :func:`~.macs.vit_macs`."""
         return vit_macs(self, self._grid_of(shape), config)
 
     def totals(self, shape: Sequence[int]) -> List[int]:
-        """Patches, the same in each stage."""
+        """Return the number of patches, the same in each stage."""
         return [math.prod(self._grid_of(shape))] * len(self.depths)
 
     def _grid_of(self, shape: Sequence[int]) -> Tuple[int, int]:
-        if isinstance(self.patch_pad, str):  # padded to a multiple of the patch
+        if isinstance(self.patch_pad, str):  # pads to a multiple of the patch size
             return tuple(math.ceil(side / self.patch_size) for side in shape)
         return tuple((side + 2 * pad) // self.patch_size
                      for side, pad in zip(shape, to_2tuple(self.patch_pad)))
@@ -316,7 +320,8 @@ class EvoVisionTransformer(EvolvingBackbone):
         }
 
     def init_weights(self) -> None:
-        """From scratch as mmseg does it, or from the checkpoint that `init_cfg` names."""
+        """Load the checkpoint in `init_cfg`, or follow another type of it as mmengine does. Without
+        `init_cfg`, initialise from scratch as in mmseg."""
         if isinstance(self.init_cfg, dict) and self.init_cfg.get('type') in (
                 'Pretrained', 'Pretrained_Part'):
             part = 'image_encoder' if self.init_cfg['type'] == 'Pretrained_Part' else None
@@ -332,7 +337,7 @@ class EvoVisionTransformer(EvolvingBackbone):
         return translate(state, self.prefix == 2)[0]
 
     def train(self, mode: bool = True) -> 'EvoVisionTransformer':
-        """Sets the mode; returns self."""
+        """Set the mode, keeping LayerNorms in eval mode with `norm_eval`. Returns self."""
         super().train(mode)
         if mode and self.norm_eval:
             for module in self.modules():

@@ -1,5 +1,5 @@
-"""Base of the backbones with slow-fast token evolution: select, run the selected patches, update
-the others (Evo-ViT, section 3)."""
+"""Base class of the backbones with slow-fast token evolution: select patches, run them, update the
+others (Evo-ViT, section 3)."""
 import math
 from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 
@@ -21,26 +21,26 @@ from .watch import PatchWatch
 
 Grid = Tuple[int, int]
 Attended = Tuple[Tensor, Optional[Tensor], Union[float, Tensor]]
-# Layer, tokens, name of an attention score or None, selected patches or None -> the tokens, (B, T)
-# attention scores or None, and their weight in the importance.
+# (layer, tokens, name of an attention score or None, selected patches or None) -> (tokens, (B, T)
+# attention scores or None, weight of these in the importance)
 RunLayer = Callable[[int, Tensor, Optional[str], Optional[Tensor]], Attended]
 Collect = Callable[[int, Callable[[], Tensor]], None]
 
 
 class EvolvingBackbone(SparseBackbone):
-    """What a plain ViT and LeViT share. A subclass gives its space for either way of `reselect`
-    and its `_forward`, which calls :meth:`_run_group` for each group of layers.
+    """Common base of the plain ViT and LeViT. A subclass implements `_make_space` for each value of
+    `reselect`, and `_forward`, which calls :meth:`_run_group` for each group of layers.
 
     Args:
-        fast: What the other patches get: 'representative', or 'copy', nothing.
+        fast: Update of the patches that do not run: 'representative', or 'copy' for none.
         reselect: See `reselect`.
         with_cls_token: Whether sequences begin with a class token.
-        output_cls_token: Whether outputs are pairs of map and class token.
-        **kwargs: Of :class:`~..interface.SparseBackbone`, without space and sparsity.
+        output_cls_token: Whether each output is a list of feature map and prefix tokens.
+        **kwargs: Arguments of :class:`~..interface.SparseBackbone` except `space` and `sparsity`.
 
     Attributes:
-        prefix: Tokens before the patches: 1 with a class token, 2 with a distillation token too,
-            else 0.
+        prefix: Number of tokens before the patches: 0, 1 with a class token, 2 with a distillation
+            token as well.
     """
     scores = (*ATTENTION, *(name for name in TOKEN_SCORES if name not in (LEARNED, SELECTOR)))
 
@@ -59,14 +59,22 @@ class EvolvingBackbone(SparseBackbone):
         self._watcher: Optional[PatchWatch] = None
 
     def _make_space(self, reselect: str) -> SparsitySpace:
-        """Raises ValueError if there is no such way."""
+        """Return the sparsity space for a value of `reselect`.
+
+        Raises:
+            ValueError: If the value is unknown.
+        """
         raise NotImplementedError
 
     @property
     def reselect(self) -> str:
-        """Whether patches are selected anew in each 'layer' or once per 'stage'. May be set at any
-        time; ratios stay. Raises ValueError if layers of a stage differ in theirs, or if a part of
-        the units runs and the number of stages changes."""
+        """Whether patches are selected in each 'layer' or once per 'stage'. Can be changed at any
+        time; the sparsity ratios are kept.
+
+        Raises:
+            ValueError: If the layers of a stage have different ratios, or if the number of stages
+                changes while `widths` is not full.
+        """
         return self._reselect
 
     @reselect.setter
@@ -91,7 +99,7 @@ class EvolvingBackbone(SparseBackbone):
             self._check(config, self._selection, self._reselect)
         self._sparsity = config
         self._groups = groups_of(config, self._reselect, self.space.dense)
-        # Attention scores matter up to the layer of the last selection.
+        # No layer from the last selection on needs to return attention scores.
         self._last_choice = max([g.layers[0] for stage in self._groups for g in stage if g.ratio],
                                 default=-1)
 
@@ -108,8 +116,8 @@ class EvolvingBackbone(SparseBackbone):
                              "'received', the attention that patches receive")
 
     def scores_for(self, config: SparsityConfig) -> List[str]:
-        """Attention scores need a layer before the first that prunes, and that of the class token
-        the token."""
+        """Return the scores usable with a configuration: attention scores need a dense first layer,
+        and 'class_attention' needs a class token."""
         found = []
         for name in self.scores:
             try:
@@ -120,14 +128,14 @@ class EvolvingBackbone(SparseBackbone):
         return found
 
     def forward(self, x: Tensor) -> Tuple[Union[Tensor, List[Tensor]], ...]:
-        """Features of an image.
+        """Extract features.
 
         Args:
-            x: (B, in_channels, H, W).
+            x: Images, (B, in_channels, H, W).
 
         Returns:
-            One (B, C, h, w) map for each of `out_indices`, as a list with the (B, C) class token if
-            `output_cls_token`.
+            One (B, C, h, w) map for each of `out_indices`; with `output_cls_token` a list of the
+            map and each (B, C) prefix token.
         """
         if not self.sparsity.is_dense:
             self._check_score()
@@ -145,16 +153,17 @@ class EvolvingBackbone(SparseBackbone):
                    group: Group, run: RunLayer,
                    collect: Collect = lambda layer, whole: None
                    ) -> Tuple[Tensor, Optional[Tensor]]:
-        """Runs the layers of a group on the patches that they share.
+        """Run the layers of a group on one selection of patches.
 
         Args:
-            x: (B, P + N, C).
+            x: Whole sequence, (B, P + N, C).
             importance: (B, N) fp32; None before the first attention scores.
             grid: (H, W) of the patches.
-            stage: Of the group.
-            group: The layers.
-            run: Runs one of them.
-            collect: Called after each layer with its number and what gives the whole sequence.
+            stage: Index of the stage.
+            group: Group of layers.
+            run: Function that runs one layer.
+            collect: Callback that receives, after each layer, its number and a function that
+                returns the whole sequence.
 
         Returns:
             The whole sequence and the importance after the group.
@@ -196,15 +205,15 @@ class EvolvingBackbone(SparseBackbone):
         return x, importance
 
     def _scores(self, x: Tensor, importance: Optional[Tensor], grid: Grid) -> Tensor:
-        """(B, N) fp32, what patches are ranked by."""
+        """Return the scores that patches are ranked by, (B, N) fp32."""
         if self.selection.importance in (*ATTENTION, SELECTOR):
             return importance
         patches = x[:, self.prefix:].detach()
         return TOKEN_SCORES[self.selection.importance](patches, MapInfo(tuple(grid)))
 
     def _gate(self, tokens: Tensor, scores: Tensor, kept: Tensor) -> Tensor:
-        """The gathered tokens; in the training of a selector they carry its gradient, as if each
-        patch were multiplied by its share of the choice."""
+        """Return the gathered tokens unchanged in value. When a selector is trained, its gradient
+        flows through them as if each patch were multiplied by its Gumbel-softmax share."""
         if not scores.requires_grad:
             return tokens
         shares = gumbel_shares(scores.square(), self.selector.tau).gather(1, kept)
@@ -212,16 +221,17 @@ class EvolvingBackbone(SparseBackbone):
         return torch.cat([prefix, gate_update(torch.zeros_like(patches), patches, shares)], 1)
 
     def _attention_score(self, layer: int) -> Optional[str]:
-        """The score to take from a layer's attention; None where no later selection uses it."""
+        """Return the score to compute from a layer's attention; None if no later selection uses
+        it."""
         name = self.selection.importance
         return name if name in ATTENTION and layer < self._last_choice else None
 
     def _blend(self, importance: Optional[Tensor], attention: Optional[Tensor],
                weight: Union[float, Tensor], kept: Optional[Tensor] = None) -> Optional[Tensor]:
-        """The importance after a layer whose attention scores are (B, T), or None."""
+        """Return the importance after a layer with (B, T) attention scores, or with None."""
         if attention is None:
             return importance
-        end = None if kept is None else self.prefix + kept.shape[1]  # without a representative
+        end = None if kept is None else self.prefix + kept.shape[1]  # drops the representative
         return blend(importance, attention[:, self.prefix:end], weight, kept)
 
     def _output(self, x: Tensor, grid: Grid) -> Union[Tensor, List[Tensor]]:
@@ -229,8 +239,8 @@ class EvolvingBackbone(SparseBackbone):
         return [out, *x[:, :self.prefix].unbind(1)] if self.output_cls_token else out
 
     def own_names(self, state: Dict[str, Tensor]) -> Dict[str, Tensor]:
-        """The weights of a dense backbone of mmpretrain, as a whole model's checkpoint holds them,
-        under the names of this one; others as they are."""
+        """Rename the weights of mmpretrain's dense backbone, as found in a checkpoint of a whole
+        model, to this backbone's names; return others unchanged."""
         return state
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
@@ -254,7 +264,7 @@ class EvolvingBackbone(SparseBackbone):
         return [self]
 
     def remove(self) -> None:
-        """Ends a recording, as a hook's handle does."""
+        """End a recording, like the ``remove`` of a hook handle."""
         self._maps = None
 
     def _note(self, x: Tensor, grid: Sequence[int], stage: int, group: Group,

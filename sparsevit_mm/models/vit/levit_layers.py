@@ -1,5 +1,5 @@
-"""Layers of LeViT (arXiv 2104.01136) with a class token, as Evo-ViT runs them. Names of parameters
-are those of the released code."""
+"""Layers of LeViT (arXiv 2104.01136) with a class token, as used by Evo-ViT. Parameter names follow
+the released code."""
 from typing import Optional, Tuple
 
 import torch
@@ -12,7 +12,7 @@ from .evolution import class_attention, received_attention
 
 
 class LinearBN(nn.Sequential):
-    """A linear layer without bias and a batch norm over channels: (B, T, C) -> (B, T, D)."""
+    """Linear layer without bias followed by batch norm over channels, (B, T, C) -> (B, T, D)."""
 
     def __init__(self, in_features: int, out_features: int, bn_weight: float = 1.):
         super().__init__()
@@ -26,7 +26,7 @@ class LinearBN(nn.Sequential):
 
 
 class ConvBN(nn.Sequential):
-    """A 3x3 convolution of stride 2 without bias, and a batch norm."""
+    """3x3 convolution of stride 2 without bias, followed by batch norm."""
 
     def __init__(self, in_channels: int, out_channels: int):
         super().__init__()
@@ -35,7 +35,7 @@ class ConvBN(nn.Sequential):
 
 
 class FeedForward(nn.Module):
-    """The FFN of LeViT, without its residual."""
+    """FFN of LeViT, without its residual connection."""
 
     def __init__(self, embed_dims: int, hidden: int):
         super().__init__()
@@ -47,13 +47,13 @@ class FeedForward(nn.Module):
 
 
 class Biases(nn.Module):
-    """The attention biases of a dense LeViT: one value a head for each offset between a query and
-    a key, rows and columns of prefix tokens and of a representative being 0.
+    """Attention biases of a dense LeViT: one value per head for each absolute offset between query
+    and key. Rows and columns of prefix tokens and of a representative are 0.
 
     Args:
-        num_heads: Heads.
+        num_heads: Number of heads.
         grid: (H, W) of the keys.
-        stride: Of the queries among them.
+        stride: Stride of the queries in the grid of the keys.
     """
 
     def __init__(self, num_heads: int, grid: Tuple[int, int], stride: int = 1):
@@ -69,15 +69,15 @@ class Biases(nn.Module):
 
     def forward(self, grid: Tuple[int, int], prefix: int, kept: Optional[Tensor],
                 extra: int) -> Tensor:
-        """(1 or B, heads, queries, keys) to add to the logits.
+        """Return the bias of the attention logits, (1 or B, heads, queries, keys).
 
         Args:
-            grid: Of the map.
-            prefix, extra: Tokens before and after the patches.
-            kept: (B, k), the patches that run, as queries and keys; None for all.
+            grid: (H, W) of the map.
+            prefix, extra: Number of tokens before and after the patches.
+            kept: Patches that run, as queries and keys, (B, k); None for all.
 
         Raises:
-            ValueError: The map is of another size than the biases.
+            ValueError: If the size of the map differs from that of the biases.
         """
         if tuple(grid) != self.grid:
             raise ValueError(f'attention biases are of a map of {self.grid[0]}x{self.grid[1]}, '
@@ -90,15 +90,17 @@ class Biases(nn.Module):
 
 
 class LeViTAttention(nn.Module):
-    """Attention of LeViT, without its residual.
+    """Attention of LeViT, without its residual connection.
 
     Args:
-        embed_dims, key_dims, num_heads: Channels, channels of a key, heads.
-        attn_ratio: Channels of a value over those of a key.
-        grid: Of the map.
-        biases: Whether it has attention biases.
-        out_dims: Channels of the result, if others.
-        stride: Of the queries among the patches.
+        embed_dims: Number of input channels C.
+        key_dims: Channels of a key, per head.
+        num_heads: Number of heads.
+        attn_ratio: Ratio of value channels to key channels.
+        grid: (H, W) of the map.
+        biases: Whether to use attention biases.
+        out_dims: Number of output channels D; `embed_dims` by default.
+        stride: Stride of the queries in the grid of the patches.
     """
 
     def __init__(self, embed_dims: int, key_dims: int, num_heads: int, attn_ratio: float,
@@ -121,23 +123,23 @@ class LeViTAttention(nn.Module):
 
     @property
     def blend(self) -> Tensor:
-        """How much of this attention enters the importance."""
+        """Weight of this attention in the importance, in (0, 1)."""
         return self.learn_tradeoff.detach().float().sigmoid()
 
     def forward(self, x: Tensor, grid: Tuple[int, int], prefix: int, score: Optional[str] = None,
                 kept: Optional[Tensor] = None) -> Tuple[Tensor, Optional[Tensor]]:
-        """Attends.
+        """Compute the attention.
 
         Args:
-            x: (B, T, C), prefix, patches and perhaps a representative.
-            grid: Of the map.
-            prefix: Tokens before the patches.
-            score: The attention score to return: 'class_attention' or 'received'.
-            kept: (B, k), the patches that run; None if all do.
+            x: Prefix, patches and an optional representative, (B, T, C).
+            grid: (H, W) of the map.
+            prefix: Number of tokens before the patches.
+            score: Attention score to return, 'class_attention' or 'received'; None for no score.
+            kept: Patches that run, (B, k); None for all.
 
         Returns:
-            (B, T', D), where T' is smaller under a stride, and (B, T) fp32, what each token gets,
-            the mean over heads; None without `score`.
+            Output, (B, T', D), with T' < T if the stride exceeds 1, and the score of each token,
+            (B, T) fp32, averaged over heads; None without `score`.
         """
         batch, tokens, _ = x.shape
         if self.stride == 1:
@@ -163,7 +165,7 @@ class LeViTAttention(nn.Module):
 
 
 class LeViTLayer(BaseModule):
-    """Attention and FFN with their residuals, each with stochastic depth."""
+    """Attention and FFN, each with a residual connection and stochastic depth."""
 
     def __init__(self, embed_dims: int, mlp_ratio: float, drop_path_rate: float = 0., **attention):
         super().__init__()
@@ -172,13 +174,13 @@ class LeViTLayer(BaseModule):
         self.m2 = FeedForwardResidual(embed_dims, int(mlp_ratio * embed_dims), drop_path_rate)
 
     def forward(self, x: Tensor, *args) -> Tuple[Tensor, Optional[Tensor]]:
-        """As :meth:`LeViTAttention.forward`."""
+        """Run the layer. Arguments and results are those of :meth:`LeViTAttention.forward`."""
         out, scores = self.m1.m(x, *args)
         return self.m2(x + self.drop_path(out)), scores
 
 
 class _Inner(nn.Module):
-    """Holds a module as `m`, as the released code's residuals do."""
+    """Wrapper that holds a module as `m`, like the residuals of the released code."""
 
     def __init__(self, m: nn.Module):
         super().__init__()
@@ -186,7 +188,7 @@ class _Inner(nn.Module):
 
 
 class FeedForwardResidual(nn.Module):
-    """x + FFN(x), with stochastic depth."""
+    """FFN with a residual connection and stochastic depth: x + FFN(x)."""
 
     def __init__(self, embed_dims: int, hidden: int, drop_path_rate: float = 0.):
         super().__init__()
@@ -198,5 +200,5 @@ class FeedForwardResidual(nn.Module):
 
 
 def take_every(patches: Tensor, grid: Tuple[int, int], stride: int) -> Tensor:
-    """Every `stride`-th row and column of (B, H * W, C), or (B, H * W)."""
+    """Return every `stride`-th row and column of (B, H * W, C) or (B, H * W)."""
     return patches.unflatten(1, tuple(grid))[:, ::stride, ::stride].flatten(1, 2)

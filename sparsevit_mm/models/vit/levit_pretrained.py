@@ -1,4 +1,5 @@
-"""Weights of LeViT under the names of the released Evo-ViT, of LeViT itself and of mmpretrain."""
+"""Loading of LeViT checkpoints in the naming of the released Evo-ViT, of LeViT and of
+mmpretrain."""
 import re
 from typing import Dict, List, Optional, Tuple
 
@@ -8,24 +9,25 @@ from torch import Tensor, nn
 from ..checkpoints import read_pretrained
 from .pretrained import HEADS, load_strictly
 
-# Within attention and FFN: LeViT's and mmpretrain's names -> ours.
+# Maps LeViT's and mmpretrain's names within attention and FFN to ours.
 _INNER = ((r'^block\.', ''), (r'^m\.', ''), (r'^linear1\.', '0.'), (r'^linear2\.', '2.'),
           (r'\.linear\.', '.c.'), (r'^attention_biases$', 'biases.attention_biases'))
 _OF_EVOLUTION = re.compile(r'learn_tradeoff$|^cls_token$')
 
 
 def load_levit(backbone: nn.Module, source: str, prefix: Optional[str] = None) -> None:
-    """Loads a checkpoint into an EvoLeViT. Classifier heads are left out, with one line of log; a
-    dense LeViT lacks the class token and the trade-offs, which stay as they are.
+    """Load a checkpoint into an EvoLeViT. Classifier heads are skipped and logged. A dense LeViT
+    has neither class token nor trade-off parameters; those of the backbone stay as they are.
 
     Args:
-        backbone: An EvoLeViT; a dense LeViT fits one with `attention_bias`.
+        backbone: An EvoLeViT. The checkpoint of a dense LeViT requires `attention_bias`.
         source: File or URL.
-        prefix: Of the names that are taken.
+        prefix: Prefix of the keys to load.
 
     Raises:
-        FileNotFoundError: `source` can't be read.
-        ValueError: It does not fit: lists missing, unexpected and misshapen keys.
+        FileNotFoundError: If `source` cannot be read.
+        ValueError: If the checkpoint is invalid or does not fit the backbone. Lists missing and
+            unexpected keys and keys with wrong shapes.
     """
     state = read_pretrained(source, prefix)
     left_out = [key for key in state if HEADS.match(key)]
@@ -38,8 +40,8 @@ def load_levit(backbone: nn.Module, source: str, prefix: Optional[str] = None) -
 
 
 def from_dense(state: Dict[str, Tensor], backbone: nn.Module) -> Tuple[Dict[str, Tensor], int]:
-    """The weights of a dense LeViT under the names of an EvoLeViT, with what that has beside them
-    as it is; and the number of the latter."""
+    """Rename the weights of a dense LeViT to the keys of an EvoLeViT, and add the backbone's own
+    token evolution parameters. Return the state dict and the number of added parameters."""
     new, current = _renamed(state, backbone), backbone.state_dict()
     lacking = {key: value for key, value in current.items()
                if _OF_EVOLUTION.search(key) and key not in new}
@@ -48,7 +50,7 @@ def from_dense(state: Dict[str, Tensor], backbone: nn.Module) -> Tuple[Dict[str,
 
 def _renamed(state: Dict[str, Tensor], backbone: nn.Module) -> Dict[str, Tensor]:
     targets, new = _places(backbone), {}
-    first = [0]  # of each of mmpretrain's stages, in the flat list
+    first = [0]  # flat index of the first module of each mmpretrain stage
     for stage, depth in enumerate(backbone.depths):
         first.append(first[-1] + 2 * depth + 2 * (stage > 0))
     for key, value in state.items():
@@ -62,14 +64,14 @@ def _renamed(state: Dict[str, Tensor], backbone: nn.Module) -> Dict[str, Tensor]
             index = int(flat) if flat else first[int(stage)] + int(place)
             for pattern, replacement in _INNER:
                 inner = re.sub(pattern, replacement, inner)
-            if index < len(targets):  # else it is listed as unexpected
+            if index < len(targets):  # otherwise reported as unexpected
                 key = f'{targets[index]}.{inner}'
         new[key] = value
     return new
 
 
 def _places(backbone: nn.Module) -> List[str]:
-    """Where each residual and subsample of a dense LeViT lies in an EvoLeViT, in order."""
+    """Return the EvoLeViT names of a dense LeViT's residuals and subsampling layers, in order."""
     names: List[str] = []
     for stage, (place, depth) in enumerate(zip(backbone.places, backbone.depths)):
         if stage:

@@ -1,4 +1,4 @@
-"""Multiply-accumulates of a plain ViT, exact and in closed form."""
+"""Exact closed-form count of the multiply-accumulates of a plain ViT."""
 import math
 from typing import Tuple
 
@@ -8,9 +8,9 @@ from ...sparsity import SparsityConfig, kept_windows
 
 
 def vit_macs(backbone: nn.Module, grid: Tuple[int, int], config: SparsityConfig) -> int:
-    """Of one image: patch embedding, query, key and value, both products of attention, projection
-    and FFN, on the tokens that run, class token and representative included; no norms, no softmax,
-    no scores."""
+    """Return the MACs of one image: patch embedding; query, key and value projections, both matrix
+    products of attention, output projection and FFN on the tokens that run, including prefix tokens
+    and representative. Norms, softmax and scores are not counted."""
     patches, width = math.prod(grid), backbone.embed_dims
     macs = patches * width * backbone.in_channels * backbone.patch_size**2
     ratios = [ratio for stage in config.ratios for ratio in stage]

@@ -1,4 +1,4 @@
-"""Which layers of a ViT share a selection, and what of that is allowed."""
+"""Grouping of ViT layers that share a selection, and validation of sparsity configurations."""
 from typing import List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from ...sparsity import SparsityConfig, SparsitySpace
@@ -8,11 +8,11 @@ FAST = ('representative', 'copy')
 
 
 class Group(NamedTuple):
-    """Consecutive layers.
+    """Consecutive layers that share a selection.
 
     Attributes:
-        layers: Their numbers.
-        ratio: Of all of them; at 0 every patch runs.
+        layers: Layer indices in the backbone.
+        ratio: Sparsity ratio of the layers; at 0 all patches run.
     """
     layers: Tuple[int, ...]
     ratio: float
@@ -20,17 +20,19 @@ class Group(NamedTuple):
 
 def make_space(num_layers: int, reselect: str, stages: Optional[Sequence[int]],
                dense_layers: Optional[int]) -> SparsitySpace:
-    """The configurations of a plain ViT: a ratio for each layer, in any order, or one for each
-    stage; a first few layers stay dense.
+    """Return the sparsity space of a plain ViT: one ratio per layer, not necessarily ascending, or
+    one per stage, with dense leading layers.
 
     Args:
         num_layers: Depth.
-        reselect: 'layer', or 'stage' where a selection serves the layers of a stage.
-        stages: First layers of the stages after the first; a third and two thirds by default.
-        dense_layers: How many; a third by default.
+        reselect: 'layer', or 'stage' if all layers of a stage share a selection.
+        stages: First layer of each stage after the first; by default at one third and two thirds
+            of the depth.
+        dense_layers: Number of dense leading layers; by default a third of the depth.
 
     Raises:
-        ValueError: Names what does not fit.
+        ValueError: If an argument is invalid, or the dense layers end within a stage. Names the
+            argument.
     """
     if reselect not in RESELECT:
         raise ValueError(f'reselect {reselect!r} is none of {", ".join(RESELECT)}')
@@ -52,16 +54,18 @@ def make_space(num_layers: int, reselect: str, stages: Optional[Sequence[int]],
 
 def check_config(config: SparsityConfig, reselect: str, score: str, of_attention: bool,
                  dense: int) -> None:
-    """Whether a ViT can run a configuration.
+    """Check that a ViT can run a configuration.
 
     Args:
-        score: Name of the importance.
-        of_attention: Whether it comes from the attention of the layer before.
-        dense: How many of the first layers select by themselves.
+        config: Sparsity ratios.
+        reselect: 'layer' or 'stage'.
+        score: Name of the importance score, for messages.
+        of_attention: Whether the score comes from the attention of earlier layers.
+        dense: Number of leading layers that have a selection each, even with 'stage'.
 
     Raises:
-        ValueError: Ratios that differ within a stage that has one selection; the first layer
-            pruned by its own attention. Names the stage.
+        ValueError: If ratios differ within a stage that shares one selection (names the stage), or
+            if the first layer would be pruned by an attention score.
     """
     first = 0
     for stage, ratios in enumerate(config.ratios if reselect == 'stage' else ()):
@@ -77,8 +81,8 @@ def check_config(config: SparsityConfig, reselect: str, score: str, of_attention
 
 
 def groups_of(config: SparsityConfig, reselect: str, dense: int) -> List[List[Group]]:
-    """For each stage its groups of layers in order: with 'layer' each layer by itself; with 'stage'
-    those of the stage together, but for the first `dense` layers of the backbone."""
+    """Return the groups of layers of each stage: single layers with 'layer'; with 'stage' one group
+    of all layers of the stage, except that the first `dense` layers of the backbone stay single."""
     stages, first = [], 0
     for ratios in config.ratios:
         alone = len(ratios) if reselect == 'layer' else min(max(dense - first, 0), len(ratios))
@@ -91,11 +95,11 @@ def groups_of(config: SparsityConfig, reselect: str, dense: int) -> List[List[Gr
 
 
 def blend_weights(blend: Optional[Union[float, Sequence[float]]], num_layers: int) -> List[float]:
-    """How much of a layer's attention enters the importance, for each layer; by default all in the
-    first third and half after it, as published for DeiT.
+    """Return the weight of each layer's attention in the importance; by default 1 in the first
+    third of the layers and 0.5 after it, as published for DeiT.
 
     Raises:
-        ValueError: Another number of values, or one outside [0, 1]; names the layer.
+        ValueError: If the number of values is wrong, or a value is outside [0, 1]. Names the layer.
     """
     if blend is None:
         third = num_layers // 3

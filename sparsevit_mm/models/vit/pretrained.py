@@ -1,4 +1,4 @@
-"""Weights of plain ViTs, whatever names they come under."""
+"""Loading of plain ViT checkpoints in the naming of several toolkits, and initialisation."""
 import math
 import re
 from typing import Dict, List, Optional, Tuple
@@ -14,7 +14,8 @@ from ..grids import grid_of, resize_grid
 
 StateDict = Dict[str, Tensor]
 
-# timm's and DeiT's names -> mmseg's; released Evo-ViT keeps norms and attention beside the blocks.
+# Maps timm's and DeiT's names to mmseg's. The released Evo-ViT keeps norms and attention outside of
+# the blocks.
 _TIMM = (
     (r'^patch_embed\.proj\.', 'patch_embed.projection.'),
     (r'^norms\.(\d+)\.', r'layers.\1.ln1.'),
@@ -35,22 +36,22 @@ HEADS = re.compile(r'^(head|head_dist|fc|pre_logits)\.')
 
 
 def load_pretrained(backbone: nn.Module, source: str, prefix: Optional[str] = None) -> None:
-    """Loads a checkpoint of mmseg, mmpretrain, timm, DeiT or the released Evo-ViT into a ViT.
+    """Load a checkpoint of mmseg, mmpretrain, timm, DeiT or the released Evo-ViT into a ViT.
 
-    Classifier heads, and a final norm or a distillation token with its position that the backbone
-    has no place for, are left out with one line of log. A position embedding of another size is
-    resized.
+    Classifier heads are skipped and logged, as are a final norm and a distillation token (with its
+    position) if the backbone has none. A position embedding of another size is resized.
 
     Args:
         backbone: An EvoVisionTransformer.
-        source: File or URL. The weights may stand under `state_dict` or `model`, and under
-            ``backbone.`` of a whole model.
-        prefix: Of their names, where they stand under another.
+        source: File or URL. The weights may be nested under the key `state_dict` or `model`, and
+            in a whole model under the prefix ``backbone.`` or ``img_backbone.``.
+        prefix: Any other prefix of the keys.
 
     Raises:
-        FileNotFoundError: `source` can't be read.
-        ValueError: It does not fit: lists missing, unexpected and misshapen keys; asks for
-            ``patch_bias=True`` where that is what is missing.
+        FileNotFoundError: If `source` cannot be read.
+        ValueError: If the checkpoint is invalid or does not fit the backbone. Lists missing and
+            unexpected keys and keys with wrong shapes; asks for ``patch_bias=True`` if the
+            checkpoint's patch embedding has a bias and the backbone's has none.
     """
     state = read_pretrained(source, prefix)
     current = backbone.state_dict()
@@ -68,16 +69,17 @@ def load_pretrained(backbone: nn.Module, source: str, prefix: Optional[str] = No
 
 def load_strictly(backbone: nn.Module, state: StateDict, left_out: List[str],
                   source: str) -> None:
-    """Loads weights that must fit.
+    """Load weights that must match the backbone exactly, except for optional adaptation weights.
 
     Args:
-        backbone: Any.
-        state: Under its names.
-        left_out: What of the source is not among them, for the log.
+        backbone: Any backbone.
+        state: State dict with the names of the backbone.
+        left_out: Names of skipped weights, for the log.
         source: File or URL, for messages.
 
     Raises:
-        ValueError: Lists missing, unexpected and misshapen keys.
+        ValueError: If the weights do not fit. Lists missing and unexpected keys and keys with wrong
+            shapes.
     """
     current = backbone.state_dict()
     missing = [k for k in current if k not in state and not OF_ADAPTATION.search(k)]
@@ -93,8 +95,8 @@ def load_strictly(backbone: nn.Module, state: StateDict, left_out: List[str],
 
 
 def translate(state: StateDict, with_dist_token: bool = False) -> Tuple[StateDict, List[str]]:
-    """Names of any origin -> mmseg's, and what has no place in a backbone: heads, and without
-    `with_dist_token` a distillation token and its position."""
+    """Rename the weights of any supported origin to mmseg's names. Return them and the names of
+    those skipped: heads and, without `with_dist_token`, the distillation token and its position."""
     new, left_out = {}, []
     for key, value in _fuse(state).items():
         if HEADS.match(key):
@@ -114,7 +116,7 @@ def translate(state: StateDict, with_dist_token: bool = False) -> Tuple[StateDic
 
 
 def _fuse(state: StateDict) -> StateDict:
-    """Split weights of query and key, and of value, of the released Evo-ViT -> fused."""
+    """Fuse the released Evo-ViT's separate query-key and value weights into qkv weights."""
     fused = {}
     for key, value in state.items():
         match = re.match(r'qks\.(\d+)\.qk\.(weight|bias)$', key)
@@ -127,7 +129,8 @@ def _fuse(state: StateDict) -> StateDict:
 
 
 def _resize(position: Tensor, backbone: nn.Module, source: str) -> Tensor:
-    """(1, P + N, C) to the backbone's grid; P is 1, or 2 with a distillation token."""
+    """Resize a position embedding, (1, P + N, C), to the backbone's grid. P is 1, or 2 with a
+    distillation token."""
     if position.shape == backbone.pos_embed.shape:
         return position
     first = backbone.pos_embed.shape[1] - math.prod(backbone.grid)
@@ -139,7 +142,7 @@ def _resize(position: Tensor, backbone: nn.Module, source: str) -> Tensor:
 
 
 def init_from_scratch(backbone: nn.Module) -> None:
-    """As mmseg initialises its ``VisionTransformer``."""
+    """Initialise a backbone as mmseg does its ``VisionTransformer``."""
     trunc_normal_(backbone.pos_embed, std=.02)
     trunc_normal_(backbone.cls_token, std=.02)
     if backbone.prefix == 2:

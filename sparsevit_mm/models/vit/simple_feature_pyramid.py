@@ -1,4 +1,4 @@
-"""SimpleFeaturePyramid: maps of four strides from the last of a plain ViT (ViTDet, ECCV 2022)."""
+"""SimpleFeaturePyramid: multi-scale maps from the last map of a plain ViT (ViTDet, ECCV 2022)."""
 from typing import Optional, Sequence, Tuple, Union
 
 import torch.nn.functional as F
@@ -6,11 +6,11 @@ from mmengine.model import BaseModule, ModuleList
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
-SCALES = 4., 2., 1., .5  # of the size of the map: strides 4 to 32 with patches of 16
+SCALES = 4., 2., 1., .5  # relative to the input map: strides 4 to 32 for patches of 16
 
 
 class LayerNorm2d(nn.LayerNorm):
-    """LayerNorm over the channels of each place of a (B, C, H, W) map."""
+    """LayerNorm over the channels at each position of a (B, C, H, W) map."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -18,22 +18,22 @@ class LayerNorm2d(nn.LayerNorm):
 
 @MODELS.register_module()
 class SimpleFeaturePyramid(BaseModule):
-    """The simple feature pyramid of ViTDet (arXiv 2203.16527, section 3), as its code has it.
+    """Simple feature pyramid of ViTDet (arXiv 2203.16527, section 3), as in its released code.
 
-    The last map is scaled by deconvolutions (4: two with LayerNorm and GELU between, halving the
-    channels twice; 2: one, halving them), not at all, and by max pooling. Each result goes through
-    a 1x1 and a 3x3 convolution, both with LayerNorm and without bias.
+    The last map is scaled by 4 (two deconvolutions with LayerNorm and GELU between, each halving
+    the channels), 2 (one deconvolution, halving the channels), 1 (identity) and 0.5 (max pooling).
+    A 1x1 and a 3x3 convolution follow at each scale, both with LayerNorm and without bias.
 
     Args:
-        in_channels: Channels C of the last map, a multiple of 4. A sequence, as mmdet gives other
-            necks, counts by its last.
-        out_channels: Channels of the outputs.
-        num_outs: Maps, at least 4: those beyond take every second place of the one before, as in
-            mmdet's ``FPN``, for the region proposals of large objects.
-        init_cfg: Of mmengine; by default PyTorch's own initialisation.
+        in_channels: Number of channels C of the last map, a multiple of 4. Of a sequence, as mmdet
+            passes to other necks, the last entry is used.
+        out_channels: Number of channels of the outputs.
+        num_outs: Number of output maps, at least 4. Extra maps subsample the previous one by 2, as
+            in mmdet's ``FPN``, for the region proposals of large objects.
+        init_cfg: mmengine's initialisation config; by default PyTorch's initialisation.
 
     Raises:
-        ValueError: `in_channels` is no multiple of 4, or `num_outs` below 4.
+        ValueError: If `in_channels` is not a multiple of 4, or `num_outs` is below 4.
     """
 
     def __init__(self, in_channels: Union[int, Sequence[int]], out_channels: int = 256,
@@ -55,15 +55,15 @@ class SimpleFeaturePyramid(BaseModule):
                 LayerNorm2d(out_channels)))
 
     def forward(self, inputs: Sequence[Union[Tensor, Sequence[Tensor]]]) -> Tuple[Tensor, ...]:
-        """Maps from the largest to the smallest.
+        """Compute the maps, from the largest to the smallest.
 
         Args:
-            inputs: Outputs of a backbone, of which the last counts: (B, C, H, W), or a pair of that
-                and a class token.
+            inputs: Outputs of a backbone. Only the last is used: (B, C, H, W), or a sequence that
+                begins with this map, such as a pair with the class token.
 
         Returns:
-            (B, out_channels, h, w) with h, w of 4, 2 and 1 times H, W, then each half of the one
-            before, rounded up.
+            Maps (B, out_channels, h, w). The first three have 4, 2 and 1 times the size (H, W);
+            each further one has half the size of the previous one, rounded up.
         """
         x = inputs[-1] if hasattr(inputs[-1], 'shape') else inputs[-1][0]
         outs = [level(x) for level in self.levels]
@@ -73,7 +73,7 @@ class SimpleFeaturePyramid(BaseModule):
 
 
 def _scaling(scale: float, width: int) -> Tuple[Sequence[nn.Module], int]:
-    """Layers that scale a map, and the channels that they leave."""
+    """Return the layers that scale a map, and their number of output channels."""
     if scale == 4:
         return (nn.ConvTranspose2d(width, width // 2, 2, stride=2), LayerNorm2d(width // 2),
                 nn.GELU(), nn.ConvTranspose2d(width // 2, width // 4, 2, stride=2)), width // 4

@@ -1,4 +1,4 @@
-"""What scores say of the patches of a ViT, and what these are worth."""
+"""Recording of importance scores of a ViT's patches, and of the updates and gains they predict."""
 from dataclasses import replace
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
@@ -11,25 +11,25 @@ from .block import ATTENTION
 
 
 class PatchWatch:
-    """Watches dense passes of an EvolvingBackbone: the patches before each group of layers that
-    has a selection of its own, and what that group adds to them. Attention scores are those that
-    the layers before have left; the first layer has none.
+    """Recorder of dense passes of an EvolvingBackbone. For each group of layers that shares a
+    selection, it records the scores of the patches at its input and what the group adds to them.
+    Attention scores come from earlier layers, so the first layer has none.
 
     Args:
-        backbone: The backbone; this becomes its `_watcher`.
-        scores: Names.
+        backbone: Backbone to watch; its `_watcher` is set to this object.
+        scores: Names of the scores to record.
     """
 
     def __init__(self, backbone: nn.Module, scores: Sequence[str]):
         self.backbone, self.scores = backbone, scores
         self.groups: List[Tuple[int, Dict[str, Tensor], Pass]] = []
-        self._before: Optional[List[Optional[Tensor]]] = None  # while importance is looked at
+        self._before: Optional[List[Optional[Tensor]]] = None  # while recording attention
         self._attention: Dict[str, List[Optional[Tensor]]] = {}
         backbone._watcher = self
 
     def run(self, forward: Callable, x: Tensor):
-        """A forward pass: first without gradients for the importance under each attention score,
-        then as it is."""
+        """Run a forward pass. A dense one is preceded by one pass without gradients for each
+        attention score, which records the importance."""
         self.groups.clear()
         if not self.backbone.sparsity.is_dense:
             return forward(x)
@@ -39,7 +39,7 @@ class PatchWatch:
             for name in filter(ATTENTION.__contains__, self.scores):
                 self._before = []
                 self.backbone._selection = replace(own, importance=name)
-                self.backbone._last_choice = sum(self.backbone.depths)  # so that all are computed
+                self.backbone._last_choice = sum(self.backbone.depths)  # all layers return scores
                 with torch.no_grad():
                     forward(x)
                 self._attention[name] = self._before
@@ -50,9 +50,9 @@ class PatchWatch:
 
     def begin(self, x: Tensor, importance: Optional[Tensor], grid: Tuple[int, int],
               stage: int) -> Tensor:
-        """Takes in what a group is given: the whole sequence (B, P + N, C) and the importance
-        (B, N) so far. Returns the sequence to go on with, which has a gradient where others
-        have."""
+        """Record the input of a group: the whole sequence (B, P + N, C) and the importance (B, N)
+        so far. Return the sequence to continue with, which requires a gradient if gradients are
+        enabled."""
         if not self.backbone.sparsity.is_dense:
             return x
         if self._before is not None:
@@ -62,7 +62,7 @@ class PatchWatch:
         info = MapInfo(tuple(grid), selector=getattr(self.backbone, 'selector', None))
         scores = {}
         for name in self.scores:
-            if name == SELECTOR and self.groups:  # it scores the embedding, once
+            if name == SELECTOR and self.groups:  # scores the embedding only
                 scores[name] = self.groups[0][1][name]
                 continue
             score = (self._attention[name][len(self.groups)] if name in ATTENTION
@@ -71,16 +71,16 @@ class PatchWatch:
                 scores[name] = score
         self.groups.append((stage, scores, Pass(patches, info)))
         if torch.is_grad_enabled() and not x.requires_grad:
-            return x.detach().requires_grad_()  # weights before may be frozen
+            return x.detach().requires_grad_()  # earlier weights may be frozen
         return x
 
     def add(self, before: Tensor, after: Tensor) -> None:
-        """Takes in a layer's sequence, before and after it."""
+        """Record the sequence before and after a layer."""
         if self._before is None and self.groups:
             self.groups[-1][2].add(before, after)
 
     def take(self) -> List[Seen]:
-        """One for each group."""
+        """Return one record per group, and clear them."""
         first, seen = self.backbone.prefix, []
         for stage, scores, passed in self.groups:
             scores = {name: score.cpu() for name, score in scores.items()}
