@@ -1,4 +1,4 @@
-"""BEVDet for mmdet3d: importing this registers its parts there."""
+"""BEVDet for mmdet3d. Importing this package registers its modules there."""
 from .bev_augmentation import BEVAugmentation
 from .bev_resnet import BEVResNet
 from .detector import BEVDet

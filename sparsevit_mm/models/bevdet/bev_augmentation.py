@@ -1,4 +1,4 @@
-"""BEVDet's augmentation of the scene as seen from above."""
+"""BEVDet's augmentation in bird's eye view (BEV)."""
 from typing import NamedTuple, Tuple
 
 import numpy as np
@@ -10,7 +10,7 @@ from mmdet3d.structures import LiDARInstance3DBoxes
 
 
 class BEVDraw(NamedTuple):
-    """What is drawn for one frame."""
+    """Random parameters of one frame."""
     rotate: float  # radians about z, from x towards y
     scale: float
     flip_x: bool
@@ -19,31 +19,31 @@ class BEVDraw(NamedTuple):
 
 @TRANSFORMS.register_module()
 class BEVAugmentation(BaseTransform):
-    """Rotates, scales and flips the boxes of a frame: BEVDet's augmentation of the BEV space
-    (arXiv 2112.11790, section 3.3). The view transform moves the features by the same matrix.
+    """Rotate, scale and flip the boxes of a frame: BEVDet's augmentation of the BEV space
+    (arXiv 2112.11790, section 3.3). The view transformer moves the features by the same matrix.
 
-    Not mmdet3d's GlobalRotScaleTrans and RandomFlip3D: the one needs points, the other flips the
-    images along.
+    mmdet3d's GlobalRotScaleTrans and RandomFlip3D do not fit: the former needs points, the latter
+    flips the images as well.
 
-    Required keys: ``gt_bboxes_3d`` (LiDARInstance3DBoxes, none up to any number; not changed in
-    place) and ``token``, which error messages name.
+    Required keys: ``gt_bboxes_3d`` (LiDARInstance3DBoxes, possibly empty; not changed in place) and
+    ``token``, for error messages.
 
-    Modified key: ``gt_bboxes_3d``. Velocities turn, flip and scale with the boxes; one that is
-    NaN, for unknown, stays NaN.
+    Modified key: ``gt_bboxes_3d``. Velocities are rotated, scaled and flipped with the boxes;
+    unknown velocities (NaN) stay NaN.
 
-    Added key: ``bev_aug_matrix`` (ndarray), (4, 4) float64, takes a homogeneous LiDAR point to
-    the augmented one.
+    Added key: ``bev_aug_matrix`` (ndarray), (4, 4) float64, maps homogeneous LiDAR points to
+    augmented ones.
 
     Args:
-        rotate (float): Limit of the rotation about z in radians, drawn uniformly from
-            -rotate..rotate.
-        scale (tuple[float, float]): Range of the factor, drawn uniformly.
-        flip_x (float): Probability of x -> -x; nuScenes' LiDAR has x to the right of the car.
-        flip_y (float): Probability of y -> -y; nuScenes' LiDAR has y ahead of the car.
+        rotate (float): Maximum rotation about z in radians; the angle is uniform in
+            [-rotate, rotate].
+        scale (tuple[float, float]): Range of the uniform scale factor.
+        flip_x (float): Probability of x -> -x; in nuScenes' LiDAR frame x points right of the car.
+        flip_y (float): Probability of y -> -y; in nuScenes' LiDAR frame y points ahead of the car.
 
     Raises:
-        ValueError: A probability or the range of the factor makes no sense, or a box is not
-            finite or has a size that is not positive.
+        ValueError: If a probability or the range of the scale factor is invalid, or if a box is not
+            finite or has a non-positive size.
     """
 
     def __init__(self,
@@ -62,7 +62,7 @@ class BEVAugmentation(BaseTransform):
 
     @cache_randomness
     def draw(self) -> BEVDraw:
-        """One draw from numpy's global generator."""
+        """Draw the parameters of one frame from numpy's global generator."""
         return BEVDraw(
             rotate=np.random.uniform(-self.rotate, self.rotate),
             scale=np.random.uniform(*self.scale),
@@ -84,7 +84,8 @@ class BEVAugmentation(BaseTransform):
 
 
 def check_boxes(boxes: LiDARInstance3DBoxes, token: str) -> None:
-    """Raise a ValueError for a box that is not finite, but for a NaN velocity, or not positive."""
+    """Raise a ValueError if a box is not finite (a NaN velocity is allowed) or has a non-positive
+    size."""
     tensor = boxes.tensor
     bad = ~tensor[:, :7].isfinite().all(1) | tensor.isinf().any(1) | (boxes.dims <= 0).any(1)
     if bad.any():
@@ -94,17 +95,17 @@ def check_boxes(boxes: LiDARInstance3DBoxes, token: str) -> None:
 
 
 def move_boxes(boxes: LiDARInstance3DBoxes, draw: BEVDraw) -> None:
-    """Move boxes in place, as :func:`bev_matrix` moves points."""
+    """Transform boxes in place, as :func:`bev_matrix` transforms points."""
     boxes.rotate(draw.rotate)
     boxes.scale(draw.scale)
     if draw.flip_x:
-        boxes.flip('vertical')  # in mmdet3d's words for the view from above, x is up
+        boxes.flip('vertical')  # negates x, which points up in mmdet3d's BEV
     if draw.flip_y:
         boxes.flip('horizontal')
 
 
 def bev_matrix(draw: BEVDraw) -> np.ndarray:
-    """The rotation, then the scale, then the flips: (4, 4) float64."""
+    """Return the matrix of rotation, then scaling, then flips, (4, 4) float64."""
     cos, sin = np.cos(draw.rotate), np.sin(draw.rotate)
     rotation = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
     flips = np.diag([-1. if draw.flip_x else 1., -1. if draw.flip_y else 1., 1.])

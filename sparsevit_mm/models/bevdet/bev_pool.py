@@ -1,4 +1,5 @@
-"""Sums the features of all points of a cell, without ever holding a feature for each point."""
+"""BEV pooling that sums the features of all points in a cell, without storing features per
+point."""
 from typing import NamedTuple
 
 import torch
@@ -7,12 +8,12 @@ from torch.nn import functional as F
 
 
 class PoolTable(NamedTuple):
-    """Which points each cell sums, in cell order; depends on geometry alone.
+    """Points that each cell sums, sorted by cell. Depends on the geometry only.
 
     Attributes:
-        points: (P,) int64, index of the point in (B, V, D, h, w) flattened.
-        pixels: (P,) int64, index of the pixel it stands on in (B, V, h, w) flattened.
-        offsets: (cells + 1,) int64, where the points of each cell begin in the two above.
+        points: (P,) int64, index of the point in the flattened (B, V, D, h, w).
+        pixels: (P,) int64, index of the point's pixel in the flattened (B, V, h, w).
+        offsets: (cells + 1,) int64, start of each cell in `points` and `pixels`.
     """
     points: Tensor
     pixels: Tensor
@@ -20,11 +21,11 @@ class PoolTable(NamedTuple):
 
 
 def make_table(cells: Tensor, num_cells: int) -> PoolTable:
-    """Sorts points by cell; those outside are dropped.
+    """Sort points by cell and drop those outside the grid.
 
     Args:
-        cells: (B, V, D, h, w) int64, cell of each point, -1 outside.
-        num_cells: Of all samples together.
+        cells: Cell of each point, (B, V, D, h, w) int64; -1 for points outside.
+        num_cells: Number of cells of all samples together.
     """
     depths, pixels = cells.shape[2], cells.shape[3] * cells.shape[4]
     cells = cells.flatten()
@@ -38,18 +39,18 @@ def make_table(cells: Tensor, num_cells: int) -> PoolTable:
 
 
 def bev_pool(depth: Tensor, context: Tensor, table: PoolTable) -> Tensor:
-    """Sum pooling of the outer product of depth and context (Lift-Splat-Shoot, section 3).
+    """Sum-pool the outer product of depth and context (Lift-Splat-Shoot, section 3).
 
-    Always in fp32 and deterministic: each cell sums its points in one order. Time and memory are
-    linear in the points.
+    Always runs in fp32, and is deterministic because each cell sums its points in a fixed order.
+    Time and memory are linear in the number of points.
 
     Args:
-        depth: (B, V, D, h, w), probability of each depth bin.
-        context: (B, V, h, w, C).
-        table: From :func:`make_table`.
+        depth: Probability of each depth bin, (B, V, D, h, w).
+        context: Context features, (B, V, h, w, C).
+        table: Table from :func:`make_table`.
 
     Returns:
-        (cells, C) float32; zero where no point falls.
+        (cells, C) float32; zero for cells without points.
     """
     with torch.autocast(depth.device.type, enabled=False):
         weights = depth.float().flatten().index_select(0, table.points)

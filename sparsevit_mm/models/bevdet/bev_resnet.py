@@ -1,4 +1,4 @@
-"""The encoder of the map in bird's eye view."""
+"""Backbone of BEVDet's encoder in bird's eye view."""
 from typing import Optional, Sequence, Tuple
 
 from mmdet3d.registry import MODELS
@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 @MODELS.register_module()
 class BEVResNet(BaseModule):
-    """Residual stages without a stem, each at half the resolution of the one before (BEVDet,
+    """Residual stages without a stem, each at half the resolution of the previous one (BEVDet,
     table 2).
 
     Args:
-        in_channels: Of the map.
-        channels: Of each stage.
-        num_blocks: Basic blocks a stage.
+        in_channels: Number of input channels.
+        channels: Number of channels of each stage.
+        num_blocks: Number of basic blocks per stage.
         init_cfg: As in mmengine.
     """
 
@@ -35,7 +35,8 @@ class BEVResNet(BaseModule):
         self.stages = nn.ModuleList(stages)
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        """(B, C, h, w) -> a map of each stage, (B, C_i, h / 2^i, w / 2^i) with i from 1."""
+        """Map (B, C, h, w) to one output per stage, (B, C_i, h / 2^i, w / 2^i) for stage i from 1,
+        sizes rounded up."""
         outputs = []
         for stage in self.stages:
             x = stage(x)

@@ -1,4 +1,4 @@
-"""BEVDet: 3D boxes from the cameras around a car, through one map in bird's eye view."""
+"""BEVDet: 3D object detection from surround-view cameras in bird's eye view (BEV)."""
 from typing import Dict, List, Optional, Sequence
 
 import numpy as np
@@ -10,21 +10,21 @@ from torch import Tensor
 
 from .geometry import view_to_bev
 
-# What LoadCameras and the augmentations give, and Pack3DDetInputs must be told to keep.
+# Written by LoadCameras and ImageAugmentation; Pack3DDetInputs must list them in its meta_keys.
 CAMERA_KEYS = ('cam2img', 'lidar2cam', 'img_aug_matrix')
 
 
 @MODELS.register_module()
 class BEVDet(Base3DDetector):
-    """BEVDet (arXiv 2112.11790) of mmdet3d's parts; the published names of its own.
+    """BEVDet (arXiv 2112.11790) built on mmdet3d, with the module names of the published code.
 
-    Boxes are in the LiDAR frame, as ``NuScenesDataset`` gives them.
+    Boxes are in the LiDAR frame, as in ``NuScenesDataset``.
 
     Args:
-        img_backbone, img_neck: Encoder of each image on its own.
-        img_view_transformer: Images' features to bird's eye view.
-        img_bev_encoder_backbone, img_bev_encoder_neck: Encoder of the bird's eye view.
-        pts_bbox_head: The head, with its ``train_cfg`` and ``test_cfg``.
+        img_backbone, img_neck: Configs of the image encoder, applied to each image separately.
+        img_view_transformer: Config of the transformer from image features to BEV.
+        img_bev_encoder_backbone, img_bev_encoder_neck: Configs of the BEV encoder.
+        pts_bbox_head: Config of the head, with its ``train_cfg`` and ``test_cfg``.
         data_preprocessor, init_cfg: As in mmdet3d.
     """
 
@@ -46,34 +46,37 @@ class BEVDet(Base3DDetector):
         self.pts_bbox_head = MODELS.build(pts_bbox_head)
 
     def extract_feat(self, images: Tensor, samples: Sequence[Det3DDataSample]) -> Tensor:
-        """
+        """Extract BEV features.
+
         Args:
-            images: (B, V, 3, H, W), normalised.
-            samples: Their metadata hold the cameras.
+            images: Normalised images, (B, V, 3, H, W).
+            samples: Samples whose metadata hold the camera matrices.
 
         Returns:
-            (B, C, rows, columns), rows along y and columns along x of the augmented LiDAR.
+            (B, C, rows, columns), rows along y and columns along x of the augmented LiDAR frame.
 
         Raises:
-            ValueError: Names the sample whose cameras or sizes do not fit the batch.
+            ValueError: If the cameras or image sizes of a sample do not fit the batch. Names the
+                sample.
         """
         matrices = batch_matrices(samples, images)
         features = self.img_neck(self.img_backbone(images.flatten(0, 1)))
         if not isinstance(features, Tensor):
-            features = features[0]  # of an FPN, the finest level
+            features = features[0]  # the finest level of an FPN
         features = features.unflatten(0, images.shape[:2])
         bev = self.img_view_transformer(features, matrices)
         return self.img_bev_encoder_neck(self.img_bev_encoder_backbone(bev))
 
     def loss(self, batch_inputs_dict: dict, batch_data_samples: List[Det3DDataSample],
              **kwargs) -> Dict[str, Tensor]:
-        """``batch_inputs_dict`` holds ``imgs``, (B, V, 3, H, W)."""
+        """Compute the losses. ``batch_inputs_dict`` holds ``imgs``, (B, V, 3, H, W)."""
         bev = self.extract_feat(batch_inputs_dict['imgs'], batch_data_samples)
         return self.pts_bbox_head.loss([bev], batch_data_samples)
 
     def predict(self, batch_inputs_dict: dict, batch_data_samples: List[Det3DDataSample],
                 **kwargs) -> List[Det3DDataSample]:
-        """The samples with ``pred_instances_3d``: boxes in the LiDAR frame, scores, labels."""
+        """Return the samples with ``pred_instances_3d``: boxes in the LiDAR frame, scores and
+        labels."""
         bev = self.extract_feat(batch_inputs_dict['imgs'], batch_data_samples)
         found = self.pts_bbox_head.predict([bev], batch_data_samples)
         return self.add_pred_to_datasample(batch_data_samples, found)
@@ -85,14 +88,15 @@ class BEVDet(Base3DDetector):
 
 
 def batch_matrices(samples: Sequence[Det3DDataSample], images: Tensor) -> Tensor:
-    """(B, V, 3, 4) float64 on the CPU: :func:`view_to_bev` of each view of a batch.
+    """Compute :func:`view_to_bev` for each view of a batch, (B, V, 3, 4) float64 on the CPU.
 
     Args:
-        samples: Of the batch.
-        images: (B, V, 3, H, W).
+        samples: Samples of the batch.
+        images: Images of the batch, (B, V, 3, H, W).
 
     Raises:
-        ValueError: Names the sample, and the key or the two sizes.
+        ValueError: If a sample lacks a camera key, or its number of cameras or image size differs
+            from the batch. Names the sample, and the key or both sizes.
     """
     views, size = images.shape[1], tuple(images.shape[3:])
     matrices = []

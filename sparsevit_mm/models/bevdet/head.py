@@ -1,4 +1,4 @@
-"""The detection head of BEVDet: CenterHead with a loss for each attribute, and scale-NMS."""
+"""Detection head of BEVDet: CenterHead with one loss per box attribute, and scale-NMS."""
 from typing import Dict, List, NamedTuple, Optional, Sequence
 
 import torch
@@ -9,17 +9,17 @@ from torch import Tensor
 
 from .scale_nms import read_task_nms, scale_nms
 
-# The name of a loss, the output it is for, and where the targets have it.
+# (name of the loss, key of the prediction, slice of the target)
 ATTRIBUTES = (('xy', 'reg', slice(0, 2)), ('z', 'height', slice(2, 3)),
               ('whl', 'dim', slice(3, 6)), ('yaw', 'rot', slice(6, 8)),
               ('vel', 'vel', slice(8, 10)))
 
 
 class Detections(NamedTuple):
-    """Of one task in one sample.
+    """Detections of one task in one sample.
 
     Attributes:
-        boxes: (N, 9) float32, centre of gravity, length, width, height, yaw, vx, vy.
+        boxes: (N, 9) float32: gravity centre, length, width, height, yaw, vx, vy.
         scores: (N,) float32.
         labels: (N,) int64.
     """
@@ -32,18 +32,18 @@ class Detections(NamedTuple):
 class BEVDetHead(CenterHead):
     """mmdet3d's CenterHead as BEVDet uses it (arXiv 2112.11790).
 
-    Loss and decoding run in float32, whatever the type of the outputs.
+    Losses and decoding run in float32, whatever the dtype of the outputs.
 
     Args:
-        loss_bbox: Must have reduction 'mean': CenterHead's default, 'none', leaves the loss
-            unsummed.
-        test_cfg: As CenterHead's, but with settings by task, see
+        loss_bbox: Must have reduction 'mean': with CenterHead's default, 'none', the loss is not
+            reduced.
+        test_cfg: As in CenterHead, but with NMS settings per task, see
             :func:`~sparsevit_mm.models.bevdet.scale_nms.read_task_nms`.
-        **kwargs: As in CenterHead. Labels run over the classes of ``tasks`` in their order; the
-            data set's ``metainfo.classes`` must have the same.
+        **kwargs: As in CenterHead. Labels number the classes of ``tasks`` in order; the dataset's
+            ``metainfo.classes`` must have the same order.
 
     Raises:
-        ValueError: Another reduction, or settings that do not fit the tasks.
+        ValueError: If the reduction is not 'mean', or the NMS settings do not fit the tasks.
     """
 
     def __init__(self,
@@ -60,8 +60,8 @@ class BEVDetHead(CenterHead):
             self.task_nms = read_task_nms(test_cfg, self.class_names)
 
     def init_weights(self) -> None:
-        """Sets the bias of the heatmaps: mmengine does not reach CenterHead's, which are in a plain
-        ModuleList."""
+        """Initialise the weights, and set the heatmap biases that mmengine skips because
+        CenterHead keeps its task heads in a plain ModuleList."""
         super().init_weights()
         for head in self.task_heads:
             head.heatmap[-1].bias.data.fill_(head.init_bias)
@@ -69,14 +69,15 @@ class BEVDetHead(CenterHead):
     def loss_by_feat(self, preds_dicts: Sequence[List[Dict[str, Tensor]]],
                      batch_gt_instances_3d: List[InstanceData], *args,
                      **kwargs) -> Dict[str, Tensor]:
-        """
+        """Compute the losses.
+
         Args:
-            preds_dicts: Of each task, a list with one dict of (B, C, rows, columns).
-            batch_gt_instances_3d: With ``bboxes_3d``, of 9 values, and ``labels_3d``. A value
-                that is not finite, such as an unknown velocity, counts nothing.
+            preds_dicts: For each task, a list with one dict of (B, C, rows, columns) predictions.
+            batch_gt_instances_3d: Instances with ``bboxes_3d`` of 9 values and ``labels_3d``.
+                Values that are not finite, such as unknown velocities, do not contribute.
 
         Returns:
-            Of each task, ``task{i}.loss_`` heatmap, xy, z, whl, yaw and vel. The last five sum up
+            For each task, ``task{i}.loss_`` heatmap, xy, z, whl, yaw and vel. The last five sum up
             to CenterHead's ``loss_bbox``.
         """
         losses = {}
@@ -84,13 +85,13 @@ class BEVDetHead(CenterHead):
         targets = zip(*self.get_targets(batch_gt_instances_3d))
         for i, ((preds, ), (heatmap, boxes, cells, mask)) in enumerate(zip(preds_dicts, targets)):
             preds = to_fp32(preds)
-            # Not mmdet3d's clip_sigmoid: it works in place.
+            # mmdet3d's clip_sigmoid would modify the predictions in place.
             likelihood = preds['heatmap'].sigmoid().clamp(1e-4, 1 - 1e-4)
             losses[f'task{i}.loss_heatmap'] = self.loss_cls(
                 likelihood, heatmap, avg_factor=heatmap.eq(1).sum().clamp(min=1))
 
             weights = mask[..., None] * boxes.isfinite() * boxes.new_tensor(code_weights)
-            boxes = boxes.where(boxes.isfinite(), boxes.new_zeros(()))  # a NaN times 0 is a NaN
+            boxes = boxes.where(boxes.isfinite(), boxes.new_zeros(()))  # NaN * 0 is NaN
             for name, key, columns in ATTRIBUTES:
                 pred = self._gather_feat(preds[key].flatten(2).transpose(1, 2), cells)
                 losses[f'task{i}.loss_{name}'] = self.loss_bbox(
@@ -100,14 +101,15 @@ class BEVDetHead(CenterHead):
 
     def predict_by_feat(self, preds_dicts: Sequence[List[Dict[str, Tensor]]],
                         batch_input_metas: List[dict], *args, **kwargs) -> List[InstanceData]:
-        """
+        """Decode the predictions.
+
         Args:
-            preds_dicts: Of each task, a list with one dict of (B, C, rows, columns).
-            batch_input_metas: With ``box_type_3d``.
+            preds_dicts: For each task, a list with one dict of (B, C, rows, columns) predictions.
+            batch_input_metas: Metadata of each sample, with ``box_type_3d``.
 
         Returns:
-            Of each sample, ``bboxes_3d`` with their origin at the centre of the bottom,
-            ``scores_3d`` float32 and ``labels_3d`` int64, task by task, the best score first.
+            For each sample, ``bboxes_3d`` with their origin at the bottom centre, ``scores_3d``
+            float32 and ``labels_3d`` int64, by task and in descending order of score within it.
         """
         tasks = [self._detect(i, to_fp32(preds)) for i, (preds, ) in enumerate(preds_dicts)]
         results = []
@@ -119,8 +121,8 @@ class BEVDetHead(CenterHead):
         return results
 
     def _detect(self, task: int, preds: Dict[str, Tensor]) -> List[Detections]:
-        """The detections of a task in each sample."""
-        # The coder makes a tensor of its range at each call, and warns where it is one already.
+        """Return the detections of a task in each sample."""
+        # decode() replaces the range by a tensor, and would warn if it were one already.
         self.bbox_coder.post_center_range = self._coder_range
         sine, cosine = preds['rot'].split(1, dim=1)
         decoded = self.bbox_coder.decode(
@@ -131,7 +133,7 @@ class BEVDetHead(CenterHead):
                 for sample in decoded]
 
     def _select(self, task: int, boxes: Tensor, scores: Tensor, labels: Tensor) -> Detections:
-        """Those with a high score that scale-NMS leaves within the limits."""
+        """Apply the score threshold, scale-NMS and the limits of box centres, in this order."""
         cfg = self.test_cfg
         keep = (scores >= cfg['score_threshold']).nonzero()[:, 0]
         keep = keep[scale_nms(boxes[keep], scores[keep], labels[keep], self.task_nms[task],

@@ -1,4 +1,4 @@
-"""BEVDet's augmentation of the camera images, and where it takes each pixel."""
+"""BEVDet's augmentation of the camera images, with the matrix that maps their pixels."""
 import math
 from typing import List, NamedTuple, Tuple, Union
 
@@ -11,41 +11,43 @@ from mmdet3d.registry import TRANSFORMS
 
 
 class Draw(NamedTuple):
-    """What is drawn for one camera."""
+    """Random parameters of one camera."""
     resize: float  # added to the factor that fits the width
-    crop: float  # from 0, the left end of the width that is cropped, to 1, the right end
+    crop: float  # horizontal position of the crop, from 0 (left) to 1 (right)
     flip: bool
-    rotate: float  # degrees, counter-clockwise as seen
+    rotate: float  # degrees, counterclockwise as displayed
 
 
 @TRANSFORMS.register_module()
 class ImageAugmentation(BaseTransform):
-    """Resizes, crops, flips and rotates each camera's image: the image space augmentation of
-    BEVDet (arXiv 2112.11790, section 3.3), drawn for each camera anew.
+    """Resize, crop, flip and rotate each camera's image: the image space augmentation of BEVDet
+    (arXiv 2112.11790, section 3.3), drawn independently for each camera.
 
-    The factor of the resize is ``size``'s width / the stored width + ``resize``. The crop keeps
-    the bottom rows. The rotation is about the centre of the crop. What comes from outside of the
-    resized image, or of the crop, is black. The defaults are those of testing; training takes::
+    The resize factor is (width of ``size``) / (stored width) + ``resize``. The crop keeps the
+    bottom rows. The rotation is about the centre of the crop. Pixels from outside the resized image
+    or the crop are black. The defaults are those of testing; for training use::
 
         ImageAugmentation(
             size, resize=(-0.06, 0.11), random_crop=True, flip=0.5, rotate=5.4)
 
     Required keys: ``img`` (list of V uint8 images (H, W, 3)).
 
-    Modified keys: ``img``, ``img_shape``. ``cam2img`` stays that of the stored image.
+    Modified keys: ``img``, ``img_shape``. ``cam2img`` remains that of the stored image.
 
-    Added key: ``img_aug_matrix`` (ndarray), (V, 3, 3) float64, takes the homogeneous pixel
-    (u, v, 1) of the stored image to that of the augmented one. Pixel centres are at integers.
+    Added key: ``img_aug_matrix`` (ndarray), (V, 3, 3) float64, maps homogeneous pixels (u, v, 1) of
+    the stored image to those of the augmented one. Pixel centres are at integers.
 
     Args:
-        size (tuple[int, int]): Height and width of the result, in pixels.
-        resize (float | tuple[float, float]): Added to the factor, or the range of a uniform draw.
-        random_crop (bool): Draw the columns that are kept, else keep those in the middle.
+        size (tuple[int, int]): Height and width of the result in pixels.
+        resize (float | tuple[float, float]): Value added to the resize factor, or the range of a
+            uniform draw of it.
+        random_crop (bool): Whether to crop at a random horizontal position instead of the centre.
         flip (float): Probability of a horizontal flip.
-        rotate (float): Limit of the rotation in degrees; drawn uniformly from -rotate..rotate.
+        rotate (float): Maximum rotation in degrees; the angle is uniform in [-rotate, rotate].
 
     Raises:
-        ValueError: ``flip`` is no probability, ``resize`` no range, or the factor leaves no pixel.
+        ValueError: If ``flip`` is not a probability, ``resize`` is not a number or range, or the
+            resized image has no pixels.
     """
 
     def __init__(self,
@@ -66,7 +68,7 @@ class ImageAugmentation(BaseTransform):
 
     @cache_randomness
     def draw(self, num_cameras: int) -> List[Draw]:
-        """Independent draws for each camera, from numpy's global generator."""
+        """Draw the parameters of each camera independently, from numpy's global generator."""
         return [
             Draw(
                 resize=np.random.uniform(*self.resize),
@@ -90,17 +92,17 @@ class ImageAugmentation(BaseTransform):
 
 
 def augment(image: np.ndarray, size: Tuple[int, int], draw: Draw) -> Tuple[np.ndarray, np.ndarray]:
-    """One image augmented, (*size, 3) uint8, and its matrix, (3, 3) float64."""
+    """Augment one image. Return it, (*size, 3) uint8, and its matrix, (3, 3) float64."""
     (height, width), (stored_height, stored_width) = size, image.shape[:2]
     factor = width / stored_width + draw.resize
-    # Rounded down as published, but not for a binary fraction: 1600 * (912 / 1600) is 912.
+    # Rounded down as published. The epsilon absorbs rounding errors: 1600 * (912 / 1600) is 912.
     new_width = math.floor(stored_width * factor + 1e-6)
     new_height = math.floor(stored_height * factor + 1e-6)
     if min(new_width, new_height) < 1:
         raise ValueError(f'resizing by {factor:.3f} leaves no pixel of {stored_height}x'
                          f'{stored_width}')
     left = int(draw.crop * max(0, new_width - width))
-    top = new_height - height  # negative where the image is too low: black rows above it
+    top = new_height - height  # negative if the image is too short: adds black rows on top
     crop = affine(new_width / stored_width, new_height / stored_height, -left, -top)
     turn = flip_and_rotate(size, draw)
 
@@ -112,14 +114,15 @@ def augment(image: np.ndarray, size: Tuple[int, int], draw: Draw) -> Tuple[np.nd
 
 
 def affine(scale_x: float, scale_y: float, left: float, top: float) -> np.ndarray:
-    """A resize, which scales about the corner (-0.5, -0.5) of the image, and then a shift."""
+    """Return the matrix of a resize, which scales about the image corner (-0.5, -0.5), followed by
+    a shift."""
     return np.array([[scale_x, 0, 0.5 * scale_x - 0.5 + left],
                      [0, scale_y, 0.5 * scale_y - 0.5 + top],
                      [0, 0, 1]])
 
 
 def flip_and_rotate(size: Tuple[int, int], draw: Draw) -> np.ndarray:
-    """A horizontal flip and then a rotation about the centre of an image of that size."""
+    """Return the matrix of a horizontal flip followed by a rotation about the image centre."""
     height, width = size
     flip = np.diag([-1., 1., 1.]) if draw.flip else np.eye(3)
     flip[0, 2] = width - 1 if draw.flip else 0

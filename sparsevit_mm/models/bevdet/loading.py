@@ -1,4 +1,4 @@
-"""The images of a frame's cameras, with their calibration."""
+"""Loading of a frame's camera images and their calibration."""
 from typing import Optional, Sequence, Tuple
 
 import cv2
@@ -14,13 +14,13 @@ NUSCENES_CAMERAS = ('CAM_FRONT_LEFT', 'CAM_FRONT', 'CAM_FRONT_RIGHT', 'CAM_BACK_
 
 @TRANSFORMS.register_module()
 class LoadCameras(BaseTransform):
-    """Loads the images of a frame's V cameras, always in the order given, and their calibration.
+    """Load the images of a frame's V cameras, in the order of ``cameras``, and their calibration.
 
-    Written anew beside mmdet3d's LoadMultiViewImageFromFiles: that one follows the order of the
-    info, goes on without a camera that is missing, and pads images of different sizes.
+    Differs from mmdet3d's LoadMultiViewImageFromFiles, which uses the order of the info file,
+    ignores missing cameras, and pads images of different sizes.
 
-    Required keys: ``images`` (of mmdet3d's v2 infos: per camera ``img_path``, ``cam2img``,
-    ``lidar2cam``) and ``token``, which error messages name.
+    Required keys: ``images`` (from mmdet3d's v2 infos: per camera ``img_path``, ``cam2img``,
+    ``lidar2cam``) and ``token``, for error messages.
 
     Added keys:
 
@@ -31,15 +31,15 @@ class LoadCameras(BaseTransform):
     - ``cameras`` (tuple[str]), ``img_path`` (list[str]), ``img_shape`` and ``ori_shape`` (H, W).
 
     Args:
-        image_size (tuple[int, int]): Height and width the calibration belongs to, in pixels.
+        image_size (tuple[int, int]): Height and width of the calibrated images in pixels.
         cameras (Sequence[str]): Cameras to load; nuScenes' six by default.
-        backend_args (dict, optional): Of mmengine's file backend.
+        backend_args (dict, optional): Arguments of mmengine's file backend.
 
     Raises:
-        ValueError: A camera is not in the frame, its calibration is missing, not finite, of the
-            wrong shape, no pinhole camera or no rigid motion, or its image can not be read or has
-            another size.
-        FileNotFoundError: An image is not there.
+        ValueError: If a camera is missing from the frame; if its calibration is missing, not
+            finite, of the wrong shape, not a pinhole camera or not a rigid transform; or if its
+            image cannot be read or has a different size.
+        FileNotFoundError: If an image does not exist.
     """
 
     def __init__(self,
@@ -73,7 +73,7 @@ class LoadCameras(BaseTransform):
         return results
 
     def _read(self, path: Optional[str], where: str) -> np.ndarray:
-        """The image at a path, (H, W, 3), uint8, BGR."""
+        """Read the image at a path, (H, W, 3), uint8, BGR."""
         if path is None:
             raise ValueError(f'{where}: no img_path')
         try:
@@ -83,9 +83,9 @@ class LoadCameras(BaseTransform):
         except OSError as error:
             raise ValueError(f'{where}: {path} can not be read: {error}') from error
         try:
-            # cv2 gives None for a truncated file. Orientation tags turn no calibration.
+            # cv2 returns None for a truncated file. The calibration ignores orientation tags.
             image = mmcv.imfrombytes(content, flag='color_ignore_orientation', backend='cv2')
-        except cv2.error:  # no bytes at all
+        except cv2.error:  # the file is empty
             image = None
         if image is None:
             raise ValueError(f'{where}: {path} is truncated, or no image')
@@ -101,7 +101,8 @@ class LoadCameras(BaseTransform):
 
 
 def _matrix(value, name: str, sizes: Sequence[int], where: str) -> np.ndarray:
-    """A finite square float64 matrix of one of the sizes, with the last row of an identity."""
+    """Check and return a finite square float64 matrix of one of the sizes, whose last row is that
+    of an identity matrix."""
     if value is None:
         raise ValueError(f'{where}: no {name}')
     try:
@@ -119,7 +120,7 @@ def _matrix(value, name: str, sizes: Sequence[int], where: str) -> np.ndarray:
 
 
 def _intrinsics(value, where: str) -> np.ndarray:
-    """A pinhole camera, (3, 3), from one that may be padded to (4, 4)."""
+    """Check and return the (3, 3) matrix of a pinhole camera, which may be padded to (4, 4)."""
     matrix = _matrix(value, 'cam2img', (3, 4), where)
     padding = matrix[:3, 3:]
     matrix = matrix[:3, :3]
@@ -129,7 +130,7 @@ def _intrinsics(value, where: str) -> np.ndarray:
 
 
 def _rigid_motion(value, where: str) -> np.ndarray:
-    """A rotation and a translation, (4, 4)."""
+    """Check and return a (4, 4) matrix of a rotation and a translation."""
     matrix = _matrix(value, 'lidar2cam', (4, ), where)
     rotation = matrix[:3, :3]
     if not np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-3) or np.linalg.det(rotation) < 0:

@@ -1,4 +1,4 @@
-"""The neck that BEVDet puts behind both of its encoders."""
+"""Neck of both encoders of BEVDet."""
 from typing import Optional, Sequence
 
 import torch
@@ -15,16 +15,17 @@ def _conv(in_channels: int, out_channels: int) -> ConvModule:
 
 @MODELS.register_module()
 class FPN_LSS(BaseModule):
-    """Two levels at the resolution of the finer one (BEVDet, table 2).
+    """Neck that fuses two levels at the resolution of the finer one (BEVDet, table 2).
 
-    The coarser level is enlarged (bilinear, corners aligned), joined with the finer one and led
-    through two convolutions; if asked, the result is enlarged too, and led through two more.
+    The coarser level is upsampled (bilinear, corners aligned), concatenated with the finer one and
+    passed through two convolutions. With `upsample` the result is upsampled again and passed
+    through two more.
 
     Args:
-        in_channels: Of both levels together.
-        out_channels: Of the result.
-        levels: Index of the finer and of the coarser level.
-        upsample: How much larger than the finer level the result is; as large if None.
+        in_channels: Number of channels of both levels together.
+        out_channels: Number of output channels.
+        levels: Indices of the finer and the coarser level.
+        upsample: Size of the output relative to the finer level; None for the same size.
         init_cfg: As in mmengine.
     """
 
@@ -44,10 +45,10 @@ class FPN_LSS(BaseModule):
                 _conv(width, out_channels), nn.Conv2d(out_channels, out_channels, 1))
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """(B, C, h, w) of each level -> (B, out_channels, h, w) of the finer level, times
-        ``upsample``."""
+        """Fuse the levels, (B, C, h, w) each, into (B, out_channels, h, w), where (h, w) is the
+        size of the finer level times `upsample`."""
         fine, coarse = (features[level] for level in self.levels)
-        # To the size, not by a factor: at 616 pixels the levels have 39 and 20 columns.
+        # Resize to the exact size: at 616 pixels the levels have 39 and 20 columns.
         coarse = F.interpolate(coarse, fine.shape[2:], mode='bilinear', align_corners=True)
         x = self.conv(torch.cat([fine, coarse], dim=1))
         if self.head is None:

@@ -1,5 +1,5 @@
-"""Scale-NMS (BEVDet, arXiv 2112.11790): boxes are enlarged or shrunk, by class, before their
-overlap is measured, since two detections of one pedestrian seen from above need not touch."""
+"""Scale-NMS (BEVDet, arXiv 2112.11790): NMS on boxes enlarged or shrunk by a factor per class.
+In bird's eye view, two detections of the same pedestrian need not overlap."""
 from typing import List, NamedTuple, Sequence, Tuple
 
 import torch
@@ -9,14 +9,13 @@ from torch import Tensor
 
 
 class TaskNMS(NamedTuple):
-    """How the detections of one task are thinned out.
+    """NMS settings of one task.
 
     Attributes:
-        nms_type: 'rotate', by the overlap of the scaled boxes, or 'circle', by the distance of
-            their centres.
-        threshold: What a box may share with a better one: an IoU; of 'circle' the *squared*
-            distance in m² up to which it is dropped, as in mmdet3d.
-        factors: What length and width are multiplied with, one for each class of the task.
+        nms_type: 'rotate' uses the IoU of the scaled boxes, 'circle' the distance of box centres.
+        threshold: Maximum IoU with a higher-scored box; for 'circle', the *squared* distance in m²
+            up to which a box is dropped, as in mmdet3d.
+        factors: Scale factors of length and width, one per class of the task. Only for 'rotate'.
     """
     nms_type: str
     threshold: float
@@ -24,16 +23,16 @@ class TaskNMS(NamedTuple):
 
 
 def read_task_nms(test_cfg: dict, class_names: Sequence[Sequence[str]]) -> List[TaskNMS]:
-    """The settings of each task.
+    """Read the NMS settings of each task.
 
     Args:
-        test_cfg: Lists with an entry for each task: ``nms_type``; ``nms_thr``, the IoU;
-            ``nms_rescale_factor``, a number or one for each class; where a task is of type
-            'circle', ``min_radius``, the squared distance.
-        class_names: Of each task.
+        test_cfg: Holds lists with one entry per task: ``nms_type``; ``nms_thr``, the IoU;
+            ``nms_rescale_factor``, one number or one per class; and, if any task uses 'circle',
+            ``min_radius``, the squared distance.
+        class_names: Class names of each task.
 
     Raises:
-        ValueError: A list without exactly one entry for each task, or class, or an unknown type.
+        ValueError: If a list does not have one entry per task or class, or a type is unknown.
     """
     tasks = [f'[{", ".join(names)}]' for names in class_names]
 
@@ -65,18 +64,18 @@ def read_task_nms(test_cfg: dict, class_names: Sequence[Sequence[str]]) -> List[
 
 def scale_nms(boxes: Tensor, scores: Tensor, labels: Tensor, nms: TaskNMS, pre_max_size: int,
               post_max_size: int) -> Tensor:
-    """Which boxes of a task stay. A box competes with those of all classes of its task.
+    """Apply NMS to the boxes of a task, across all of its classes.
 
     Args:
-        boxes: (N, 7 or more), x, y, z, length, width, height, yaw.
+        boxes: (N, 7 or more): x, y, z, length, width, height, yaw.
         scores: (N,).
-        labels: (N,) int64, the class within the task.
-        nms: The task's settings.
-        pre_max_size: How many boxes, by score, are looked at.
-        post_max_size: How many boxes may stay.
+        labels: (N,) int64, class within the task.
+        nms: Settings of the task.
+        pre_max_size: Number of highest-scored boxes to consider.
+        post_max_size: Maximum number of boxes to keep.
 
     Returns:
-        (K,) int64 indices, the best score first.
+        Indices of the kept boxes, (K,) int64, in descending order of score.
     """
     order = scores.argsort(descending=True)[:pre_max_size]
     if not len(order):
@@ -93,26 +92,28 @@ def scale_nms(boxes: Tensor, scores: Tensor, labels: Tensor, nms: TaskNMS, pre_m
 
 
 def rotated_nms(bev: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
-    """Greedy NMS of rotated rectangles.
+    """Apply greedy NMS to rotated rectangles.
 
-    In float64: where edges of two boxes lie within some 1e-5 m of each other, mmcv's intersection
-    can come out empty in float32.
+    Runs in float64: in float32 mmcv's intersection can be empty if edges of two boxes are within
+    about 1e-5 m of each other.
 
     Args:
-        bev: (N, 5), x, y, length, width, yaw, N > 0; yaw as in mmdet3d, counterclockwise from x
-            to y, in radians.
+        bev: (N, 5) with N > 0: x, y, length, width, yaw; yaw in radians as in mmdet3d,
+            counterclockwise from x to y.
         scores: (N,).
-        iou_threshold: A box with a higher IoU with a better one is dropped.
+        iou_threshold: Maximum IoU with a higher-scored box; boxes above it are dropped.
 
     Returns:
-        (K,) int64 indices, the best score first.
+        Indices of the kept boxes, (K,) int64, in descending order of score.
     """
-    # mmcv calls this sense clockwise, since its y axis points down.
+    # mmcv calls this direction clockwise because its y axis points down.
     return nms_rotated(bev.double(), scores.double(), iou_threshold, clockwise=True)[1]
 
 
 def circle_nms(centres: Tensor, scores: Tensor, squared_radius: float) -> Tensor:
-    """Greedy NMS by distance: (N, 2) in metres, (N,) and m² -> (K,) int64, best score first."""
+    """Apply greedy NMS by distance to (N, 2) centres in metres with (N,) scores. Boxes within
+    `squared_radius` (m²) of a higher-scored one are dropped. Return the indices of the kept boxes,
+    (K,) int64, in descending order of score."""
     dets = torch.cat([centres, scores[:, None]], 1).detach().cpu().numpy()
     keep = layers.circle_nms(dets, squared_radius, len(dets))
     return torch.tensor(keep, dtype=torch.long, device=scores.device)

@@ -1,4 +1,4 @@
-"""From features of the cameras to one map in bird's eye view."""
+"""View transformer from camera features to a map in bird's eye view (BEV)."""
 from typing import Optional, Sequence, Tuple
 
 import torch
@@ -14,16 +14,16 @@ from .geometry import BEVGrid, find_cells, lift
 class LSSViewTransformer(BaseModule):
     """Lift-Splat view transformer (BEVDet, section 3.2; Lift-Splat-Shoot, section 3).
 
-    Each cell of a feature map predicts a distribution over depths and a context vector; their
-    outer product is summed into the cells of the grid.
+    Each cell of a feature map predicts a depth distribution and a context vector; their outer
+    product is summed into the cells of the BEV grid.
 
     Args:
-        in_channels: Of the image features.
-        out_channels: Of the bird's eye view.
-        x, y: First edge, last edge and size of a cell, in metres.
-        z: Lowest and highest point that counts, in metres.
-        depth: First, last (not included) and step of the depth bins, in metres.
-        stride: Pixels of the image to a cell of its features.
+        in_channels: Number of channels of the image features.
+        out_channels: Number of channels of the BEV map.
+        x, y: First edge, last edge and cell size in metres.
+        z: Lower and upper bound in metres; points outside are dropped.
+        depth: Start, stop (exclusive) and step of the depth bins in metres.
+        stride: Stride of the image features in pixels.
         init_cfg: As in mmengine.
     """
 
@@ -44,9 +44,10 @@ class LSSViewTransformer(BaseModule):
         self._cache: Optional[Tuple[tuple, PoolTable]] = None
 
     def forward(self, features: Tensor, matrices: Tensor) -> Tensor:
-        """
+        """Transform image features to BEV.
+
         Args:
-            features: (B, V, C, h, w).
+            features: Image features, (B, V, C, h, w).
             matrices: (B, V, 3, 4) float64 on the CPU, from
                 :func:`~sparsevit_mm.models.bevdet.geometry.view_to_bev`.
 
@@ -61,7 +62,8 @@ class LSSViewTransformer(BaseModule):
         return bev.view(batch, *self.grid.shape, -1).permute(0, 3, 1, 2).contiguous()
 
     def _table(self, matrices: Tensor, size: Tuple[int, int], device) -> PoolTable:
-        """The last table serves again while cameras, augmentations and sizes are the same."""
+        """Return the pooling table, reusing the last one if cameras, augmentations, feature size
+        and device are unchanged."""
         key = (matrices.shape, matrices.numpy().tobytes(), size, device)
         if self._cache is None or self._cache[0] != key:
             points = lift(matrices.float().to(device), self.depths, size, self.stride)
