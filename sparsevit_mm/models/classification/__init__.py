@@ -1,4 +1,4 @@
-"""Heads for mmpretrain: importing this registers them there."""
+"""Classification heads for mmpretrain. Importing this package registers them there."""
 from .heads import EvoClsHead, EvoLeViTClsHead
 
 __all__ = ['EvoClsHead', 'EvoLeViTClsHead']

@@ -1,4 +1,4 @@
-"""Heads on patches and class token of Evo-ViT's backbones, for mmpretrain's ``ImageClassifier``."""
+"""Heads for Evo-ViT backbones in mmpretrain's ``ImageClassifier``."""
 from typing import List, Optional, Sequence, Tuple
 
 from mmpretrain.models.heads import ClsHead
@@ -12,17 +12,18 @@ Features = Sequence[List[Tensor]]
 
 @MODELS.register_module()
 class EvoClsHead(ClsHead):
-    """Classifies the mean of all patches, those that did not run included; in training the class
-    token too, for half of the loss (Evo-ViT, section 3, and its DeiT).
+    """Head that classifies the mean of all patches, including those that did not run. In training
+    it also classifies the class token, which contributes half of the loss (Evo-ViT, section 3, and
+    its DeiT code).
 
-    The backbone has `output_cls_token` and no final norm: LayerNorm and linear layer are one each,
-    for the mean and for the class token.
+    The backbone needs `output_cls_token` and no final norm. Mean and class token share one
+    LayerNorm and one linear layer.
 
     Args:
-        num_classes: Classes.
-        in_channels: Channels C of the backbone.
-        eps: Of the LayerNorm.
-        init_cfg: Of mmengine.
+        num_classes: Number of classes.
+        in_channels: Number of channels C of the backbone.
+        eps: Epsilon of the LayerNorm.
+        init_cfg: mmengine's initialisation config.
         **kwargs: `loss`, `topk` and `cal_acc` of mmpretrain's ``ClsHead``.
     """
 
@@ -34,31 +35,31 @@ class EvoClsHead(ClsHead):
         self.head = nn.Linear(in_channels, num_classes)
 
     def pre_logits(self, feats: Features) -> Tensor:
-        """Mean of the patches.
+        """Compute the mean of the patches.
 
         Args:
-            feats: Outputs of the backbone, of which the last counts: a (B, C, h, w) map and a
-                (B, C) class token.
+            feats: Outputs of the backbone. Only the last is used: a (B, C, h, w) map and a (B, C)
+                class token.
 
         Returns:
             (B, C).
 
         Raises:
-            ValueError: There is no class token.
+            ValueError: If the last output is not a pair of map and class token.
         """
         return _parts(feats)[0]
 
     def classify(self, x: Tensor) -> Tensor:
-        """(B, C) -> (B, num_classes)."""
+        """Compute logits, (B, C) -> (B, num_classes)."""
         return self.head(self.norm(x))
 
     def forward(self, feats: Features) -> Tensor:
-        """Logits of the patches' mean, (B, num_classes)."""
+        """Compute the logits of the patches' mean, (B, num_classes)."""
         return self.classify(self.pre_logits(feats))
 
     def loss(self, feats: Features, data_samples: List[DataSample], **kwargs) -> dict:
-        """Mean of the losses of the patches' mean and of the class token; accuracy, if asked for,
-        is that of the former."""
+        """Average the losses of the patches' mean and of the class token. With `cal_acc`, accuracy
+        is that of the patches' mean."""
         mean, token = (self._get_loss(self.classify(part), data_samples, **kwargs)
                        for part in _parts(feats))
         return {**mean, 'loss': (mean['loss'] + token['loss']) / 2}
@@ -66,14 +67,14 @@ class EvoClsHead(ClsHead):
 
 @MODELS.register_module()
 class EvoLeViTClsHead(EvoClsHead):
-    """The same with LeViT's layers: batch norm and linear, once or twice.
+    """EvoClsHead with LeViT's layers: one or two heads of batch norm and linear layer.
 
     Args:
-        num_classes: Classes.
-        in_channels: Channels C of the backbone's last stage.
-        distillation: Whether there is a second head, `head_dist`, as in the published checkpoints;
-            logits are the mean of both. Both learn from the labels: there is no teacher here.
-        **kwargs: As of :class:`EvoClsHead`, without `eps`.
+        num_classes: Number of classes.
+        in_channels: Number of channels C of the backbone's last stage.
+        distillation: Whether to add a second head, `head_dist`, as in the published checkpoints.
+            Logits are the mean of both. Both learn from the labels, without a teacher.
+        **kwargs: As in :class:`EvoClsHead`; `eps` has no effect.
     """
 
     def __init__(self, num_classes: int, in_channels: int, distillation: bool = False, **kwargs):
@@ -88,7 +89,7 @@ class EvoLeViTClsHead(EvoClsHead):
 
 
 def _parts(feats: Features) -> Tuple[Tensor, Tensor]:
-    """Mean of the patches and class token, (B, C) each."""
+    """Return the mean of the patches and the class token, (B, C) each."""
     last = feats[-1]
     if not isinstance(last, (list, tuple)) or len(last) != 2:
         raise ValueError('the head needs the class token too: output_cls_token=True of the '
