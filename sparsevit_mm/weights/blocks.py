@@ -1,4 +1,4 @@
-"""Where a model's heads and FFN neurons lie: the blocks, and the parameters of each unit."""
+"""Find the heads and FFN neurons of a model and the parameters that belong to each of them."""
 import re
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
@@ -9,13 +9,13 @@ from ..models import SparseBackbone, get_sparse_backbone
 
 
 class Part(NamedTuple):
-    """A parameter in which units lie one after another, `copies` times (query, key, value).
+    """Parameter that stores units one after another along a dimension.
 
     Attributes:
-        name: In the state dict.
+        name: Its key in the state dict.
         parameter: The parameter.
-        dim: Along which they lie.
-        copies: How many times all units come.
+        dim: Dimension along which the units lie.
+        copies: How often the sequence of units repeats: 3 for a fused query, key and value.
     """
     name: str
     parameter: nn.Parameter
@@ -23,7 +23,7 @@ class Part(NamedTuple):
     copies: int = 1
 
     def index(self, units: Tensor) -> Tensor:
-        """int64, the places along `dim` that belong to units, given as a bool mask."""
+        """Return the int64 indices along `dim` of the units that a bool mask selects."""
         width = self.parameter.shape[self.dim] // (self.copies * len(units))
         places = units.repeat_interleave(width).repeat(self.copies)
         return places.nonzero().flatten().to(self.parameter.device)
@@ -34,11 +34,12 @@ class UnitGroup(NamedTuple):
 
     Attributes:
         kind: 'heads' or 'neurons'.
-        number: Of units.
-        output: The weight of the layer that takes what units give, units along its inputs.
+        number: Number of units.
+        output: Weight of the layer that consumes the units, which lie along its inputs.
         layer: That layer.
-        inputs: What makes units: weights and biases before it.
-        activation: Of neurons; None for heads, and where the block does not hold it as a layer.
+        inputs: Parameters that compute the units: weights, biases and bias tables.
+        activation: Activation layer of the neurons; None for heads, and if the FFN has none as a
+            module.
     """
     kind: str
     number: int
@@ -49,22 +50,24 @@ class UnitGroup(NamedTuple):
 
     @property
     def weights(self) -> Tuple[Part, ...]:
-        """Without biases and tables of positions."""
+        """The weights among the parts: no biases, no relative position bias tables."""
         return (self.output, *(part for part in self.inputs if part.name.endswith('weight')))
 
 
 def unit_groups(model: nn.Module, blocks: Optional[Union[str, Sequence[str]]] = None
                 ) -> Dict[str, UnitGroup]:
-    """Heads and neurons of a model's blocks, by the block's name and kind.
+    """Return the heads and neurons of a model's blocks, keyed by block name and kind, such as
+    ``backbone.blocks.0.heads``.
 
     Args:
-        model: Not wrapped.
-        blocks: Regular expressions for whole names of blocks. By default those of the model's
-            sparse backbone.
+        model: Model without a wrapper.
+        blocks: Regular expressions that match full block names. By default the blocks of the
+            model's sparse backbone.
 
     Raises:
-        ValueError: The model has no sparse backbone, or one without such blocks; an expression
-            matches nothing, or something that is no block of one attention and one FFN. Names it.
+        ValueError: If `blocks` is None and the model has no sparse backbone, or one without such
+            blocks; if an expression matches no module, or a module that does not hold exactly one
+            supported attention and one supported FFN. The message names it.
     """
     known = [block for backbone in model.modules() if isinstance(backbone, SparseBackbone)
              for block in backbone.attention_blocks()]

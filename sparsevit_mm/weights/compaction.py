@@ -1,4 +1,4 @@
-"""From a model in which heads and neurons are out to an ordinary smaller one without them."""
+"""Turn a backbone with removed heads and neurons into a smaller dense one."""
 from itertools import chain
 from typing import Dict, List, Mapping, NamedTuple, Optional
 
@@ -11,10 +11,10 @@ StateDict = Dict[str, Tensor]
 
 
 class Compacted(NamedTuple):
-    """What is left.
+    """Weights and widths of a smaller backbone.
 
     Attributes:
-        state: Weights of the smaller backbone.
+        state: State dict of the smaller backbone.
         block_heads, ffn_widths: Its arguments of these names, one entry per block.
     """
     state: StateDict
@@ -23,19 +23,20 @@ class Compacted(NamedTuple):
 
 
 def compact(backbone: nn.Module, masks: Optional[Mapping[str, Tensor]] = None) -> Compacted:
-    """The weights of a sparse backbone without the heads and neurons that are out. What a unit
-    gives whatever the input, its value bias or the activation of its bias, goes into the bias of
-    the layer after it.
+    """Remove heads and neurons from the weights of a sparse backbone. The constant output of a
+    removed unit (its value bias, or the activation of its bias) is folded into the bias of the
+    layer after it.
 
     Args:
-        backbone: In eval mode; left as it is.
-        masks: Which units exist, by the names of :func:`~.blocks.unit_groups`; groups without one
-            stay whole. By default units are out whose output weights are all zero, or whose input
-            weights (the value weights of a head) are. One of each group stays in any case.
+        backbone: Backbone in eval mode. It is not changed.
+        masks: Bool masks of the units to keep, by the names of :func:`~.blocks.unit_groups`; groups
+            without a mask keep all. By default a unit is removed if its output weights are all
+            zero, or its input weights (for a head, the value weights); each group keeps at least
+            one unit.
 
     Raises:
-        ValueError: No unit is out, a mask fits no group, or a unit out of its mask adds to the
-            model. Names the group.
+        ValueError: If no unit is to be removed; or, naming the group, if a mask matches no group,
+            has the wrong length, keeps no unit, or excludes a unit that contributes to the output.
     """
     groups = unit_groups(backbone)
     if masks is None:
@@ -57,14 +58,14 @@ def compact(backbone: nn.Module, masks: Optional[Mapping[str, Tensor]] = None) -
 
 
 def cut(backbone: nn.Module) -> Compacted:
-    """The weights of the heads and neurons that run at the `widths` of a sparse backbone, alone. A
-    backbone of these gives what this one gives.
+    """Keep only the weights of the heads and neurons that run at the `widths` of a sparse backbone.
+    A backbone with these weights has the same output.
 
     Args:
-        backbone: Left as it is.
+        backbone: Sparse backbone. It is not changed.
 
     Raises:
-        ValueError: All run.
+        ValueError: If all heads and neurons run.
     """
     if backbone.widths.is_full:
         raise ValueError('all heads and neurons run: there is nothing to cut off')
@@ -76,15 +77,14 @@ def cut(backbone: nn.Module) -> Compacted:
 
 
 def without_effect(group: UnitGroup) -> Tensor:
-    """(number,) bool, on the CPU: the units that give the same whatever the input, or that nothing
-    takes."""
+    """Return a (number,) bool mask, on the CPU, of the units whose output is constant or unused."""
     silent = _is_zero(group.output, group.number)[0]
     made = next(part for part in group.inputs if part.name.endswith('weight'))
-    return silent | _is_zero(made, group.number)[-1]  # the last copy is that of values
+    return silent | _is_zero(made, group.number)[-1]  # the last copy is the value
 
 
 def _is_zero(part: Part, number: int) -> Tensor:
-    """(copies, number) bool: whether all weights of a unit are."""
+    """Return a (copies, number) bool mask of the units whose weights are all zero."""
     rows = part.parameter.detach().cpu().movedim(part.dim, 0)
     return ~rows.reshape(part.copies, number, -1).ne(0).any(-1)
 
@@ -114,14 +114,14 @@ def _remove(state: StateDict, group: UnitGroup, mask: Tensor) -> None:
 
 
 def _take(state: StateDict, group: UnitGroup, mask: Tensor) -> None:
-    """Leaves the units of a mask."""
+    """Keep only the units of a mask."""
     for part in (group.output, *group.inputs):
         index = part.index(mask).to(state[part.name].device)
         state[part.name] = state[part.name].index_select(part.dim, index)
 
 
 def _constant(state: StateDict, group: UnitGroup, mask: Tensor) -> Tensor:
-    """(C,), what the layer after the units gets from those that are out."""
+    """Return the (C,) constant that removed units add to the output of the layer after them."""
     columns = group.output.index(~mask)
     taken = state[group.output.name].index_select(1, columns).double()
     made = [part for part in group.inputs if part.name.endswith('bias')]

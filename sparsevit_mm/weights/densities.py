@@ -1,4 +1,4 @@
-"""Which share of its weights each layer keeps."""
+"""Distribute a density over the layers of a model."""
 import math
 from typing import Dict, Mapping, Sequence
 
@@ -6,20 +6,21 @@ Shapes = Mapping[str, Sequence[int]]
 
 
 def check_density(density: float) -> None:
-    """
+    """Check that a density is in (0, 1].
+
     Raises:
-        ValueError: The density is not within 0 and 1, 0 left out.
+        ValueError: If it is not.
     """
     if not 0 < density <= 1:
         raise ValueError(f'density is {density}: not within 0 and 1, 0 left out')
 
 
 def uniform_densities(shapes: Shapes, density: float) -> Dict[str, float]:
-    """The same density for every layer.
+    """Give every layer the same density.
 
     Args:
-        shapes: Of the weights, by name.
-        density: Of all weights together.
+        shapes: Shapes of the weights, by name.
+        density: Density over all weights.
 
     Raises:
         ValueError: See :func:`check_density`.
@@ -29,14 +30,15 @@ def uniform_densities(shapes: Shapes, density: float) -> Dict[str, float]:
 
 
 def erk_densities(shapes: Shapes, density: float) -> Dict[str, float]:
-    """Erdos-Renyi-Kernel: small layers keep a larger share (Evci et al. 2020, as SViTE has it).
+    """Compute Erdos-Renyi-Kernel densities, which are higher in small layers (Evci et al. 2020, as
+    used by SViTE).
 
-    The density of a layer is eps * sum(shape) / prod(shape). Layers that would pass 1 are dense,
+    The density of a layer is eps * sum(shape) / prod(shape). Layers that would reach 1 are dense,
     and eps is solved again for the others, so that the mean over all weights is `density`.
 
     Args:
-        shapes: Of the weights, by name: (out, in) or (out, in, height, width).
-        density: Of all weights together.
+        shapes: Shapes of the weights, by name: (out, in) or (out, in, height, width).
+        density: Density over all weights.
 
     Raises:
         ValueError: See :func:`check_density`.

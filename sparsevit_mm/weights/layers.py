@@ -1,4 +1,4 @@
-"""The weights of a model that may be masked: those of linear layers and convolutions."""
+"""Find the maskable weights of a model: those of linear layers and convolutions."""
 import re
 from typing import Dict, List, NamedTuple, Optional, Sequence, Set, Union
 
@@ -7,7 +7,7 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
-# The weights of each kind of layer; no biases, norms, embeddings.
+# Weight attributes of each layer type; biases, norms and embeddings are never masked.
 WEIGHTS = {
     nn.Linear: ('weight', ),
     _ConvNd: ('weight', ),
@@ -16,26 +16,27 @@ WEIGHTS = {
 
 
 class LayerWeight(NamedTuple):
-    """A weight and along which dimension its layer's inputs lie."""
+    """Weight of a layer, and the dimension of its input channels."""
     parameter: nn.Parameter
     input_dim: int
 
 
 def maskable_weights(model: nn.Module, layers: Optional[Union[str, Sequence[str]]] = None
                      ) -> Dict[str, LayerWeight]:
-    """The weights of linear layers and convolutions, by the name that they have in the state dict.
+    """Return the weights of linear layers, convolutions and torch's attention, by state dict key.
 
-    A layer that stands in the model under several names counts once, under the first. Deformable
-    convolutions are none of torch's, and left out.
+    A layer that is registered under several names is listed once, under the first. Deformable
+    convolutions are left out, as they do not derive from torch's.
 
     Args:
-        model: Not wrapped.
-        layers: Regular expressions: only layers of whose names one holds a match. All by default.
+        model: Model without a wrapper.
+        layers: Regular expressions that select layers by a match anywhere in their names. All
+            layers by default.
 
     Raises:
-        ValueError: An expression matches no such layer, the model has none, or a layer can't be
-            masked: its weight is computed from other parameters, belongs to another layer too, has
-            no size yet, or is cut up over ranks.
+        ValueError: If an expression matches no such layer, the model has none, or a layer cannot be
+            masked because its weight is computed from other parameters, shared with another layer,
+            not initialized yet (lazy) or sharded over ranks.
     """
     patterns = [layers] if isinstance(layers, str) else layers
     weights, used = {}, set()
@@ -46,7 +47,7 @@ def maskable_weights(model: nn.Module, layers: Optional[Union[str, Sequence[str]
             continue
         used |= matching
         for attribute in attributes:
-            # An attention has either one weight of its inputs or one each; the others are None.
+            # MultiheadAttention has in_proj_weight or q, k and v weights; the others are None.
             if attribute == 'weight' or getattr(module, attribute) is not None:
                 parameter = _weight(name, module, attribute)
                 dim = 0 if getattr(module, 'transposed', False) else 1
@@ -58,7 +59,7 @@ def maskable_weights(model: nn.Module, layers: Optional[Union[str, Sequence[str]
 
 def _weight(name: str, module: nn.Module, attribute: str) -> nn.Parameter:
     kind = type(module).__name__
-    # The older weight_norm and spectral_norm put a plain tensor in the place of the parameter.
+    # The older weight_norm and spectral_norm replace the parameter by a plain tensor.
     if is_parametrized(module, attribute) or attribute not in dict(
             module.named_parameters(recurse=False)):
         raise ValueError(f'{name} ({kind}): its {attribute} is computed from other parameters, so '

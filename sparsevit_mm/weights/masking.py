@@ -1,4 +1,4 @@
-"""The masks of a model in training, and what they are applied to."""
+"""Weight masks of a model in training, applied to weights, gradients and optimizer state."""
 import hashlib
 from contextlib import contextmanager
 from typing import Dict, Iterator, Mapping, Optional, Tuple
@@ -20,17 +20,19 @@ Masks = Dict[str, Tensor]
 
 def draw_masks(weights: Weights, density: float, distribution: str = 'erk',
                pattern: Optional[Tuple[int, int]] = None, seed: int = 0) -> Masks:
-    """Random masks, on the CPU; equal seeds give equal ones.
+    """Draw random masks, on the CPU; equal seeds give equal masks.
 
     Args:
-        weights: By name.
-        density: Of all weights together.
-        distribution: Over layers, a key of DISTRIBUTIONS.
-        pattern: (N, M): N of every M weights along a layer's inputs instead; layers whose number of
-            inputs is no multiple of M are dense.
+        weights: Weights by name.
+        density: Density over all weights; ignored with `pattern`.
+        distribution: How to distribute the density over layers, a key of DISTRIBUTIONS.
+        pattern: (N, M) keeps N of every M weights along a layer's inputs instead. Layers whose
+            number of inputs is not a multiple of M are dense.
+        seed: Seed of the draws.
 
     Raises:
-        ValueError: No layer's number of inputs is a multiple of M.
+        ValueError: See :func:`~.densities.check_density`; or if no layer's number of inputs is a
+            multiple of M.
     """
     generator = torch.Generator().manual_seed(seed)
     shapes = {name: tuple(weight.parameter.shape) for name, weight in weights.items()}
@@ -51,7 +53,7 @@ def draw_masks(weights: Weights, density: float, distribution: str = 'erk',
 
 
 class Masking:
-    """What masks of any kind share.
+    """Base class of masks of weights and of units.
 
     Attributes:
         masks: Bool tensors by name.
@@ -60,24 +62,24 @@ class Masking:
 
     @property
     def density(self) -> float:
-        """Share of what is masked that exists."""
+        """Share of the mask entries that are True."""
         return (sum(int(mask.sum()) for mask in self.masks.values())
                 / sum(mask.numel() for mask in self.masks.values()))
 
     def packed(self) -> Dict[str, Tensor]:
-        """The masks as bits: uint8 on the CPU, see :func:`unpack`."""
+        """Return the masks packed into bits, uint8 on the CPU; see :func:`unpack`."""
         return {name: torch.from_numpy(np.packbits(mask.cpu().numpy()))
                 for name, mask in self.masks.items()}
 
     def digest(self) -> str:
-        """Equal for equal masks, and, in practice, for no others."""
+        """Return the SHA-256 digest of all masks."""
         digest = hashlib.sha256()
         for bits in self.packed().values():
             digest.update(bits.numpy().tobytes())
         return digest.hexdigest()
 
     def new_since(self, start: Mapping[str, Tensor]) -> float:
-        """Share of the masks that is not in others, given as bits."""
+        """Return the share of True entries that were False in `start`, given as packed masks."""
         now = self.packed()
         new = sum(int(np.unpackbits(now[name].numpy() & ~start[name].numpy()).sum())
                   for name in now)
@@ -85,32 +87,32 @@ class Masking:
 
 
 class WeightMasks(Masking):
-    """Which weights of a model exist, and the steps that keep the others at zero.
+    """Masks of the weights of a model, which keep masked weights at zero during training.
 
     Args:
-        weights: By name.
-        masks: A bool tensor for each, of its shape. They go to the weight's device.
-        group: M of masks that keep N of every M weights.
+        weights: Weights by name.
+        masks: Bool masks by name, of the weights' shapes. They are moved to the weights' devices.
+        group: M, if the masks keep N of every M weights.
     """
 
     def __init__(self, weights: Weights, masks: Masks, group: Optional[int] = None):
         self.weights, self.group = dict(weights), group
         self.masks = {name: masks[name].to(weight.parameter.device)
                       for name, weight in weights.items()}
-        # A dense layer stays so, and costs nothing.
+        # Dense layers stay dense: skip them.
         self.sparse = [name for name, mask in self.masks.items() if not mask.all()]
 
     def parameters(self) -> Dict[str, nn.Parameter]:
-        """Of the layers that are not dense."""
+        """Return the weights of the layers that are not dense, by name."""
         return {name: self.weights[name].parameter for name in self.sparse}
 
     @contextmanager
     def stepping(self) -> Iterator[None]:
-        """Around a step of the optimizer: gradients of weights that do not exist are zero before
-        it, and the weights after it.
+        """Context of an optimizer step: zeroes the gradients of masked weights before it, and the
+        weights after it.
 
-        Zero gradients keep moments at zero in every optimizer that works value by value, and the
-        norm that is clipped is that of the weights that exist.
+        Zero gradients keep the moments of every elementwise optimizer at zero, and gradient
+        clipping sees the norm over unmasked weights only.
         """
         self.apply_to_gradients()
         yield
@@ -130,7 +132,7 @@ class WeightMasks(Masking):
 
     @torch.no_grad()
     def apply_to_moments(self, optimizer: Optimizer) -> None:
-        """To whatever the optimizer keeps for each value of a weight."""
+        """Mask the optimizer state tensors that have the shape of their weight."""
         for name, parameter in self.parameters().items():
             for moment in optimizer.state.get(parameter, {}).values():
                 if torch.is_tensor(moment) and moment.shape == parameter.shape:
@@ -138,22 +140,26 @@ class WeightMasks(Masking):
 
     @torch.no_grad()
     def apply_to_copy(self, model: nn.Module) -> None:
-        """To the parameters of these names in another model."""
+        """Mask the parameters of the same names in another model."""
         parameters = dict(model.named_parameters())
         for name in self.sparse:
             parameters[name].mul_(self.masks[name].to(parameters[name].device))
 
     def outside(self) -> Dict[str, int]:
-        """How many weights outside the mask are not zero, in the layers that have such."""
+        """Count the nonzero weights outside the mask, by name, for layers that have any."""
         found = {name: int((p.detach()[~self.masks[name]] != 0).sum())
                  for name, p in self.parameters().items()}
         return {name: count for name, count in found.items() if count}
 
     def drop_and_grow(self, gradients: Mapping[str, Tensor], fraction: float) -> int:
-        """Updates the masks of the layers that have a gradient; weights stay as they are.
+        """Update the masks of the layers with a gradient. Weights are not changed.
+
+        Args:
+            gradients: Gradients by name.
+            fraction: Share of each mask to drop, in [0, 1].
 
         Returns:
-            Number of weights that moved: are in a mask now and were not before.
+            Number of weights that entered a mask.
         """
         moved = 0
         for name, gradient in gradients.items():
@@ -166,7 +172,7 @@ class WeightMasks(Masking):
 
 
 def unpack(bits: Tensor, shape: Tuple[int, ...]) -> Tensor:
-    """A mask from its bits."""
+    """Unpack a mask from its bits; the inverse of :meth:`Masking.packed`."""
     size = torch.Size(shape).numel()
     flat = np.unpackbits(bits.cpu().numpy(), count=size)
     return torch.from_numpy(flat).bool().view(*shape)

@@ -1,6 +1,6 @@
-"""The first mask of a layer, and masks that keep N of every M weights.
+"""Initial random masks, and masks that keep N of every M weights.
 
-A mask is a bool tensor of its weight's shape: True where the weight exists.
+A mask is a bool tensor of its weight's shape: True where the weight is kept.
 """
 import re
 from typing import Optional, Sequence, Tuple
@@ -11,14 +11,14 @@ from torch import Tensor
 
 def initial_mask(shape: Sequence[int], density: float,
                  generator: Optional[torch.Generator] = None) -> Tensor:
-    """A random mask of exactly round(density * size) weights, at least one, on the CPU.
+    """Draw a random mask of exactly round(density * size) weights, at least one, on the CPU.
 
-    A count, not a draw per weight as in the published code, so that the density asked for is met.
+    The published code draws each weight independently; a fixed count meets the density exactly.
 
     Args:
-        shape: Of the weight.
-        density: Its share that exists, in (0, 1].
-        generator: On the CPU; torch's own by default.
+        shape: Shape of the weight.
+        density: Share of weights to keep, in (0, 1].
+        generator: CPU generator; torch's default one if None.
     """
     size = torch.Size(shape).numel()
     count = min(size, max(1, int(density * size + .5)))
@@ -28,10 +28,10 @@ def initial_mask(shape: Sequence[int], density: float,
 
 
 def parse_pattern(pattern: str) -> Tuple[int, int]:
-    """(2, 4) of ``'2:4'``.
+    """Parse a pattern such as ``'2:4'`` into (2, 4).
 
     Raises:
-        ValueError: It is not of the form N:M with 0 < N < M.
+        ValueError: If it is not of the form N:M with 0 < N < M.
     """
     found = re.fullmatch(r'(\d+):(\d+)', str(pattern))
     n, m = map(int, found.groups()) if found else (0, 0)
@@ -41,10 +41,10 @@ def parse_pattern(pattern: str) -> Tuple[int, int]:
 
 
 def grouped(x: Tensor, m: int, dim: int = 1) -> Tensor:
-    """(groups, m): every m values of a tensor that follow each other along a dimension.
+    """Reshape a tensor to (groups, m), with m consecutive values along `dim` in each group.
 
     Raises:
-        ValueError: The dimension is no multiple of m.
+        ValueError: If the size of the dimension is not a multiple of m.
     """
     if x.shape[dim] % m:
         raise ValueError(f'dimension {dim} of {tuple(x.shape)} is no multiple of {m}')
@@ -52,30 +52,30 @@ def grouped(x: Tensor, m: int, dim: int = 1) -> Tensor:
 
 
 def ungrouped(groups: Tensor, shape: Sequence[int], dim: int = 1) -> Tensor:
-    """The inverse of :func:`grouped`, for a tensor of this shape."""
+    """Invert :func:`grouped`, for a tensor of this shape."""
     moved = torch.Size(shape[:dim]) + torch.Size(shape[dim + 1:]) + torch.Size(shape[dim:dim + 1])
     return groups.reshape(moved).movedim(-1, dim).contiguous()
 
 
 def nm_mask(score: Tensor, n: int, m: int, dim: int = 1) -> Tensor:
-    """Keeps the n highest of every m scores that follow each other; of equal ones the first.
+    """Keep the n highest of every m consecutive scores; ties go to the first.
 
-    Along the input channels, which is dimension 1 of linear layers and convolutions, 2 of 4 is
-    what sparse tensor cores run.
+    2:4 along the input channels (dimension 1 of linear layers and convolutions) is the pattern that
+    sparse tensor cores support.
 
     Args:
-        score: Of the weight's shape.
-        n, m: 0 < n < m.
-        dim: Along which the groups lie, a multiple of m long.
+        score: Scores, of the weight's shape.
+        n, m: Kept weights and group size, 0 < n < m.
+        dim: Dimension along which the groups lie.
 
     Raises:
-        ValueError: The dimension is no multiple of m.
+        ValueError: If the size of the dimension is not a multiple of m.
     """
     return ungrouped(ranks(grouped(score, m, dim)) < n, score.shape, dim)
 
 
 def ranks(scores: Tensor) -> Tensor:
-    """(R, L) int64: place of each score in its row, highest first, of equal ones the first."""
+    """Rank (R, L) scores within their row, as int64: 0 for the highest; ties in index order."""
     order = scores.argsort(dim=-1, descending=True, stable=True)
     places = torch.arange(scores.shape[-1], device=scores.device).expand_as(order)
     return torch.empty_like(order).scatter_(-1, order, places)

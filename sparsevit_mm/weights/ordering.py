@@ -1,4 +1,4 @@
-"""Heads and neurons in the order of their importance, so that the first are the best to keep."""
+"""Sort heads and neurons by importance, so that a narrower model keeps the first ones."""
 from typing import Mapping, Optional
 
 import torch
@@ -10,19 +10,19 @@ from .units import unit_norms
 
 @torch.no_grad()
 def order_units(backbone: nn.Module, importance: Optional[Mapping[str, Tensor]] = None) -> None:
-    """Puts the heads and FFN neurons of each block of a sparse backbone in order, the most
-    important first, in place. What the backbone gives at full width stays the same, up to the
-    rounding of sums. Its state dict says from then on that they are in order.
+    """Sort the heads and FFN neurons of each block of a sparse backbone by importance, highest
+    first, in place. The output at full width stays the same, up to the rounding of sums. The state
+    dict records that the units are sorted.
 
     Args:
-        backbone: With `attention_blocks`.
-        importance: (number,) of units by the names of :func:`~.blocks.unit_groups`. Groups without
-            one go by the L1 norm of their weights, as those of S2ViTE (SViTE, NeurIPS 2021) begin.
-            Of equal ones the first stays first.
+        backbone: Sparse backbone with `attention_blocks`.
+        importance: (number,) importance of the units, by the names of
+            :func:`~.blocks.unit_groups`. Groups without one are sorted by the L1 norm of their
+            weights, like the initial choice of S2ViTE (SViTE, NeurIPS 2021). Ties keep their order.
 
     Raises:
-        ValueError: The backbone has no such blocks; an importance of another group or number, or
-            one that is not finite. Names the group; nothing is changed then.
+        ValueError: If the backbone has no such blocks, or an importance names an unknown group, has
+            the wrong length or is not finite. The message names the group; nothing is changed.
     """
     groups, orders = unit_groups(backbone), {}
     unknown = sorted(set(importance or {}) - set(groups))
@@ -47,7 +47,7 @@ def order_units(backbone: nn.Module, importance: Optional[Mapping[str, Tensor]] 
 
 
 def _places(part: Part, order: Tensor) -> Tensor:
-    """int64, where along `dim` what comes first, second, ... lies now."""
+    """Return the int64 indices along `dim` that reorder a part."""
     order = order.to(part.parameter.device)
     size = part.parameter.shape[part.dim]
     places = torch.arange(size, device=order.device).reshape(part.copies, len(order), -1)

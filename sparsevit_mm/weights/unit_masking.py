@@ -1,4 +1,4 @@
-"""The heads and neurons of a model in training that exist, and what keeps the others out."""
+"""Masks of the heads and neurons of a model in training."""
 from contextlib import contextmanager
 from typing import Dict, Iterator, List, Mapping, Tuple
 
@@ -16,11 +16,11 @@ Groups = Mapping[str, UnitGroup]
 
 
 def first_units(groups: Groups, densities: Mapping[str, float]) -> Masks:
-    """Masks of the units whose weights have the largest L1 norm, on the CPU.
+    """Return masks, on the CPU, that keep the units with the largest L1 norm of their weights.
 
     Args:
-        groups: By name.
-        densities: By kind, 'heads' and 'neurons'.
+        groups: Unit groups by name.
+        densities: Share of units to keep by kind, 'heads' and 'neurons'.
     """
     masks = {}
     for name, group in groups.items():
@@ -34,13 +34,13 @@ def first_units(groups: Groups, densities: Mapping[str, float]) -> Masks:
 
 
 class UnitMasks(Masking):
-    """Which heads and neurons exist. A unit that does not has output weights of zero and keeps its
-    input weights: it adds nothing to the model, and its output weights have a gradient by which it
-    may come back.
+    """Masks of heads and neurons. A masked unit has zero output weights and keeps its input weights
+    frozen: it does not contribute to the model, but the gradient of its output weights lets it grow
+    back.
 
     Args:
-        groups: By name.
-        masks: A bool tensor (number,) for each. They go to the weights' device.
+        groups: Unit groups by name.
+        masks: (number,) bool masks by name. They are moved to the weights' devices.
     """
 
     def __init__(self, groups: Groups, masks: Masks):
@@ -50,10 +50,10 @@ class UnitMasks(Masking):
         self._changed()
 
     def _changed(self) -> None:
-        """What follows from the masks alone: places are found once, since a GPU has to be waited
-        for."""
+        """Compute what depends on the masks alone, once per update: finding indices synchronizes
+        with the GPU."""
         weights, masks = {}, {}
-        self.left_out: List[Tuple[Part, Tensor]] = []  # parts of inputs, places of units not there
+        self.left_out: List[Tuple[Part, Tensor]] = []  # input parts, indices of masked units
         for name, group in self.groups.items():
             part = group.output
             weights[part.name] = LayerWeight(part.parameter, 1)
@@ -65,14 +65,14 @@ class UnitMasks(Masking):
         self.outputs = WeightMasks(weights, masks)
 
     def share(self, kind: str) -> float:
-        """Share of the 'heads' or 'neurons' that exist; 1 if there are none to mask."""
+        """Return the share of unmasked 'heads' or 'neurons'; 1 if no group has this kind."""
         masks = [self.masks[name] for name, group in self.groups.items() if group.kind == kind]
         return (sum(int(mask.sum()) for mask in masks) / sum(map(len, masks))) if masks else 1.
 
     @contextmanager
     def stepping(self) -> Iterator[None]:
-        """Around a step of the optimizer: units that do not exist keep their weights, of inputs
-        whatever they are, which weight decay would wear away, of outputs zero."""
+        """Context of an optimizer step: masked units keep their input weights, which weight decay
+        would shrink, and output weights of zero."""
         with torch.no_grad():
             kept: List[Tuple[Part, Tensor, Tensor]] = [
                 (part, index, part.parameter.index_select(part.dim, index))
@@ -88,7 +88,7 @@ class UnitMasks(Masking):
 
     @torch.no_grad()
     def apply_to_moments(self, optimizer: Optimizer) -> None:
-        """To whatever the optimizer keeps for each value of a unit's weights."""
+        """Zero the entries of masked units in optimizer state tensors of a weight's shape."""
         self.outputs.apply_to_moments(optimizer)
         for part, index in self.left_out:
             for moment in optimizer.state.get(part.parameter, {}).values():
@@ -96,40 +96,46 @@ class UnitMasks(Masking):
                     moment.index_fill_(part.dim, index, 0.)
 
     def apply_to_copy(self, model: nn.Module) -> None:
-        """To the output weights of another model with these names."""
+        """Mask the output weights of the same names in another model."""
         self.outputs.apply_to_copy(model)
 
     def outside(self) -> Dict[str, int]:
-        """How many output weights of units that do not exist are not zero, where there are some."""
+        """Count the nonzero output weights of masked units, by group, for groups that have any."""
         found = self.outputs.outside()
         return {name: found[group.output.name] for name, group in self.groups.items()
                 if group.output.name in found}
 
     def growth(self) -> Dict[str, Tensor]:
-        """L1 norm of the gradients of each unit's weights, of groups that have a gradient. Of a
-        unit that does not exist that is the gradient of its output weights."""
+        """Return the L1 norm of the gradients of each unit's weights, for groups with a gradient.
+        For a masked unit only its output weights have a nonzero gradient."""
         return {name: unit_norms(group.number, (
             (part.parameter.grad, part.dim, part.copies) for part in group.weights
             if part.parameter.grad is not None))
             for name, group in self.groups.items() if group.output.parameter.grad is not None}
 
     def norms(self, name: str) -> Tensor:
-        """(number,), the importance of neurons."""
+        """Return the (number,) L1 norms of a group's units: the importance of neurons."""
         group = self.groups[name]
         return unit_norms(group.number, ((part.parameter.detach(), part.dim, part.copies)
                                          for part in group.weights))
 
     def drop_and_grow(self, importance: Mapping[str, Tensor], growth: Mapping[str, Tensor],
                       fraction: float) -> int:
-        """Updates the masks of the groups that have both, and a gradient; weights stay as they are.
+        """Update the masks of the groups with an importance and a nonzero growth. Weights are not
+        changed.
+
+        Args:
+            importance: (number,) importance of the units, by group.
+            growth: (number,) growth scores of the units, by group, see :meth:`growth`.
+            fraction: Share of each mask to drop, in [0, 1].
 
         Returns:
-            Number of units that exist now and did not before.
+            Number of units that entered a mask.
         """
         moved = 0
         for name in importance.keys() & growth.keys():
             if not growth[name].any():
-                continue  # the block did not run: nothing says what others would be worth
+                continue  # the block did not run, so there is nothing to grow by
             before = self.masks[name]
             self.masks[name] = drop_and_grow_units(importance[name], growth[name], before,
                                                    fraction)

@@ -1,5 +1,5 @@
-"""Attention heads and FFN neurons as units that exist or not: which matter, which go, which come
-(S2ViTE: SViTE, NeurIPS 2021, section 3.2)."""
+"""Importance, dropping and growing of attention heads and FFN neurons (S2ViTE: SViTE, NeurIPS 2021,
+section 3.2)."""
 import math
 from typing import Iterable, Tuple
 
@@ -10,12 +10,12 @@ from .masks import ranks
 
 
 def head_importance(outputs: Tensor, gradients: Tensor) -> Tensor:
-    """What the loss changes by without a head, to first order: for each image the absolute sum of
-    output times gradient, averaged over images.
+    """Estimate the change in loss when a head is removed (first-order Taylor expansion): the
+    absolute value of the sum of output times gradient over an image, averaged over images.
 
     Args:
-        outputs: (B, T, H, d), what heads give to the projection.
-        gradients: (B, T, H, d), of the loss, with respect to them.
+        outputs: (B, T, H, d) outputs of the heads, before the projection.
+        gradients: (B, T, H, d) gradients of the loss with respect to `outputs`.
 
     Returns:
         (H,) fp32.
@@ -24,14 +24,14 @@ def head_importance(outputs: Tensor, gradients: Tensor) -> Tensor:
 
 
 def unit_norms(number: int, weights: Iterable[Tuple[Tensor, int, int]]) -> Tensor:
-    """L1 norm of the weights of each unit: the importance of neurons. Of their gradients: how much
-    units would be worth that are not there.
+    """Compute the L1 norm of each unit: of weights it is the importance of neurons, of gradients
+    the growth score of masked units.
 
     Args:
-        number: Of units.
-        weights: Each with the dimension along which units lie, and how many times all of them come
-            (3 where query, key and value are one weight): of neurons (F, C) of the FFN's first
-            layer with 0 and 1, and (C, F) of its second with 1 and 1.
+        number: Number of units.
+        weights: Tuples of a weight, the dimension along which its units lie, and how often the
+            sequence of units repeats (3 for a fused query, key and value). For neurons: (F, C) of
+            the FFN's first layer with 0 and 1, and (C, F) of its second with 1 and 1.
 
     Returns:
         (number,) fp32.
@@ -42,20 +42,20 @@ def unit_norms(number: int, weights: Iterable[Tuple[Tensor, int, int]]) -> Tenso
 
 def drop_and_grow_units(importance: Tensor, growth: Tensor, mask: Tensor,
                         fraction: float) -> Tensor:
-    """The units after one update: the least important go, and as many come that were not there.
+    """Drop the least important units of a mask and grow as many from outside it.
 
-    Unlike in the published code those that go can not come back at once: there, they always did.
-    No more go than there are others, and one stays: what comes starts with output weights of zero.
-    Of equal ones the first comes and the last goes.
+    Dropped units cannot grow back in the same update; in the published code they always did. At
+    most as many units are dropped as lie outside the mask, and at least one is kept, since grown
+    units start with zero output weights. Among ties the first is grown and the last is dropped.
 
     Args:
-        importance: (N,), of each unit; of those outside the mask of no meaning.
-        growth: (N,), how much each unit would be worth; of those in the mask of no meaning.
+        importance: (N,) importance; values outside the mask are ignored.
+        growth: (N,) growth scores; values inside the mask are ignored.
         mask: (N,) bool.
-        fraction: Share of the mask to drop, within 0 and 1, rounded up.
+        fraction: Share of the mask to drop, in [0, 1]; the count is rounded up.
 
     Returns:
-        A new mask with as many units.
+        A new mask with the same number of units.
     """
     outside = ~mask
     existing = int(mask.sum())

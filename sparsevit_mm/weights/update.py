@@ -1,4 +1,4 @@
-"""Drop and grow: a layer's weights that matter least make room for others."""
+"""Drop-and-grow updates of weight masks."""
 import math
 from typing import Optional
 
@@ -8,19 +8,19 @@ from .masks import grouped, ranks, ungrouped
 
 
 def drop_fraction(step: int, steps: int, start: float = .5, end: float = .005) -> float:
-    """Share of the weights to drop: a cosine from `start` at step 0 to `end` at step `steps`."""
+    """Return the share of weights to drop: a cosine from `start` at step 0 to `end` at `steps`."""
     return end + (start - end) * (1 + math.cos(math.pi * min(step / steps, 1))) / 2
 
 
 def survivors(weight: Tensor, mask: Tensor, fraction: float) -> Tensor:
-    """The mask without its ceil(fraction * count) smallest weights.
+    """Return the mask without its ceil(fraction * count) weights of smallest magnitude.
 
-    As in the published code, all that equal the last one to go go with it.
+    As in the published code, weights that tie with the largest dropped one are dropped too.
 
     Args:
-        weight: Of any shape.
-        mask: bool, of the same shape.
-        fraction: Within 0 and 1.
+        weight: Weight of any shape.
+        mask: Bool mask of the same shape.
+        fraction: Share of the mask to drop, in [0, 1].
     """
     magnitude = weight.detach().abs()
     count = math.ceil(fraction * int(mask.sum()))
@@ -31,23 +31,23 @@ def survivors(weight: Tensor, mask: Tensor, fraction: float) -> Tensor:
 
 def drop_and_grow(weight: Tensor, gradient: Tensor, mask: Tensor, fraction: float,
                   group: Optional[int] = None, dim: int = 1) -> Tensor:
-    """The mask after one update (SViTE, as its released code does it).
+    """Update a mask by one drop-and-grow step, as in the released code of SViTE.
 
-    The smallest weights go, see :func:`survivors`; as many come where the gradient is largest
-    among all positions that are then outside. So one that has just been dropped may return; of
-    equal gradients the first comes. A dense layer stays so.
+    The weights of smallest magnitude are dropped, see :func:`survivors`. As many are grown where
+    the gradient magnitude is largest among all positions that are then outside the mask, so a
+    weight may be dropped and grown in the same step; ties go to the first. A dense mask stays
+    dense.
 
     Args:
-        weight: Of any shape.
-        gradient: Of all positions, those outside the mask too; finite.
-        mask: bool.
-        fraction: Share of the mask to drop, within 0 and 1.
-        group: For masks that keep N of every M weights: M. As many grow in each group as were
-            dropped from it.
-        dim: Along which the groups lie.
+        weight: Weight of any shape.
+        gradient: Finite gradient of all positions, including those outside the mask.
+        mask: Bool mask.
+        fraction: Share of the mask to drop, in [0, 1].
+        group: M, if the mask keeps N of every M weights: each group grows as many as it dropped.
+        dim: Dimension along which the groups lie.
 
     Returns:
-        A new mask with as many weights, in each group if there are such.
+        A new mask with the same number of weights, also per group if `group` is given.
     """
     if mask.all():
         return mask.clone()
@@ -56,7 +56,7 @@ def drop_and_grow(weight: Tensor, gradient: Tensor, mask: Tensor, fraction: floa
     as_rows = (lambda x: grouped(x, group, dim)) if group else (lambda x: x.reshape(1, size))
     rows = as_rows(left)
     room = as_rows(mask).sum(-1, keepdim=True) - rows.sum(-1, keepdim=True)
-    # -1 is below every magnitude: weights that exist can't grow.
+    # -1 is below every magnitude: weights inside the mask cannot grow.
     score = as_rows(gradient.detach().abs()).masked_fill(rows, -1)
     rows = rows | (ranks(score) < room)
     return ungrouped(rows, mask.shape, dim) if group else rows.view_as(mask)
