@@ -1,4 +1,4 @@
-"""The dense model that adaptation starts from, as teacher of the configurations drawn."""
+"""Distillation from the dense model that adaptation starts from."""
 import copy
 from typing import List, Optional, Sequence
 
@@ -11,21 +11,23 @@ LOSS = 'loss_distillation'
 
 
 class Distillation:
-    """Adds to a model's losses how far the features of its pruned backbone are from those of a
-    frozen copy that runs all windows, heads and neurons: the mean squared difference, averaged over
-    the outputs, where a ViT's map and its class token count as two.
+    """Adds a feature distillation loss to the losses of a model.
 
-    The copy runs within the model's own forward, without gradients, and the loss joins the model's
-    dict of losses. So there is one forward and one backward pass of the wrapped model, as DDP and a
-    gradient scaler expect.
+    The teacher is a frozen copy of the backbone that runs all windows, heads and neurons. The loss
+    is the mean squared error between the features of the pruned backbone and of the teacher,
+    averaged over outputs; the feature map and the class token of a ViT count as two outputs.
+
+    The teacher runs within the model's forward, without gradients, and the loss is added to the
+    model's dict of losses. The wrapped model thus has one forward and one backward pass, as DDP and
+    gradient scalers expect.
 
     Args:
-        model: Wrapped or not. Its forward gives a dict of losses in training.
-        backbone: The sparse backbone in it, which is copied as it is now.
-        weight: Of the loss.
+        model: Model, wrapped or not, whose forward returns a dict of losses in training.
+        backbone: Its sparse backbone, copied in its current state.
+        weight: Weight of the loss.
 
     Raises:
-        TypeError: The model is none of mmengine's.
+        TypeError: If the model is not an mmengine BaseModel.
     """
 
     def __init__(self, model: nn.Module, backbone: nn.Module, weight: float):
@@ -49,7 +51,7 @@ class Distillation:
             handle.remove()
 
     def _begin(self, model: nn.Module, args: tuple) -> None:
-        self.loss = None  # of a pass that failed, or of the backbone by itself
+        self.loss = None  # left by a failed pass, or a pass of the backbone alone
 
     def _compare(self, backbone: nn.Module, args: tuple, outs) -> None:
         dense = backbone.sparsity.is_dense and backbone.widths.is_full
@@ -69,5 +71,5 @@ class Distillation:
 
 
 def _parts(outs: Sequence) -> List[Tensor]:
-    """Maps, and what stands beside them in lists."""
+    """Flatten outputs that are lists or tuples, such as a feature map with a class token."""
     return [part for out in outs for part in (out if isinstance(out, (list, tuple)) else [out])]

@@ -1,4 +1,4 @@
-"""Importance of heads, collected while a model trains."""
+"""Head importance, collected during training."""
 from functools import partial
 from typing import Dict, List, Mapping
 
@@ -11,11 +11,11 @@ from ..weights.units import head_importance
 
 
 class HeadWatch:
-    """Adds up, over the forward and backward passes between :meth:`watch` and :meth:`end`, what
-    :func:`~sparsevit_mm.weights.head_importance` says of each image's heads.
+    """Accumulates :func:`~sparsevit_mm.weights.head_importance` over the images of all forward and
+    backward passes between :meth:`watch` and :meth:`end`.
 
     Args:
-        groups: By name; those of kind 'heads' are watched.
+        groups: Unit groups by name; those of kind 'heads' are watched.
     """
 
     def __init__(self, groups: Mapping[str, UnitGroup]):
@@ -28,8 +28,7 @@ class HeadWatch:
         self.images: Dict[str, int] = {}
 
     def watch(self) -> None:
-        """Until :meth:`end`; layers have hooks no longer than that, since inference without them is
-        faster."""
+        """Register hooks on the layers until :meth:`end`; inference is faster without hooks."""
         if not self.handles:
             self.handles = [group.layer.register_forward_pre_hook(partial(self._enter, name))
                             for name, group in self.groups.items()]
@@ -37,7 +36,7 @@ class HeadWatch:
     def _enter(self, name: str, layer: nn.Module, args: tuple) -> None:
         outputs, = args
         if torch.is_grad_enabled() and outputs.requires_grad:
-            # Of a checkpointed block this is called twice, and the gradient reaches one of the two.
+            # With activation checkpointing this runs twice; only one of the two gets a gradient.
             kept = outputs.detach()
             outputs.register_hook(lambda gradient: self._add(name, kept, gradient))
 
@@ -49,8 +48,8 @@ class HeadWatch:
         self.images[name] = self.images.get(name, 0) + len(outputs)
 
     def importance(self) -> Dict[str, Tensor]:
-        """(heads,) of each group that saw a gradient, the mean over the images of all ranks; all
-        ranks have to ask."""
+        """Return the (heads,) mean importance over the images of all ranks, for each group that
+        received a gradient. Must be called on all ranks."""
         means = {}
         for name, group in self.groups.items():
             total = torch.zeros(group.number + 1, device=group.layer.weight.device)

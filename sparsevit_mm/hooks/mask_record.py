@@ -1,4 +1,4 @@
-"""What a checkpoint holds of a sparse training, and whether another training may go on with it."""
+"""Save masks of a sparse training in checkpoints, and check and load them."""
 from typing import Dict, List
 
 from mmengine.dist import get_world_size
@@ -9,12 +9,13 @@ from ..weights.masking import Masking, Masks, unpack
 
 def to_save(masks: Masking, start: Dict[str, Tensor], settings: Dict, rounds: int,
             random: List[Dict]) -> Dict:
-    """
+    """Return the record of a sparse training for a checkpoint.
+
     Args:
-        masks: As they are now.
-        start: The first ones, as bits.
-        settings: Of the hook.
-        rounds: Intervals that have passed.
+        masks: Current masks.
+        start: Initial masks, packed into bits.
+        settings: Settings of the hook.
+        rounds: Number of update intervals that have passed.
         random: States of the random generators, by rank.
     """
     return dict(settings=settings, world_size=get_world_size(), rounds=rounds, random=random,
@@ -23,15 +24,16 @@ def to_save(masks: Masking, start: Dict[str, Tensor], settings: Dict, rounds: in
 
 
 def check_resumable(record: Dict, expected: Masks, settings: Dict) -> None:
-    """
+    """Check that a training can resume from a record.
+
     Args:
-        record: Of the checkpoint; empty if it has none.
-        expected: Masks of the layers that this training masks.
-        settings: Of this training.
+        record: Record of the checkpoint; empty if it has none.
+        expected: Masks of this training by name.
+        settings: Settings of this training.
 
     Raises:
-        ValueError: There is none, or it is of other settings, of another number of ranks or of
-            other layers.
+        ValueError: If there is no record, or it has other settings, another number of ranks, or
+            masks of other names or shapes.
     """
     if not record:
         raise ValueError('the checkpoint to be resumed holds no masks: it is of no sparse '
@@ -58,11 +60,11 @@ def check_resumable(record: Dict, expected: Masks, settings: Dict) -> None:
 
 
 def load_masks(record: Dict, expected: Masks, settings: Dict) -> Masks:
-    """The masks of a checkpoint for the layers that have one of their name and shape.
+    """Return the masks of a record whose names and shapes match the expected masks.
 
     Raises:
-        ValueError: They keep N of M weights, and these settings another share, or the reverse; or
-            one has too few or too many bits.
+        ValueError: If the N:M patterns of record and settings differ, or a mask has the wrong
+            number of bytes.
     """
     if not record:
         return {}

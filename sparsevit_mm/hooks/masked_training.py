@@ -1,5 +1,5 @@
-"""What hooks that train with masks share: when masks move, what a checkpoint holds of them, and
-that all ranks have the same."""
+"""Base of the hooks that train with masks: schedules mask updates, saves masks in checkpoints and
+checks that all ranks have the same."""
 import re
 from typing import Any, Dict, List, Optional, Sequence, Union
 
@@ -18,21 +18,21 @@ from .random_states import RandomRecord
 
 
 class MaskedTrainingHook(Hook):
-    """Base of the hooks that train with masks, which move every `interval` iterations.
+    """Base class of hooks that train with masks and update them every `interval` iterations.
 
-    A subclass names its `record`, and implements the methods below that raise NotImplementedError.
+    A subclass sets `record` and implements the methods below that raise NotImplementedError.
 
     Args:
-        interval: Iterations from one update of the masks to the next.
-        end: Share of the training after which masks stay as they are; 0 for masks that never move.
-        drop_fraction: Share of what exists that an update drops, at the start.
-        last_drop_fraction: The same at the end of the training; between them it falls by a cosine.
+        interval: Iterations between mask updates.
+        end: Share of the training after which masks are fixed; 0 fixes them from the start.
+        drop_fraction: Share of the unmasked weights or units that an update drops, at the start.
+        last_drop_fraction: The same at the end of the training; a cosine interpolates.
 
     Attributes:
-        record: Key of a checkpoint under which masks lie.
+        record: Key of the masks in a checkpoint.
 
     Raises:
-        ValueError: An argument out of its range.
+        ValueError: If an argument is out of range.
     """
     priority = 'ABOVE_NORMAL'  # before CheckpointHook
     record: str
@@ -49,39 +49,39 @@ class MaskedTrainingHook(Hook):
         self.interval, self.end = interval, end
         self.drop_fraction, self.last_drop_fraction = drop_fraction, last_drop_fraction
         self.masks: Optional[Masking] = None
-        self.loaded: Dict = {}  # what the checkpoint holds
+        self.loaded: Dict = {}  # record of the loaded checkpoint
         self.resumed = False
         self.rounds = 0  # intervals that have passed
         self.random = RandomRecord()
 
     @property
     def settings(self) -> Dict:
-        """What a resumed training must have in common with the one it goes on with."""
+        """Settings that a resumed training must share with the original one."""
         return dict(interval=self.interval, end=self.end, drop_fraction=self.drop_fraction,
                     last_drop_fraction=self.last_drop_fraction)
 
     def _first_masks(self, runner, model: nn.Module) -> Masks:
-        """The masks to begin with, on the CPU; finds in the model what they are of."""
+        """Find the weights or units to mask and return their initial masks, on the CPU."""
         raise NotImplementedError
 
     def _make(self, masks: Masks) -> Masking:
-        """What applies masks to the model."""
+        """Create the object that applies masks to the model."""
         raise NotImplementedError
 
     def _scores(self, runner) -> Any:
-        """What an update goes by, before the step of the optimizer."""
+        """Return the scores for an update. Called before the optimizer step."""
         raise NotImplementedError
 
     def _unfit(self, scores: Any) -> str:
-        """What of the scores, or of the weights, is not finite; empty if all are."""
+        """Describe which scores or weights are not finite; empty if all are finite."""
         raise NotImplementedError
 
     def _move(self, runner, scores: Any, fraction: float) -> int:
-        """Updates the masks; returns how many weights or units moved."""
+        """Update the masks; return how many weights or units moved."""
         raise NotImplementedError
 
     def _figures(self, moved: int) -> Dict[str, float]:
-        """What is logged after an update."""
+        """Return the values to log after an update."""
         raise NotImplementedError
 
     def after_load_checkpoint(self, runner, checkpoint: Dict) -> None:
@@ -151,12 +151,12 @@ class MaskedTrainingHook(Hook):
         self.random.forget()
 
     def _due(self, runner, ahead: int = 0) -> bool:
-        """Whether an update follows a step in this iteration, or one of so many after it."""
+        """Whether a mask update is due in this iteration or one of the next `ahead` ones."""
         return ((runner.iter + 1 + ahead) // self.interval > self.rounds
                 and runner.iter + 1 < self.end * runner.max_iters)
 
     def _step(self, runner, **kwargs) -> None:
-        """In place of the optimizer wrapper's own, which it calls."""
+        """Replace the step of the optimizer wrapper: call it, and update the masks when due."""
         due = self._due(runner)
         scores = self._scores(runner) if due else None
         with self.masks.stepping():
@@ -202,12 +202,13 @@ class MaskedTrainingHook(Hook):
             self.random.keep()
 
     def after_val(self, runner) -> None:
-        # A resumed training does not repeat the validation that followed the checkpoint.
+        # A resumed training does not repeat the validation after the checkpoint, so the random
+        # generators must not depend on it.
         if self.masks is not None:
             self.random.put_back()
 
     def after_train(self, runner) -> None:
-        del runner.optim_wrapper.step  # the wrapper's own is its class's
+        del runner.optim_wrapper.step  # uncovers the method of the class
 
     def _compare_ranks(self, runner) -> None:
         digests = all_gather_object(self.masks.digest())
@@ -218,10 +219,10 @@ class MaskedTrainingHook(Hook):
 
 
 def as_patterns(name: str, given: Optional[Union[str, Sequence[str]]]) -> Optional[List[str]]:
-    """The regular expressions of an argument, one or several, as a list; None for None.
+    """Return one or several regular expressions as a list, and None as None.
 
     Raises:
-        ValueError: One is no regular expression; names the argument.
+        ValueError: If one is not a valid regular expression. The message names the argument.
     """
     if given is None:
         return None
@@ -237,5 +238,5 @@ def as_patterns(name: str, given: Optional[Union[str, Sequence[str]]]) -> Option
 def _epoch_length(runner, otherwise: int) -> int:
     try:
         return len(runner.train_dataloader)
-    except TypeError:  # a stream
+    except TypeError:  # an iterable dataset has no length
         return otherwise

@@ -1,5 +1,5 @@
-"""The states of the random generators, so that a resumed training draws what the unbroken one
-would have drawn: dropout, stochastic depth, augmentation in the main process."""
+"""Save and restore the states of random generators, so that a resumed training draws the same
+numbers as an uninterrupted one: dropout, stochastic depth, augmentation in the main process."""
 import random
 from typing import Callable, Dict, Iterator, List, Optional
 
@@ -9,7 +9,8 @@ from mmengine.dist import all_gather_object, get_rank, get_world_size
 
 
 def random_states() -> Dict:
-    """Of Python, numpy and torch in this process, in types that ``weights_only`` loads."""
+    """Return the states of Python, numpy and torch in this process, in types that ``torch.load``
+    accepts with ``weights_only``."""
     kind, keys, *rest = np.random.get_state()
     states = dict(python=random.getstate(), numpy=[kind, keys.tolist(), *rest],
                   torch=torch.get_rng_state())
@@ -19,7 +20,7 @@ def random_states() -> Dict:
 
 
 def set_random_states(states: Dict) -> None:
-    """What :func:`random_states` gave; a GPU's is left out where there is none."""
+    """Restore states from :func:`random_states`; the GPU state is skipped without a GPU."""
     version, keys, gauss = states['python']
     random.setstate((version, tuple(keys), gauss))
     kind, keys, *rest = states['numpy']
@@ -30,9 +31,9 @@ def set_random_states(states: Dict) -> None:
 
 
 class RandomRecord:
-    """The generators of all ranks, as they are when a checkpoint is saved.
+    """States of the random generators of all ranks when a checkpoint is saved.
 
-    The master alone saves, so with several ranks their states are gathered beforehand.
+    Only the master saves, so with several ranks the states are gathered beforehand.
     """
 
     def __init__(self):
@@ -40,25 +41,27 @@ class RandomRecord:
         self.at_epoch: Optional[Callable[[], None]] = None
 
     def keep(self) -> None:
-        """Takes the states as they are now; all ranks have to."""
+        """Gather the current states. Must be called on all ranks."""
         self.kept = all_gather_object(random_states())
 
     def forget(self) -> None:
         self.kept = None
 
     def put_back(self) -> None:
-        """Sets this rank's generators to what was kept."""
+        """Restore the kept states of this rank."""
         set_random_states(self.kept[get_rank()])
 
     def to_save(self) -> List[Dict]:
-        """States by rank; of the master alone if none were kept."""
+        """Return the kept states by rank, or the state of this process alone if none were kept."""
         return self.kept or [random_states()]
 
     def resume(self, runner, states: List[Dict]) -> None:
-        """Has a resumed training draw its first batch, and all else, from these states.
+        """Make a resumed training start from these states, including its first batch.
 
-        An iteration-based loop draws the batches that it skips first: the states are set after
-        them. An epoch-based one draws none: they are set as the epoch begins.
+        An iteration-based loop first draws the batches that it skips, so the states are set after
+        them. An epoch-based loop skips none, so they are set when the epoch begins.
+
+        If the number of ranks has changed, log a warning and restore nothing.
         """
         if len(states) != get_world_size():
             runner.logger.warning(f'the checkpoint holds the random states of {len(states)} of '
@@ -81,7 +84,7 @@ class RandomRecord:
 
 
 class AfterSkipped:
-    """An iterator that calls a function once, before it gives what follows the first `count`."""
+    """Iterator that calls a function once, after `count` items and before the next one."""
 
     def __init__(self, iterator: Iterator, count: int, call: Callable[[], None]):
         self.iterator, self.left, self.call = iterator, count, call

@@ -1,4 +1,4 @@
-"""Sparse training from scratch: a part of the weights exists, and which part moves."""
+"""Sparse training from scratch with dynamic weight masks."""
 from typing import Dict, Optional, Sequence, Set, Union
 
 from mmengine.registry import HOOKS
@@ -14,44 +14,45 @@ from .masked_training import MaskedTrainingHook, as_patterns
 
 @HOOKS.register_module()
 class SparseTrainingHook(MaskedTrainingHook):
-    """Trains with a fixed share of the weights of linear layers and convolutions (SViTE,
-    unstructured; NeurIPS 2021).
+    """Hook that trains with a fixed density of the weights of linear layers and convolutions
+    (unstructured SViTE, NeurIPS 2021).
 
-    Masks are drawn before the first iteration; weights outside them, their moments in the
-    optimizer and their averages in EMAHook are zero from then on. Every `interval` iterations each
-    layer drops the smallest of its weights and grows as many where the gradient is largest, see
-    :func:`~sparsevit_mm.weights.drop_and_grow`; weights that grow start at 0. The update follows
-    the optimizer's step and takes the gradient of that step, before it is clipped: with gradient
-    accumulation of all its batches. Clipping sees the gradient of the weights that exist.
+    Masks are drawn before the first iteration. From then on masked weights, their optimizer moments
+    and their EMAHook averages are zero. Every `interval` iterations each layer drops its smallest
+    weights and grows as many where the gradient is largest, starting at 0, see
+    :func:`~sparsevit_mm.weights.drop_and_grow`. The update follows the optimizer step and uses the
+    gradient of that step before clipping; with gradient accumulation this is the gradient of all
+    accumulated batches. Gradient clipping only sees unmasked weights.
 
-    Masks are a function of the seed and the gradients, so all ranks have the same; they are
-    compared once an epoch. The checkpoint holds them and the states of the random generators, and a
-    resumed training goes on as the unbroken one. Without ``resume``, ``load_from`` takes over the
-    masks that the checkpoint holds for layers of the same name and shape; others are drawn.
+    Masks depend on the seed and the gradients only, so they are equal on all ranks; this is checked
+    once per epoch. Checkpoints hold the masks and the states of the random generators, and a
+    resumed training continues as if uninterrupted. Without ``resume``, ``load_from`` loads the
+    checkpoint's masks of layers with the same name and shape; the others are drawn.
 
-    Parameters without gradient (frozen stages) stay as they are and count for no density. Logged
-    are ``density``, ``weights_moved`` (by the last update) and ``mask_new``, the share of the masks
-    that was not there at the start.
+    Frozen parameters stay as they are and do not count towards the density. The hook logs
+    ``density``, ``weights_moved`` (in the last update) and ``mask_new``, the share of unmasked
+    weights that were masked at the start.
 
     Args:
-        density: Share of the weights that exist, in (0, 1]; may be None with a pattern.
-        interval: Iterations from one update of the masks to the next.
-        distribution: Over layers: ``'erk'`` or ``'uniform'``.
-        end: Share of the training after which masks stay as they are; 0 for masks that never move.
+        density: Share of weights to keep, in (0, 1]; may be None with `pattern`.
+        interval: Iterations between mask updates.
+        distribution: How to distribute the density over layers, ``'erk'`` or ``'uniform'``.
+        end: Share of the training after which masks are fixed; 0 fixes them from the start.
         drop_fraction: Share of a layer's weights that an update drops, at the start.
-        last_drop_fraction: The same at the end of the training; between them it falls by a cosine.
-        layers: Regular expressions, one or several: only layers whose name holds a match.
-        seed: Of the first masks.
-        pattern: ``'2:4'``: 2 of every 4 weights along the inputs, in place of a distribution.
-            Layers whose number of inputs is no multiple of 4 stay dense.
+        last_drop_fraction: The same at the end of the training; a cosine interpolates.
+        layers: One or several regular expressions that select layers by a match in their names.
+        seed: Seed of the initial masks.
+        pattern: N:M pattern in place of a distribution; ``'2:4'`` keeps 2 of every 4 weights along
+            the inputs. Layers whose number of inputs is not a multiple of M stay dense.
 
     Raises:
-        ValueError: An argument out of its range. Before the first iteration: `layers` match
-            nothing, a layer can't be masked, no update would take place, or a resumed checkpoint
-            holds no masks or others than these settings make.
-        TypeError: Before the first iteration: the optimizer wrapper is none of OptimWrapper's kind,
-            or the optimizer keeps its moments on other ranks.
-        RuntimeError: The masks differ over ranks.
+        ValueError: If an argument is out of range. Before the first iteration: if `layers` match
+            nothing, a layer cannot be masked, all are frozen, no update would take place, another
+            hook trains with masks, a resumed checkpoint holds no masks, or the masks of the
+            checkpoint do not fit its weights or these settings.
+        TypeError: Before the first iteration: if the optimizer wrapper is not an OptimWrapper, or
+            the optimizer keeps its moments on other ranks.
+        RuntimeError: If the masks differ between ranks.
     """
     record = 'sparse_training'
 
@@ -108,7 +109,7 @@ class SparseTrainingHook(MaskedTrainingHook):
         return weights
 
     def _scores(self, runner) -> Dict[str, Tensor]:
-        """Gradients by name."""
+        """Return copies of the gradients by name."""
         parameters = self.masks.parameters()
         without = {name for name, p in parameters.items() if p.grad is None}
         if without - self.without_gradient:

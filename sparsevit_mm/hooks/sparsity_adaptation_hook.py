@@ -1,4 +1,4 @@
-"""Sparsity-aware adaptation: a random configuration at every training iteration."""
+"""Sparsity-aware adaptation: training with a random configuration at every iteration."""
 from pathlib import Path
 from typing import Dict, Mapping, Optional, Sequence, Union
 
@@ -18,54 +18,56 @@ from .distillation import Distillation
 
 DENSE_SHARE = .2  # with distillation
 RECORD = 'sparsity_adaptation'  # key in a checkpoint
-OWN_SHARE = .5  # of the draws around a list are its configurations, the others neighbours of them
+OWN_SHARE = .5  # share of the draws around a list that are unchanged configurations of the list
 
 
 @HOOKS.register_module()
 class SparsityAdaptationHook(Hook):
-    """Draws the backbone's sparsity for each training iteration (SparseViT, section 3.2).
+    """Hook that draws the sparsity of the backbone for each training iteration (SparseViT,
+    section 3.2).
 
-    The draw is a function of the seed and the iteration alone: every rank draws the same without
-    communication, a resumed run draws what the unbroken one would have drawn, and the data
-    loader's randomness plays no part. The mean ratio drawn is logged as ``sparsity``.
+    A draw depends on the seed and the iteration only: all ranks draw the same without
+    communication, a resumed run repeats the draws of an uninterrupted one, and the randomness of
+    the data loader has no effect. The mean sparsity ratio of a draw is logged as ``sparsity``.
 
-    By default the draws are the published ones, over the whole space. Draws `around` a list prepare
-    the weights for these configurations and for a search close to them: one of the list, each as
-    often as the others, of which every pair's ratio moves with probability 1 - 0.5 ** (1 / pairs)
-    to the next choice, up or down with equal odds, inwards at either end; then ratios are sorted
-    within the stage. So half of the draws are of the list itself, however deep the backbone is,
-    and most of the others are one or two pairs away from it.
+    By default the draws cover the whole space, as published. Drawing `around` a list prepares the
+    weights for its configurations and for a search close to them: a configuration is picked
+    uniformly from the list, and each of its genes (the ratio of a pair of blocks, or a width) moves
+    to an adjacent choice with probability 1 - 0.5 ** (1 / genes), up or down with equal probability
+    (always inwards at either end); then Swin's ratios are sorted within each stage. Half of the
+    draws are therefore unchanged, whatever the depth of the backbone, and most others differ in one
+    or two genes.
 
-    Validation runs at the configurations the user names, and the widths that the backbone was
-    built with. Metrics of the first keep their usual
-    names, those of each further one are prefixed with its name, ``60%/coco/bbox_mAP``. Training
-    goes on at its own draw, and after it the backbone has the sparsity it was built with.
+    Validation runs the given configurations, at the widths that the backbone was built with. The
+    metrics of the first keep their names; those of the others are prefixed with the name of the
+    configuration, ``60%/coco/bbox_mAP``. Training then continues with its own draws; after it the
+    backbone has the sparsity that it was built with.
 
     Args:
-        choices: Ratios a pair of blocks may draw; the paper's 0, 0.1, ... 0.8 by default.
+        choices: Sparsity ratios that a pair of blocks may draw; by default those of the backbone's
+            space (the paper's 0, 0.1, ..., 0.8).
         seed: Seed of the draws.
-        val_sparsity: One configuration for validation (anything SparsityConfig takes; dense by
+        val_sparsity: Configuration for validation (anything that SparsityConfig accepts; dense by
             default), or a dict of several by name.
-        around: Configurations to draw around (anything SparsityConfig takes), or the file of a
-            :class:`~sparsevit_mm.budget.Front`, as a search leaves it.
-        distillation: Weight of a loss that keeps the features of the drawn configuration near the
-            dense ones of the weights that adaptation starts from, see
-            :class:`~.distillation.Distillation`; 0 for none.
-        dense_share: Of the iterations, those that train the dense configuration: by default 0.2
-            with distillation, else none.
-        widths: Shares of heads and of FFN neurons to draw for each stage too, independently:
-            ``dict(heads=[1, .75, .5], ffn=[1, .75, .5])``; the dense configuration has all. Before
-            such an adaptation the units of the checkpoint are put in order, see
-            tools/order_units.py.
+        around: Configurations to draw around (anything that SparsityConfig accepts), or the file of
+            a :class:`~sparsevit_mm.budget.Front` that a search wrote.
+        distillation: Weight of a loss that keeps the features of the drawn configuration close to
+            the dense features of the initial weights, see :class:`~.distillation.Distillation`;
+            0 disables it.
+        dense_share: Share of iterations that train the dense configuration; 0.2 by default with
+            distillation, otherwise 0.
+        widths: Shares of heads and FFN neurons to draw independently for each stage:
+            ``dict(heads=[1, .75, .5], ffn=[1, .75, .5])``; the dense configuration runs all. The
+            units of the checkpoint must be sorted beforehand, see tools/order_units.py.
 
     Raises:
-        ValueError, TypeError: A choice that SparsitySpace refuses, an empty dict or list, or a
-            file that holds no front. Before training or validation starts: a configuration that
-            SparsityConfig refuses, or one to draw around that the choices do not make up; widths of
-            a model without heads, or of one whose units are in no order.
-        FileNotFoundError: There is no such file.
+        ValueError, TypeError: If an argument is out of range, a dict or list is empty, or a file is
+            not a front. Before training or validation: if SparsityConfig rejects a configuration,
+            one to draw around is not made up of the choices, the model has no heads for `widths` or
+            its units are not sorted, or a resumed checkpoint has other settings.
+        FileNotFoundError: If the file of the front does not exist.
     """
-    # Before EMAHook in after_val_epoch, which takes the averaged weights away again, and before
+    # Must run before EMAHook in after_val_epoch, which restores the original weights, and before
     # LoggerHook and CheckpointHook, which read the metrics.
     priority = 'ABOVE_NORMAL'
 
@@ -79,7 +81,7 @@ class SparsityAdaptationHook(Hook):
                  widths: Optional[Mapping[str, Sequence[float]]] = None):
         self.choices = choices
         if choices is not None:
-            SparsitySpace((1, ), tuple(choices))  # refuse bad ones while the config is built
+            SparsitySpace((1, ), tuple(choices))  # raises for bad choices already here
         self.seed = seed
         self.val_sparsity = val_sparsity if isinstance(val_sparsity, dict) else {'': val_sparsity}
         if not self.val_sparsity:
@@ -125,7 +127,7 @@ class SparsityAdaptationHook(Hook):
         self.dense = operating_point(space.config(0.), {knob.name: 1. for knob in knobs})
 
     def _centre(self, value: Sparsity) -> SparsityConfig:
-        """With the knobs that are drawn, and no others."""
+        """Convert a configuration, keeping only the knobs that are drawn."""
         knobs = {knob.name for knob in self.space.knobs}
         given = {name: share for name, share in getattr(value, 'knobs', ()) if name in knobs}
         return self.space.config(operating_point(self.backbone.space.config(value), given))
@@ -140,7 +142,7 @@ class SparsityAdaptationHook(Hook):
 
     @property
     def settings(self) -> Dict:
-        """What a resumed adaptation must have in common with the one it goes on with."""
+        """Settings that a resumed adaptation must share with the original one."""
         return dict(importance=self.backbone.selection.importance, seed=self.seed,
                     distillation=self.distillation, dense_share=self.dense_share,
                     **dict(widths=self.widths) if self.widths else {})
@@ -163,7 +165,7 @@ class SparsityAdaptationHook(Hook):
         self.teacher_state = held.get('teacher')
 
     def draw(self, iteration: int) -> SparsityConfig:
-        """The configuration of an iteration, counted from 0 over the whole training."""
+        """Draw the configuration of an iteration, counted from 0 over the whole training."""
         rng = np.random.default_rng((self.seed, iteration))
         if self.centres is None:
             config = self.space.sample(rng)
@@ -172,13 +174,14 @@ class SparsityAdaptationHook(Hook):
         return self.dense if rng.random() < self.dense_share else config
 
     def _neighbour(self, centre: SparsityConfig, rng: np.random.Generator) -> SparsityConfig:
-        """The configuration itself in half of the draws, else one a step away in some pairs."""
+        """Return the configuration itself in half of the draws, otherwise a neighbor of it."""
         size, last = self.space.num_genes, np.array(self.space.gene_sizes) - 1
         genes, steps = np.array(self.space.encode(centre)), rng.choice((-1, 1), size)
         steps[genes == last] = -1
         steps[genes == 0] = 1
         steps[rng.random(size) < OWN_SHARE**(1 / size)] = 0
-        return self.space.decode((genes + steps).clip(0, last).tolist())  # of a sole choice
+        # The clip is for genes with a single choice.
+        return self.space.decode((genes + steps).clip(0, last).tolist())
 
     def before_train_iter(self, runner, batch_idx: int, data_batch: DATA_BATCH = None) -> None:
         drawn = self.draw(runner.iter)
@@ -203,13 +206,13 @@ class SparsityAdaptationHook(Hook):
             self.backbone.sparsity = config
             for key, value in _evaluate(runner.val_loop).items():
                 metrics[f'{name}/{key}'] = value
-                # RuntimeInfoHook has passed the first configuration's metrics on already.
+                # RuntimeInfoHook has already logged the metrics of the first configuration.
                 runner.message_hub.update_scalar(f'val/{name}/{key}', value)
         self.backbone.sparsity = self.before_validation
 
 
 def _evaluate(val_loop) -> Dict[str, float]:
-    """One more pass of mmengine's ValLoop over its data, without its epoch hooks."""
+    """Run mmengine's ValLoop over its data once more, without its epoch hooks."""
     for idx, data_batch in enumerate(val_loop.dataloader):
         val_loop.run_iter(idx, data_batch)
     return val_loop.evaluator.evaluate(len(val_loop.dataloader.dataset))

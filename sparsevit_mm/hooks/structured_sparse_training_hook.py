@@ -1,4 +1,4 @@
-"""Structured sparse training: a part of the heads and FFN neurons exists, and which part moves."""
+"""Structured sparse training with dynamic masks of heads and FFN neurons."""
 from typing import Dict, NamedTuple, Optional, Sequence, Union
 
 from mmengine.hooks.hook import DATA_BATCH
@@ -16,50 +16,52 @@ from .masked_training import MaskedTrainingHook, as_patterns
 
 
 class Scores(NamedTuple):
-    """What an update goes by, for each group of units."""
+    """Importance and growth scores of the units, by group."""
     importance: Dict[str, Tensor]
     growth: Dict[str, Tensor]
 
 
 @HOOKS.register_module()
 class StructuredSparseTrainingHook(MaskedTrainingHook):
-    """Trains with a fixed share of the heads and FFN neurons of each block (S2ViTE; SViTE, NeurIPS
-    2021). ``tools/compact_model.py`` then makes an ordinary smaller model of the checkpoint.
+    """Hook that trains with a fixed share of the heads and FFN neurons of each block (S2ViTE;
+    SViTE, NeurIPS 2021). ``tools/compact_model.py`` turns its checkpoints into smaller dense
+    models.
 
-    Before the first iteration the units of largest weights (L1) are kept. Every `interval`
-    iterations each block drops the least important: heads by the change of the loss without them to
-    first order, neurons by the L1 norm of their weights; and grows as many where the gradient of
-    the weights is largest (L1), among those that were not there: what an update drops it does not
-    take back. A unit that does not exist has output weights of zero, as have their moments in the
-    optimizer and their averages in EMAHook, and keeps the input weights that it had: so its output
-    weights have a gradient. The published code masks both sides of a neuron, which leaves it no
-    gradient and no way back, and takes the gradient of a head's output, which is zero here.
+    The initial masks keep the units with the largest weights (L1 norm). Every `interval` iterations
+    each block drops its least important units and grows as many. Heads are ranked by the
+    first-order change in loss when they are removed, neurons by the L1 norm of their weights. The
+    grown units are those with the largest gradients (L1 norm) among the ones masked before the
+    update, so dropped units do not return at once. A masked unit has zero output weights, with zero
+    optimizer moments and EMAHook averages, and keeps its input weights, so its output weights have
+    a gradient. The published code masks both sides of a neuron, which leaves it without a gradient
+    and unable to return, and uses the gradient of a head's output, which is zero here.
 
-    Masks are in the checkpoint and equal on all ranks, resume, and are taken over by ``load_from``
-    as those of :class:`~.sparse_training_hook.SparseTrainingHook`. Blocks whose output weights are
-    frozen stay as they are. Logged are ``heads`` and ``neurons``, the shares that exist,
-    ``units_moved`` (by the last update) and ``mask_new``.
+    Masks are saved, resumed, loaded by ``load_from`` and compared between ranks as in
+    :class:`~.sparse_training_hook.SparseTrainingHook`. Heads or neurons of a block with frozen
+    output weights stay as they are. The hook logs ``heads`` and ``neurons`` (the unmasked shares),
+    ``units_moved`` (in the last update) and ``mask_new``.
 
     Args:
-        head_density: Share of each block's heads that exists, in (0, 1]: the whole part of their
-            number, at least one.
+        head_density: Share of heads to keep in each block, in (0, 1]. The count is rounded down, to
+            at least one.
         neuron_density: The same for the hidden neurons of each FFN.
-        interval: Iterations from one update of the masks to the next.
-        end: Share of the training after which masks stay as they are; 0 for masks that never move.
-        drop_fraction: Share of a block's units that an update drops, rounded up, at the start; no
-            more than there are others, and never all.
-        last_drop_fraction: The same at the end of the training; between them it falls by a cosine.
-        blocks: Regular expressions, one or several, for whole names of blocks, each of an attention
-            with `qkv`, `proj` and `num_heads` and an FFN of mmcv or with `fc1` and `fc2`. By
-            default all blocks of the model's sparse backbone.
+        interval: Iterations between mask updates.
+        end: Share of the training after which masks are fixed; 0 fixes them from the start.
+        drop_fraction: Share of a block's unmasked units that an update drops, at the start. The
+            count is rounded up, to at most the number of masked units, and never all.
+        last_drop_fraction: The same at the end of the training; a cosine interpolates.
+        blocks: One or several regular expressions that match full block names. Each block has one
+            attention with `qkv`, `proj` and `num_heads`, and one FFN, mmcv's or one with `fc1` and
+            `fc2`. By default all blocks of the model's sparse backbone.
 
     Raises:
-        ValueError: An argument out of its range. Before the first iteration: the model has no
-            sparse backbone with heads, `blocks` match nothing or no block, no update would take
-            place, or a resumed checkpoint holds no masks or others than these settings make.
-        TypeError: Before the first iteration: the optimizer wrapper is none of OptimWrapper's kind,
-            or the optimizer keeps its moments on other ranks.
-        RuntimeError: The masks differ over ranks.
+        ValueError: If an argument is out of range. Before the first iteration: if the model has no
+            sparse backbone with heads, `blocks` match no supported block, all are frozen, no update
+            would take place, another hook trains with masks, a resumed checkpoint holds no masks,
+            or the masks of the checkpoint do not fit its weights or these settings.
+        TypeError: Before the first iteration: if the optimizer wrapper is not an OptimWrapper, or
+            the optimizer keeps its moments on other ranks.
+        RuntimeError: If the masks differ between ranks.
     """
     record = 'structured_sparse_training'
 
@@ -136,7 +138,8 @@ class StructuredSparseTrainingHook(MaskedTrainingHook):
     def _move(self, runner, scores: Scores, fraction: float) -> int:
         neurons = {name: self.masks.norms(name) for name, group in self.groups.items()
                    if group.kind == 'neurons'}
-        # Those that come have kept moments of weight decay alone; before they do, these go.
+        # The moments of masked input weights come from weight decay alone; clear them before the
+        # units grow.
         self.masks.apply_to_moments(runner.optim_wrapper.optimizer)
         return self.masks.drop_and_grow({**scores.importance, **neurons}, scores.growth, fraction)
 

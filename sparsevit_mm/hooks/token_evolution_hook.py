@@ -1,4 +1,4 @@
-"""The published schedule of token evolution: layer-wise, then stage-wise."""
+"""Published schedule of token evolution: layer-wise, then stage-wise."""
 from mmengine.hooks import Hook
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.registry import HOOKS
@@ -9,16 +9,17 @@ from ..models.vit.evolving import EvolvingBackbone
 
 @HOOKS.register_module()
 class TokenEvolutionHook(Hook):
-    """Chooses patches anew in each layer first, and for whole stages later (Evo-ViT, section 4:
-    300 epochs, stage-wise from epoch 200). A function of the iteration alone, so that a resumed
-    training goes on as the unbroken one.
+    """Hook that selects tokens in each layer first and once per stage later (Evo-ViT, section 4:
+    300 epochs, stage-wise from epoch 200). The schedule depends on the iteration only, so a resumed
+    training continues as if uninterrupted.
 
     Args:
         layer_wise: Share of the training that is layer-wise.
 
     Raises:
-        ValueError: The share is outside [0, 1]. Before training: the backbone is
-            another, or its ratios differ within a stage.
+        ValueError: If the share is outside [0, 1]. Before training: if the backbone is not an
+            EvoVisionTransformer or EvoLeViT, its ratios differ within a stage, or its widths are
+            not full and the stage-wise schedule changes the number of stages.
     """
 
     def __init__(self, layer_wise: float = 2 / 3):
@@ -31,7 +32,7 @@ class TokenEvolutionHook(Hook):
         if not isinstance(self.backbone, EvolvingBackbone):
             raise ValueError(f'TokenEvolutionHook is for EvoVisionTransformer and EvoLeViT, the '
                              f'backbone is a {type(self.backbone).__name__}')
-        self.backbone.reselect = 'stage'  # an error of the second phase is raised before the first
+        self.backbone.reselect = 'stage'  # raise errors of the second phase before training
 
     def before_train_iter(self, runner, batch_idx: int, data_batch: DATA_BATCH = None) -> None:
         reselect = 'layer' if runner.iter < self.layer_wise * runner.max_iters else 'stage'

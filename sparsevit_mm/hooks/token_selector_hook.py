@@ -1,4 +1,4 @@
-"""The temperature at which a token selector trains."""
+"""Temperature schedule of the token selector."""
 from mmengine.hooks import Hook
 from mmengine.hooks.hook import DATA_BATCH
 from mmengine.registry import HOOKS
@@ -10,17 +10,17 @@ from ..models.selection.selector import FIRST_TAU, LAST_TAU, TokenSelector
 
 @HOOKS.register_module()
 class TokenSelectorHook(Hook):
-    """Lets the temperature of the Gumbel top-k fall linearly over the training (SViTE+; SViTE,
-    NeurIPS 2021: from 10 to 0.1). A function of the iteration alone, so that a resumed training
-    goes on as the unbroken one. Logged as ``tau``.
+    """Hook that decreases the temperature of the Gumbel top-k linearly over the training (SViTE+;
+    SViTE, NeurIPS 2021: from 10 to 0.1). The schedule depends on the iteration only, so a resumed
+    training continues as if uninterrupted. The temperature is logged as ``tau``.
 
     Args:
         first: Temperature of the first iteration.
-        last: Temperature of the last.
+        last: Temperature of the last iteration.
 
     Raises:
-        ValueError: A temperature is not above 0, or it rises. Before training: the backbone chooses
-            by another score.
+        ValueError: If a temperature is not above 0, or it rises. Before training: if the backbone
+            uses another importance score.
     """
 
     def __init__(self, first: float = FIRST_TAU, last: float = LAST_TAU):
@@ -37,7 +37,7 @@ class TokenSelectorHook(Hook):
         self.selectors = [m for m in backbone.modules() if isinstance(m, TokenSelector)]
 
     def tau(self, iteration: int, max_iters: int) -> float:
-        """Of an iteration, counted from 0."""
+        """Return the temperature of an iteration, counted from 0."""
         done = iteration / max(1, max_iters - 1)
         return self.first + (self.last - self.first) * done
 
