@@ -1,8 +1,9 @@
-"""The additive model of latency.
+"""Additive latency model.
 
-A configuration takes the dense latency, plus for each stage that prunes a fixed cost (scores,
-ranking) and what each of its blocks saves at the windows it keeps. Times come from whole forward
-passes, each in the machine's state of its moment: the fit finds that state along with the costs.
+The latency of a configuration is the dense latency, plus, for each stage that prunes, a fixed cost
+(scores, ranking) and the savings of each block at the windows it keeps. Times are those of whole
+forward passes, and the speed of the machine drifts between them: the fit estimates this state along
+with the costs.
 """
 from dataclasses import dataclass
 from typing import Dict, List, Sequence, Tuple
@@ -11,18 +12,18 @@ import numpy as np
 
 from .runs import Kept, Runs, windows_kept
 
-STATE = 7  # runs in a row whose median tells the state of the machine
+STATE = 7  # consecutive runs whose median estimates the state of the machine
 
 
 @dataclass
 class Stage:
-    """What the blocks of one stage cost.
+    """Costs of the blocks of one stage, relative to dense blocks.
 
     Attributes:
-        total: Windows of its map.
-        kept: Numbers of windows that were measured, ascending, all below `total`.
-        costs: Milliseconds that one block takes at each of them beyond a dense block.
-        fixed: Milliseconds that the stage takes if any of its blocks prunes.
+        total: Windows of its feature map.
+        kept: Measured numbers of windows, ascending, all below `total`.
+        costs: Milliseconds of a block at each of them, minus those of a dense block.
+        fixed: Milliseconds that the stage takes in addition if any of its blocks prunes.
     """
     total: int
     kept: List[int]
@@ -30,45 +31,49 @@ class Stage:
     fixed: float
 
     def keeps(self, ratio: float) -> int:
-        """Windows that a block keeps at a ratio."""
+        """Return the number of windows that a block keeps at a sparsity ratio."""
         return windows_kept(self.total, ratio)
 
     def block(self, kept: int) -> float:
-        """Milliseconds that a block takes beyond a dense one, interpolated in the windows kept;
-        fewer than were measured count as the fewest that were."""
+        """Return the milliseconds of a block minus those of a dense one, interpolated linearly in
+        the kept windows and constant below the fewest measured."""
         return float(np.interp(kept, [*self.kept, self.total], [*self.costs, 0.]))
 
     def latency(self, kept: Sequence[int]) -> float:
-        """Milliseconds that the stage takes beyond a dense one, by the windows of each block."""
+        """Return the milliseconds of the stage minus those of a dense one, given the windows that
+        each block keeps."""
         fixed = self.fixed if min(kept) < self.total else 0.
         return sum(map(self.block, kept), fixed)
 
 
 class AdditiveModel:
-    """Columns: the dense latency; for each stage what its blocks save with their MACs, and three
-    kinds of departures from that, which are penalised: the fixed cost, what is saved with the
-    windows, and what each number of windows saves by itself. Without the penalty noise would find
-    its way into them, as few configurations leave a stage dense.
+    """Robust ridge regression of latency on configurations.
+
+    The columns of the design matrix are the dense latency and, for each stage, the savings that are
+    proportional to MACs and three penalized deviations from them: the fixed cost, savings
+    proportional to windows, and one for each number of windows. Without the penalty the deviations
+    would fit noise, as few configurations leave a stage dense.
 
     Args:
-        kept: Numbers of windows in each stage, ascending, all below its total.
-        totals: Windows of each stage's map.
-        macs: Stage -> windows kept -> MACs that one block saves, as a share of the dense model.
+        kept: Numbers of kept windows in each stage, ascending, all below its total.
+        totals: Windows of each stage's feature map.
+        macs: For each stage, kept windows -> MACs that a block saves, as a share of the dense
+            backbone's.
     """
     STRENGTHS = 10. ** np.arange(-6, 5)
-    ROUNDS = 8  # of the alternation between costs and states
+    ROUNDS = 8  # alternations between fitting costs and states
     HUBER = 1.345  # standard deviations
-    NEAR = .01  # relative error that is never too far off
+    NEAR = .01  # relative error up to which a run always has full weight
 
     def __init__(self, kept: Sequence[Sequence[int]], totals: Sequence[int],
                  macs: Sequence[Dict[int, float]]):
         self.kept, self.totals, self.macs = kept, totals, macs
-        # What stages depart by is thought of as a share of what they can save.
+        # Deviations are expressed as shares of what the stage can save.
         self.scales = [max(saved.values(), default=0.) for saved in macs]
         self.starts = np.cumsum([1, *(3 + len(k) for k in kept)]).tolist()
 
     def row(self, kept: Kept) -> np.ndarray:
-        """A configuration's row of the design matrix."""
+        """Return the row of the design matrix of a configuration."""
         row = np.zeros(self.starts[-1])
         row[0] = 1
         for s, blocks in enumerate(kept):
@@ -82,13 +87,14 @@ class AdditiveModel:
         return row
 
     def fit(self, runs: Runs) -> Tuple[float, List[Stage], np.ndarray]:
-        """Costs and states in turn, with Huber's weights on relative residuals.
+        """Fit costs and states in turn, with Huber weights on relative residuals. Held-out runs are
+        not used.
 
         Returns:
-            Dense latency in milliseconds, the stages, and the state of the machine in each run:
-            a factor whose median is 1. Runs to check on have no part in any of them.
+            Dense latency in milliseconds, the stages, and the state of the machine in each run: a
+            factor of its times, with a median of 1 over all runs.
         """
-        unit = float(np.median(runs.times))  # costs are shares of it, so that strengths fit all
+        unit = float(np.median(runs.times))  # makes the penalty independent of the scale of times
         times, rows = np.array(runs.times) / unit, np.array([self.row(k) for k in runs.kept])
         fitted = ~np.array(runs.checks)
         state, weights = np.ones(len(times)), np.ones(len(times))
@@ -106,12 +112,12 @@ class AdditiveModel:
         return float(costs[0]), [self._stage(s, costs) for s in range(len(self.kept))], state
 
     def _solve(self, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Ridge regression at the strength of least squared error of leave-one-out, in closed
-        form."""
+        """Solve a ridge regression at the strength with the least leave-one-out squared error, in
+        closed form."""
         penalty = np.zeros(rows.shape[1])
         for s in range(len(self.kept)):
             penalty[self.starts[s] + 1:self.starts[s + 1]] = 1
-        tiny = 1e-9 * np.square(rows).sum(0) + 1e-12  # where MACs and windows are one line
+        tiny = 1e-9 * np.square(rows).sum(0) + 1e-12  # if MACs and windows are collinear
         best = np.inf
         for strength in self.STRENGTHS:
             inverse = np.linalg.inv(rows.T @ rows + np.diag(strength * penalty + tiny))
@@ -132,12 +138,13 @@ class AdditiveModel:
 
 
 def _state(turns: np.ndarray, slowness: np.ndarray, number: int) -> np.ndarray:
-    """The state of the machine in each of a number of runs: medians over a few runs in a row, and
-    straight lines between.
+    """Estimate the state of the machine in each run: medians over groups of consecutive runs,
+    interpolated linearly.
 
     Args:
-        turns: The runs whose slowness is known, ascending.
-        slowness: Time measured over time predicted.
+        turns: Indices of the runs with known slowness, ascending.
+        slowness: Measured over predicted time of these runs.
+        number: Number of all runs.
     """
     parts = np.array_split(np.arange(len(turns)), max(len(turns) // STATE, 1))
     return np.interp(np.arange(number), [turns[part].mean() for part in parts],

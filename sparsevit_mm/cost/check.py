@@ -1,4 +1,4 @@
-"""How far predictions of latency can be trusted: they beside measurements that they did not see."""
+"""Check latency predictions against held-out measurements."""
 from dataclasses import dataclass
 from typing import Callable, Dict, List
 
@@ -9,15 +9,16 @@ from .runs import Kept, Runs
 
 @dataclass(frozen=True)
 class Check:
-    """The table beside measurements of configurations that it was not fitted on, all as shares.
+    """Accuracy of a table on configurations that it was not fitted on. Errors and spreads are
+    relative to the median of the measurements.
 
     Attributes:
-        median_error, worst_error: Of the prediction to the median of the measurements.
-        spearman: Rank correlation of the two; 0 if all predictions are equal.
-        spread, worst_spread: Median and largest difference between the measurements' first half
-            and second: what part of the error may be the machine's.
-        number: Configurations.
-        repeats: Fewest measurements of one.
+        median_error, worst_error: Median and largest error of the prediction.
+        spearman: Rank correlation of predictions and measurements; 0 if either is constant.
+        spread, worst_spread: Median and largest difference between the medians of the first and the
+            second half of the measurements: the part of the error that may be due to the machine.
+        number: Number of configurations.
+        repeats: Fewest measurements of a configuration.
     """
     median_error: float
     worst_error: float
@@ -35,12 +36,12 @@ class Check:
 
 
 def check(runs: Runs, state: np.ndarray, predict: Callable[[Kept], float]) -> Check:
-    """Sets predictions beside the runs that were kept from the fit.
+    """Compare predictions with the held-out runs.
 
     Args:
         runs: All runs.
-        state: Of the machine in each, see :meth:`~.additive.AdditiveModel.fit`.
-        predict: Windows kept -> milliseconds.
+        state: State of the machine in each, see :meth:`~.additive.AdditiveModel.fit`.
+        predict: Maps kept windows to milliseconds.
     """
     measured: Dict[Kept, List[float]] = {}
     for kept, ms, factor, held_out in zip(runs.kept, runs.times, state, runs.checks):
@@ -63,6 +64,6 @@ def _spearman(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks, equal values sharing their mean."""
+    """Return ranks; ties get their mean rank."""
     _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
     return (np.cumsum(counts) - (counts - 1) / 2)[place]

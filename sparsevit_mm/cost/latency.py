@@ -1,5 +1,7 @@
-"""Latency, measured: candidates in turn with the dense model, so that a machine that slows down or
-speeds up meanwhile does so for both. Of the backbone here; :mod:`.whole_model` has the rest."""
+"""Measure the latency of a backbone; :mod:`.whole_model` does so for the whole model.
+
+Configurations run in turn, so that a machine that slows down or speeds up does so for all of them.
+"""
 import platform
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -25,9 +27,9 @@ class Latency:
     """Latency of one configuration over repeated rounds.
 
     Attributes:
-        median: Milliseconds.
-        low, high: First and third quartile, in milliseconds.
-        ratio: Median over rounds of this latency over the first configuration's.
+        median: Median in milliseconds.
+        low, high: First and third quartile in milliseconds.
+        ratio: Median over rounds of the ratio to the latency of the first configuration.
     """
     median: float
     low: float
@@ -40,17 +42,20 @@ class Latency:
 
 @dataclass(frozen=True)
 class LatencySetting:
-    """What latency depends on beside the configuration. Raises ValueError on a bad value.
+    """Conditions of a latency measurement, apart from the configuration.
 
     Attributes:
         shape: (H, W) of the input, in pixels.
-        batch_size: Images.
+        batch_size: Images per batch.
         dtype: 'fp32', 'fp16' or 'bf16'.
         device: Name of a torch device.
-        num_threads: CPU threads; torch's own number if 0.
+        num_threads: CPU threads; 0 stands for torch's current number.
         execution: 'eager', 'compiled' or 'captured', see :mod:`sparsevit_mm.models.execution`.
-        of: What is measured: the 'backbone', or the whole 'model' on images of val, whose size
-            `shape` then only states.
+        of: What is measured, the 'backbone' or the whole 'model'. The latter runs on images of the
+            val split, and `shape` only states their size.
+
+    Raises:
+        ValueError: If a value is invalid, or not supported on the device.
     """
     shape: Sequence[int]
     batch_size: int = 1
@@ -85,8 +90,8 @@ class LatencySetting:
         object.__setattr__(self, 'num_threads', self.num_threads or torch.get_num_threads())
 
     def identity(self) -> Dict:
-        """All that two measurements must share to be comparable, as JSON holds it; the device by
-        the name of the processor or GPU. CPU threads do not matter on a GPU."""
+        """Return all that two measurements must share to be comparable, as JSON types. The device
+        is the name of the processor or GPU; `num_threads` is None except on the CPU."""
         return {**asdict(self), 'shape': list(self.shape), 'device': device_name(self.device),
                 'num_threads': self.num_threads if self._on_cpu else None,
                 'torch': torch.__version__}
@@ -104,14 +109,14 @@ class LatencySetting:
 
 
 def summarise(times: np.ndarray) -> List[Latency]:
-    """Milliseconds, (rounds, configurations), as one Latency for each configuration."""
+    """Summarize (rounds, configurations) milliseconds as one Latency per configuration."""
     low, median, high = np.percentile(times, (25, 50, 75), axis=0)
     ratio = np.median(times / times[:, :1], axis=0)
     return [Latency(*map(float, row)) for row in zip(median, low, high, ratio)]
 
 
 def device_name(device: str) -> str:
-    """The processor or GPU behind a torch device."""
+    """Return the name of the processor or GPU of a torch device."""
     if torch.device(device).type == 'cuda':
         return torch.cuda.get_device_name(device)
     try:
@@ -123,17 +128,17 @@ def device_name(device: str) -> str:
 
 
 class Meter:
-    """Measures configurations in one setting.
+    """Base class that measures the latency of configurations in one setting.
 
     Args:
         setting: See :class:`LatencySetting`.
-        rounds: How often each configuration is run.
+        rounds: Number of timed runs of each configuration.
 
     Attributes:
-        backbone: The sparse backbone that runs; a copy.
+        backbone: Copy of the sparse backbone, which is run.
 
     Raises:
-        ValueError: No rounds.
+        ValueError: If `rounds` is below 1.
     """
     backbone: SparseBackbone
 
@@ -143,10 +148,10 @@ class Meter:
         self.setting, self.rounds = setting, rounds
 
     def measure(self, configs: Sequence[Sparsity]) -> List[Latency]:
-        """Runs the configurations in turn, `rounds` times, after one round of warm-up.
+        """Run the configurations in turn, `rounds` times, after one warm-up round.
 
         Returns:
-            One Latency for each configuration; ratios are to the first.
+            One Latency per configuration; ratios are relative to the first.
         """
         configs = [point_of(self.backbone.space, c) for c in configs]
         times = []
@@ -158,39 +163,39 @@ class Meter:
 
     @property
     def first_is_slow(self) -> bool:
-        """Whether a configuration's first run does more than the others: it is compiled or
-        captured then, or a GPU's memory and kernels are prepared for its shapes."""
+        """Whether the first run of a configuration is slower: it compiles or captures, or prepares
+        the GPU's memory and kernels for its shapes."""
         return self.setting.execution != 'eager' or torch.device(self.setting.device).type != 'cpu'
 
     def once(self, config: SparsityConfig) -> float:
-        """Milliseconds of one forward pass, without warm-up."""
+        """Return the milliseconds of one forward pass, without warm-up."""
         with torch_threads(self.setting.num_threads):
             return self._run(config)
 
     def select(self, selection: Selection) -> None:
-        """Sets which windows run."""
+        """Set how the backbone selects windows."""
         raise NotImplementedError
 
     def next_round(self) -> None:
-        """Called after each round."""
+        """Called after each round; does nothing by default."""
 
     def _run(self, config: SparsityConfig) -> float:
-        """Milliseconds of one forward pass."""
+        """Return the milliseconds of one forward pass."""
         raise NotImplementedError
 
 
 class LatencyMeter(Meter):
-    """Measures configurations of one backbone in one setting, on noise.
+    """Measures the latency of configurations of a backbone in one setting, on a noise image.
 
-    The backbone is copied, so that the model it belongs to keeps its device, dtype and sparsity.
+    The backbone is copied, so that its model keeps its device, dtype and sparsity.
 
     Args:
-        backbone: The backbone.
+        backbone: Sparse backbone.
         setting: See :class:`LatencySetting`.
-        rounds: How often each configuration is run.
+        rounds: Number of timed runs of each configuration.
 
     Raises:
-        ValueError: No rounds, or a batch that is no multiple of the group size.
+        ValueError: If `rounds` is below 1, or the batch size is not a multiple of the group size.
     """
 
     def __init__(self, backbone: SparseBackbone, setting: LatencySetting, rounds: int = 15):
@@ -207,7 +212,11 @@ class LatencyMeter(Meter):
             generator=torch.Generator().manual_seed(0)).to(setting.device, dtype)
 
     def select(self, selection: Selection) -> None:
-        """Raises ValueError where the batch is no multiple of the group size."""
+        """Set how the backbone selects windows.
+
+        Raises:
+            ValueError: If the batch size is not a multiple of the group size.
+        """
         self.backbone.selection = selection.alone()  # noise has no metadata
         self.backbone.selection.group_of(self.setting.batch_size)  # raises
 

@@ -1,4 +1,4 @@
-"""Multiply-accumulates of a backbone."""
+"""Count the multiply-accumulates (MACs) of a backbone."""
 from typing import Optional, Sequence
 
 from ..models import SparseBackbone
@@ -11,17 +11,18 @@ def backbone_macs(backbone: SparseBackbone,
                   batch_size: int = 1,
                   sparsity: Optional[Sparsity] = None,
                   count_padding: bool = False) -> int:
-    """Multiply-accumulates of one forward pass, an int: linear layers, convolutions and both
-    products of attention; no norms, no softmax, no scores (the convention of SparseViT, table 1).
+    """Count the multiply-accumulates of one forward pass in closed form: linear layers,
+    convolutions and both matrix products of attention, without norms, softmax and scores (the
+    convention of SparseViT, table 1).
 
     Args:
-        backbone: Its class holds the closed form.
+        backbone: Sparse backbone.
         shape: (H, W) of the input, in pixels.
-        batch_size: Images.
-        sparsity: The configuration; the backbone's own by default. An OperatingPoint may have
-            widths; where it names none, the backbone's own count.
-        count_padding: Count padded tokens as if every layer ran on them, as the published figures
-            do. By default what this package runs is counted.
+        batch_size: Images per batch.
+        sparsity: Configuration; the backbone's own by default. Widths that it does not set are the
+            backbone's own.
+        count_padding: Count padded tokens as if every layer ran on them, like the published
+            figures. By default only what this package runs is counted.
     """
     config = backbone.sparsity if sparsity is None else point_of(backbone.space, sparsity)
     return batch_size * backbone.macs(shape, config, count_padding)

@@ -1,4 +1,4 @@
-"""The runs behind a latency table: which configurations, in which order, for how long."""
+"""Collect the timed runs for a latency table: draw configurations and order their runs."""
 from dataclasses import dataclass, field
 from time import perf_counter as clock
 from typing import Callable, List, Optional, Sequence, Set, Tuple
@@ -8,11 +8,11 @@ import numpy as np
 from ..sparsity import SparsityConfig, SparsitySpace, kept_windows
 from .latency import LatencyMeter
 
-CHECKS = 20  # configurations that are not fitted on; each sweep runs all of them again
-FITS = 24  # further configurations, which no other sweep runs
-DENSE_EVERY = 12  # runs
-SWEEPS = 2  # at least: 48 configurations to fit on, and two runs of those to check on
-TRIES = 200  # at a configuration that is new
+CHECKS = 20  # held-out configurations, all run in each sweep
+FITS = 24  # configurations to fit on, drawn for each sweep
+DENSE_EVERY = 12  # candidate runs per run of the dense configuration
+SWEEPS = 2  # minimum: 48 draws to fit on, two runs of each held-out configuration
+TRIES = 200  # draws before giving up on a new configuration
 _GOLDEN = (5**.5 - 1) / 2
 Kept = Tuple[Tuple[int, ...], ...]
 Progress = Callable[[float, int], None]
@@ -23,9 +23,9 @@ class Runs:
     """Forward passes in the order in which they ran.
 
     Attributes:
-        kept: For each, the windows that each block kept, by stage.
-        times: Milliseconds.
-        checks: For each, whether its configuration is kept from the fit.
+        kept: Windows that each block kept in each run, by stage.
+        times: Milliseconds of each run.
+        checks: Whether the configuration of each run is held out from the fit.
     """
     kept: List[Kept] = field(default_factory=list)
     times: List[float] = field(default_factory=list)
@@ -33,15 +33,16 @@ class Runs:
 
 
 class Draws:
-    """Random configurations, no two alike in the windows that they keep.
+    """Draws random configurations for a latency table. Held-out configurations all differ in the
+    windows that they keep, from each other and from those to fit on.
 
     Args:
-        space: The configurations.
-        windows: Windows of each stage's map.
-        rng: Source of all randomness.
+        space: Space of the configurations.
+        windows: Windows of each stage's feature map.
+        rng: Random generator.
 
     Raises:
-        ValueError: Too few configurations differ to leave some to check on.
+        ValueError: If the space has too few distinct configurations to hold some out.
     """
 
     def __init__(self, space: SparsitySpace, windows: Sequence[int], rng: np.random.Generator):
@@ -53,17 +54,24 @@ class Draws:
         self._held_out = {self.keeps(c) for c in self.checks}
 
     def keeps(self, config: SparsityConfig) -> Kept:
-        """Windows that each block keeps: all that latency depends on."""
+        """Return the windows that each block keeps, which determine the latency."""
         return tuple(tuple(windows_kept(total, r) for r in ratios)
                      for total, ratios in zip(self.windows, config.ratios))
 
     def next(self) -> SparsityConfig:
-        """A configuration to fit on: first those of one ratio everywhere, the extremes."""
+        """Return a configuration to fit on: first those with one ratio everywhere, which are
+        extremes, then random ones."""
         return self.first.pop() if self.first else self.draw(set(self._held_out))
 
     def draw(self, taken: Set[Kept]) -> SparsityConfig:
-        """Ratios independent but for nesting, drawn together towards a level that covers all
-        evenly: up to one ratio everywhere. `taken` grows."""
+        """Draw a configuration that is not in `taken`, and add it.
+
+        Genes mix independent values with a common level, from all independent (apart from nesting)
+        to one ratio everywhere. Levels cover the range evenly.
+
+        Raises:
+            ValueError: If `TRIES` draws yield no new configuration.
+        """
         n = len(self.space.choices)
         for _ in range(TRIES):
             self._level = (self._level + _GOLDEN) % 1
@@ -80,21 +88,26 @@ class Draws:
 
 def collect(meter: LatencyMeter, draws: Draws, budget: float,
             progress: Optional[Progress] = None) -> Runs:
-    """Runs configurations until the time is up. In each sweep those to check on take their turns
-    among new ones, so that repeated measurements of them see all that the machine went through.
+    """Run configurations until the time budget is spent. Each sweep shuffles the held-out
+    configurations among those to fit on, so that their repeated runs sample all states of the
+    machine.
 
     Args:
-        budget: Seconds; the last run may go beyond.
-        progress: Gets the seconds spent and the configurations measured, after each run.
+        meter: Meter that runs them.
+        draws: Source of configurations.
+        budget: Seconds; the last run may exceed them.
+        progress: Callback that receives, after each run, the seconds spent and the number of
+            distinct configurations measured.
 
     Raises:
-        ValueError: The budget is no time, or was spent before two sweeps: names one that would do.
+        ValueError: If the budget is not a positive finite number, or is spent before two sweeps.
+            The message then names a sufficient budget.
     """
     if not 0 < budget < np.inf:
         raise ValueError(f'budget {budget} is no number of seconds')
     runs, start, seen = Runs(), clock(), set()
     dense = draws.space.config(0.)
-    meter.once(dense)  # what only a first run of all does, is done
+    meter.once(dense)  # one-time initialization
 
     def run(config: SparsityConfig, check: bool) -> None:
         kept = draws.keeps(config)
@@ -128,5 +141,5 @@ def collect(meter: LatencyMeter, draws: Draws, budget: float,
 
 
 def windows_kept(total: int, ratio: float) -> int:
-    """Windows of `total` that a block runs at a ratio: all at 0."""
+    """Return how many of `total` windows a block runs at a sparsity ratio: all at 0."""
     return kept_windows(total, ratio) if ratio else total

@@ -1,4 +1,4 @@
-"""A table that predicts the latency of every configuration, measured on the user's own device."""
+"""Latency table: predicts the latency of every configuration from measurements on a device."""
 import json
 import math
 from dataclasses import asdict, dataclass, fields
@@ -17,22 +17,22 @@ from .macs import backbone_macs
 from .runs import Draws, Progress, collect, windows_kept
 
 VERSION = 1
-RULES = ('group', 'nested', 'dense')  # of a space; Swin's, which are the default, are not written
+RULES = ('group', 'nested', 'dense')  # rules of a SparsitySpace; defaults, Swin's, are not saved
 
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Predicts the latency of one backbone in one setting.
+    """Table that predicts the latency of one backbone in one setting.
 
     Attributes:
         setting: See :meth:`~.latency.LatencySetting.identity`.
         backbone: See :func:`backbone_identity`.
-        choices: Ratios that were measured. Between them windows kept are interpolated; beyond
-            the highest nothing more is saved.
-        dense: Milliseconds of the dense backbone.
-        stages: What each adds to that.
-        check: How far to trust it.
-        space: The configurations that the choices make up.
+        choices: Measured sparsity ratios. In between, costs are interpolated in the kept windows;
+            above the highest ratio they are constant.
+        dense: Milliseconds of the dense configuration.
+        stages: Costs of each stage relative to the dense configuration.
+        check: Accuracy of the table.
+        space: Space of the configurations that are made up of the choices.
     """
     setting: Dict
     backbone: Dict
@@ -52,18 +52,19 @@ class LatencyTable:
     def measure(cls, backbone: SparseBackbone, setting: LatencySetting, budget: float,
                 seed: int = 0, progress: Optional[Progress] = None,
                 meter: Optional[Meter] = None) -> 'LatencyTable':
-        """Measures, fits and checks.
+        """Measure, fit and check a table.
 
         Args:
-            backbone: The backbone; it is left as it is.
-            setting: Where and how to run it.
-            budget: Seconds.
-            seed: Of the configurations measured.
-            progress: Gets the seconds spent and the configurations measured, after each run.
-            meter: What measures in the setting; the backbone alone by default.
+            backbone: Sparse backbone. It is not changed.
+            setting: Setting to measure in.
+            budget: Time budget in seconds.
+            seed: Seed of the configurations to measure.
+            progress: Callback that receives, after each run, the seconds spent and the number of
+                distinct configurations measured.
+            meter: Meter for the setting; by default it measures the backbone alone.
 
         Raises:
-            ValueError: The budget is no time or too small, or too few configurations differ.
+            ValueError: If the budget is invalid or too small, or too few configurations differ.
         """
         space, totals = backbone.space, backbone.totals(setting.shape)
         draws = Draws(space, totals, np.random.default_rng(seed))
@@ -78,14 +79,14 @@ class LatencyTable:
 
     @property
     def noise(self) -> float:
-        """Milliseconds by which repeated measurements of the dense backbone may differ."""
+        """Milliseconds by which repeated measurements of the dense configuration may differ."""
         return self.check.spread * self.dense
 
     def predict(self, config: Sparsity) -> float:
-        """Milliseconds. Blocks of a pair count alike, plain or shifted.
+        """Predict milliseconds. Plain and shifted blocks of a pair have equal costs.
 
         Raises:
-            ValueError, TypeError: Not a configuration of this backbone.
+            ValueError, TypeError: If `config` is not a configuration of this backbone.
         """
         if not isinstance(config, SparsityConfig) or config.depths != self.space.depths:
             config = self.space.config(config)
@@ -97,20 +98,20 @@ class LatencyTable:
         return latency
 
     def plateaus(self) -> List[List[Tuple[float, ...]]]:
-        """For each stage the choices, ascending, in groups whose members cost the same: they keep
-        as many windows, or differ by less than the noise over the number of pairs."""
+        """Return the choices of each stage, ascending, in groups of about equal cost: a ratio saves
+        at most the noise, divided by the number of genes, over the lowest ratio of its group."""
         tolerance = self.noise / self.space.num_genes
         return [self._groups(stage, min(depth, self.space.group), tolerance)
                 for stage, depth in zip(self.stages, self.space.depths)]
 
     def _groups(self, stage: Stage, blocks: int, tolerance: float) -> List[Tuple[float, ...]]:
         groups: List[List[float]] = []
-        lowest = np.inf  # of what the first of the last group costs
+        lowest = np.inf  # cost of the first ratio of the last group
         for ratio in self.choices:
             kept = stage.keeps(ratio)
-            cost = blocks * stage.block(kept)  # of a group
+            cost = blocks * stage.block(kept)  # of the blocks that share a gene
             if kept < stage.total:
-                cost += min(stage.fixed, 0.)  # lost where the stage turns dense
+                cost += min(stage.fixed, 0.)  # a saving that ends when the stage is dense
             if groups and cost >= lowest - tolerance:
                 groups[-1].append(ratio)
             else:
@@ -119,11 +120,11 @@ class LatencyTable:
         return [tuple(group) for group in groups]
 
     def canonical(self, config: Sparsity) -> SparsityConfig:
-        """The same configuration with each ratio lowered to the lowest of its plateau: it prunes
-        less, and is predicted to be slower by no more than the noise.
+        """Lower each ratio of a configuration to the lowest of its plateau. The result prunes less,
+        and is predicted to be slower by no more than the noise.
 
         Raises:
-            ValueError: The configuration is not in the space of the choices.
+            ValueError: If the configuration is not in the space of the choices.
         """
         space = self.space
         lowest = [{r: group[0] for group in groups for r in group} for groups in self.plateaus()]
@@ -133,10 +134,13 @@ class LatencyTable:
                                for s, stage in enumerate(ratios.ratios)], space.depths)
 
     def require(self, backbone: SparseBackbone, setting: LatencySetting) -> None:
-        """Raises ValueError, which lists the differences, if the table was measured for another
-        backbone or in another setting."""
+        """Check that the table was measured for a backbone and in a setting.
+
+        Raises:
+            ValueError: If it was not. The message lists the differences.
+        """
         here = {**setting.identity(), **backbone_identity(backbone)}
-        table = {'of': 'backbone', **self.setting, **self.backbone}  # 0.1 measured nothing else
+        table = {'of': 'backbone', **self.setting, **self.backbone}  # all that 0.1 measured
         differences = [f'{key}: {table.get(key)} in the table, {here.get(key)} here'
                        for key in {**table, **here} if table.get(key) != here.get(key)]
         if differences:
@@ -144,18 +148,19 @@ class LatencyTable:
                              '\n  '.join(differences))
 
     def save(self, path: Union[str, Path]) -> None:
-        """Writes JSON, whole or not at all."""
+        """Write the table as JSON. The write is atomic."""
         with replacing(path) as partial:
             partial.write_text(json.dumps({'version': VERSION, **asdict(self)}, indent=1,
                                           allow_nan=False), encoding='utf-8')
 
     @classmethod
     def load(cls, path: Union[str, Path]) -> 'LatencyTable':
-        """Reads what :meth:`save` wrote.
+        """Read a table that :meth:`save` wrote.
 
         Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: The file is no latency table of this version; names file and fault.
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is not a latency table of this version. The message names the
+                file and the fault.
         """
         path = Path(path)
         if not path.is_file():
@@ -189,13 +194,14 @@ class LatencyTable:
             if any(a >= b for a, b in zip([0, *stage.kept], [*stage.kept, stage.total])):
                 raise ValueError(f'stage {s} keeps {stage.kept} of {stage.total} windows')
             for value in (stage.fixed, *stage.costs):
-                value + 0.  # TypeError where it is no number
+                value + 0.  # raises TypeError unless it is a number
         str(found)
         return table
 
 
 def backbone_identity(backbone: SparseBackbone) -> Dict:
-    """What a table is of: the backbone's ``identity()``, and the rules of its space."""
+    """Return what identifies the backbone of a table: its ``identity()`` and the rules of its space
+    that differ from Swin's."""
     rules = {name: getattr(backbone.space, name) for name in RULES}
     swin = SparsitySpace(())
     return {**backbone.identity(),
@@ -204,7 +210,8 @@ def backbone_identity(backbone: SparseBackbone) -> Dict:
 
 def _saved_macs(backbone: SparseBackbone, setting: LatencySetting, space: SparsitySpace,
                 totals: Sequence[int]) -> List[Dict[int, float]]:
-    """Stage -> windows kept -> MACs that one block saves, as a share of the dense backbone's."""
+    """Return, for each stage, kept windows -> MACs that a block saves, as a share of the dense
+    backbone's."""
     def macs(ratios: List[float]) -> int:
         return backbone_macs(backbone, setting.shape, 1, ratios)
 
@@ -222,7 +229,7 @@ def _saved_macs(backbone: SparseBackbone, setting: LatencySetting, space: Sparsi
 
 
 def _check_finite(value, where: str) -> None:
-    """Raises ValueError that says where a number is not finite; json reads NaN without a word."""
+    """Raise ValueError, which names the place, if a number is not finite; json accepts NaN."""
     if isinstance(value, dict):
         for key, item in value.items():
             _check_finite(item, f'{where}.{key}')

@@ -1,4 +1,4 @@
-"""Latency of the whole model: backbone, neck, heads and post-processing, on real images."""
+"""Measure the latency of a whole model, with neck, heads and post-processing, on real images."""
 from copy import deepcopy
 from typing import Any, Callable, Dict, List, Mapping, Sequence, Union
 
@@ -15,27 +15,28 @@ from ..operating_point import image_scale
 from ..sparsity import SparsityConfig
 from .latency import DTYPES, LatencySetting, Meter
 
-IMAGES = 8  # batches that the rounds go through: what heads cost depends on the image
+IMAGES = 8  # batches that the rounds cycle through, as the cost of heads depends on the image
 
 
 class ModelMeter(Meter):
-    """Measures configurations of a whole model in one setting: from the preprocessed batch to its
-    data samples, so without loading and normalising images, and with post-processing.
+    """Measures the latency of configurations of a whole model in one setting, from the preprocessed
+    batch to its data samples: with post-processing, without loading and normalizing images.
 
-    The model is copied, so that the one it belongs to keeps its device, sparsity and knobs. Half
-    precision is as :func:`~sparsevit_mm.models.precision.half_precision` has it.
+    The model is copied, so that the original keeps its device, sparsity and knobs. For half
+    precision see :func:`~sparsevit_mm.models.precision.half_precision`.
 
     Args:
-        model: A model of a toolkit, with a sparse backbone.
-        batches: As the toolkit's data loader gives them, see :func:`spread_batches`. Each round
-            runs all configurations on one of them, the next round on the next. A dict of them by
-            image scale, where configurations set it: equally many of each.
+        model: Model of a toolkit, with a sparse backbone.
+        batches: Batches from the toolkit's data loader, see :func:`spread_batches`. Each round runs
+            all configurations on one batch, the next round on the next. If configurations set the
+            image scale, a dict from scale to batches, equally many for each.
         setting: See :class:`~.latency.LatencySetting`; its `of` is 'model'.
-        rounds: How often each configuration is run.
+        rounds: Number of timed runs of each configuration.
         knobs: Names of the knobs that configurations may set.
 
     Raises:
-        ValueError: No rounds; no batches; as :class:`~sparsevit_mm.models.knobs.KnobSetter`.
+        ValueError: If `rounds` is below 1 or there are no batches; also see
+            :class:`~sparsevit_mm.models.knobs.KnobSetter`.
     """
 
     def __init__(self, model: BaseModel, batches: Union[Sequence[Any], Mapping[float, Sequence]],
@@ -78,7 +79,8 @@ class ModelMeter(Meter):
 
 def spread_batches(dataset: Sequence[Any], collate: Callable[[List], Any], batch_size: int,
                    number: int = IMAGES) -> List[Any]:
-    """Batches of a data set, spread evenly over it: as many as it has images for, one at least."""
+    """Collate up to `number` batches from images spread evenly over a data set: as many as it has
+    images for, and at least one."""
     count = max(1, min(number, len(dataset) // batch_size))
     places = [int((i + .5) * len(dataset) / (count * batch_size))
               for i in range(count * batch_size)]
