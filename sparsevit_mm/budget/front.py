@@ -1,5 +1,4 @@
-"""What one adapted checkpoint can do: its best configurations, from the fastest to the slowest, and
-the file that holds them."""
+"""Pareto front of the configurations of an adapted checkpoint, and its file format."""
 import json
 import math
 from dataclasses import dataclass, replace
@@ -13,13 +12,16 @@ from ..sparsity import Depths, SparsityConfig
 
 @dataclass(frozen=True)
 class FrontPoint:
-    """One configuration and what it gives. Raises ValueError on a figure that is none.
+    """Configuration with its latency and metric.
 
     Attributes:
-        config: The configuration, an OperatingPoint where the search set knobs.
-        latency: In milliseconds, of what the front's setting names under `of`: the backbone, or the
-            whole model.
-        metric: The more, the better.
+        config: Configuration; an OperatingPoint if the search set knobs.
+        latency: Latency in milliseconds of the backbone or of the whole model, as `of` in the
+            front's setting says.
+        metric: Value of the metric; higher is better.
+
+    Raises:
+        ValueError: If the latency is not positive and finite, or the metric is not finite.
     """
     config: SparsityConfig
     latency: float
@@ -34,20 +36,21 @@ class FrontPoint:
 
 @dataclass(frozen=True)
 class Front:
-    """Configurations of which none beats another: each slower one has a higher metric.
+    """Pareto front of latency and metric: each slower configuration has a higher metric.
 
     Attributes:
-        points: From the fastest to the slowest, which is the best. Given in any order; those that
-            another beats, being no slower and no worse, are dropped.
-        metric: Key of the metric, ``coco/bbox_mAP`` say.
-        setting: How latency was measured: ``LatencySetting.identity()``.
-        checkpoint: What was searched, by :func:`~sparsevit_mm.search.identity.file_identity`; None
-            of fronts that were written by version 0.1.
+        points: From the fastest to the slowest, which has the best metric. They may be given in any
+            order; dominated points (another is no slower and no worse) are dropped.
+        metric: Key of the metric, such as ``coco/bbox_mAP``.
+        setting: How latency was measured, see ``LatencySetting.identity()``.
+        checkpoint: The searched checkpoint, as
+            :func:`~sparsevit_mm.search.identity.file_identity` describes it; None in fronts written
+            by version 0.1.
         weights: Fingerprint of the backbone's weights, see
-            :func:`~sparsevit_mm.models.checkpoints.fingerprint`; None likewise.
+            :func:`~sparsevit_mm.models.checkpoints.fingerprint`; None in the same fronts.
 
     Raises:
-        ValueError: No points, or points of different depths.
+        ValueError: If there are no points, or points of different depths.
     """
     points: Sequence[FrontPoint]
     metric: str
@@ -73,15 +76,16 @@ class Front:
 
     def within(self, ms: float,
                latency: Optional[Callable[[SparsityConfig], float]] = None) -> FrontPoint:
-        """The point with the best metric among those that take no more than `ms`.
+        """Return the point with the best metric among those with a latency of at most `ms`.
 
         Args:
             ms: Milliseconds.
-            latency: Configuration -> milliseconds, in place of the front's own: the point's
-                latency is then this one.
+            latency: Maps a configuration to milliseconds. It replaces the latencies of the front,
+                also in the returned point.
 
         Raises:
-            ValueError: `ms` is no positive number, or no point is as fast; names the fastest.
+            ValueError: If `ms` is not positive, or no point is fast enough. The message then names
+                the fastest.
         """
         if not ms > 0:  # NaN fails too
             raise ValueError(f'a latency budget must be positive, not {ms} ms')
@@ -96,9 +100,9 @@ class Front:
         return max(fitting, key=lambda p: p.metric)
 
     def save(self, path: Union[str, Path]) -> None:
-        """Writes the front as JSON: its attributes, with ``points`` as a list of ``sparsity`` (one
-        ratio per block, grouped by stage), ``knobs`` (where there are some), ``latency`` and
-        ``metric``. The file appears whole."""
+        """Write the front as JSON: its attributes, with ``points`` as a list of ``sparsity`` (one
+        ratio per block, grouped by stage), ``knobs`` (if any), ``latency`` and ``metric``. The
+        write is atomic."""
         record = dict(metric=self.metric, setting=self.setting, checkpoint=self.checkpoint,
                       weights=self.weights and list(self.weights),
                       points=[dict(point_to_json(p.config), latency=float(p.latency),
@@ -110,11 +114,11 @@ class Front:
 
     @classmethod
     def load(cls, path: Union[str, Path]) -> 'Front':
-        """The inverse of :meth:`save`.
+        """Read a front that :meth:`save` wrote.
 
         Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: Names the file and what is wrong in it.
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is not a front. The message names the file and the fault.
         """
         if not Path(path).is_file():
             raise FileNotFoundError(f'front {path} is not there')
@@ -126,7 +130,7 @@ class Front:
                         if record.get(key) is not None}
             return cls(points, _get(record, 'metric', str), _get(record, 'setting', dict),
                        **optional)
-        except (ValueError, TypeError, OverflowError) as error:  # of JSON and UTF-8 too
+        except (ValueError, TypeError, OverflowError) as error:  # also from JSON and UTF-8 decoding
             raise ValueError(f'front {path}: {error}') from error
 
 
@@ -141,7 +145,11 @@ def _point(record: Dict) -> FrontPoint:
 
 
 def _get(record: Dict, key: str, kind: type):
-    """The value under a key of a JSON object, of the kind that must be there."""
+    """Return the value of a key of a JSON object, and check its type; ints pass as floats.
+
+    Raises:
+        ValueError: If the key is missing, or the value has another type.
+    """
     if not isinstance(record, dict) or key not in record:
         raise ValueError(f'{key!r} is missing in {record!r:.80}')
     value = record[key]

@@ -1,4 +1,4 @@
-"""A latency budget at run time: one checkpoint, as sparse as the moment asks for."""
+"""Set a latency budget at run time: one checkpoint, at the sparsity that fits the budget."""
 import warnings
 from pathlib import Path
 from typing import List, Optional, Union
@@ -19,37 +19,37 @@ def set_latency_budget(model: nn.Module,
                        ms: float,
                        front: Union[Front, str, Path],
                        table: Optional[LatencyTable] = None) -> SparsityConfig:
-    """Makes a loaded model as good as it can be within a latency.
+    """Set a loaded model to its best configuration within a latency budget.
 
-    The backbone gets the front's configuration with the best metric among those that fit, and the
-    model its knobs and widths, where the search set some. Weights stay as they are, and so do
-    graphs that compiled or captured execution has made: results are those of a fresh model of that
-    sparsity. To be called between forward passes.
+    The backbone gets the configuration of the front with the best metric among those that fit, and
+    the model its knobs and widths, if the search set any. Weights, and the graphs of compiled or
+    captured execution, are kept; results equal those of a new model with that sparsity. Call it
+    between forward passes.
 
-    Where the front was found on another device, under another execution or with other weights,
-    which its figures then say little of, a warning says so: once for each front and model.
+    If the front was found on another device, with another execution or with other weights, its
+    latencies or metrics may not hold. A warning says so, once per model until the front changes.
 
     Args:
-        model: A detector or segmentor with a sparse backbone, wrapped or not.
-        ms: Milliseconds that the front's ``setting['of']`` may take: the whole model, or its
-            backbone.
-        front: What a search of this checkpoint found, or its file; a Front where the budget changes
-            often, for the file is read at each call.
-        table: Latency on the device and in the setting that the model runs in, for a front that was
-            found in another. By default the front's own latencies count.
+        model: Detector or segmentor with a sparse backbone, wrapped or not.
+        ms: Budget in milliseconds for what the front's ``setting['of']`` names: the whole model or
+            its backbone.
+        front: Front of a search of this checkpoint, or its file. Pass a Front if the budget changes
+            often, since a file is read at each call.
+        table: Latency table of the device and setting that the model runs in, for a front found in
+            another setting. By default the latencies of the front are used.
 
     Returns:
-        The configuration set, an OperatingPoint where there are knobs. An image scale among them is
-        for the caller to follow: the model takes images as they come, see
+        The new configuration, an OperatingPoint if it has knobs. If it sets an image scale, the
+        caller has to resize images, since the model does not, see
         :func:`~.operating_point.image_scale`.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: No configuration is as fast (names the fastest); `ms` is no positive number; the
-            front is of a backbone of other depths, or the table of another backbone (names the
-            differences), or there is one and the front has widths; it has, and the model's units
-            are in no order; the file is no front; or the model holds no sparse backbone. The model
-            then stays as it was.
+        FileNotFoundError: If the file of the front does not exist.
+        ValueError: If no configuration is fast enough (the message names the fastest); `ms` is not
+            positive; the file is not a front; the model has no sparse backbone, other depths than
+            the front, or lacks a knob of the front; the table is of another backbone (the message
+            lists the differences), or is given and the front has widths; or the configuration has
+            widths and the units of the model are not sorted. The model is not changed.
     """
     backbone = get_sparse_backbone(model)
     if not isinstance(front, Front):
@@ -78,7 +78,7 @@ def set_latency_budget(model: nn.Module,
 
 
 def _compare(front: Front, backbone: SparseBackbone, latencies_count: bool) -> None:
-    """Warns of what differs between the front's search and the model at hand."""
+    """Warn about differences between the model of the front's search and this one."""
     key = (front.checkpoint, str(front.setting), front.metric)
     if getattr(backbone, '_compared_with', None) == key:
         return
