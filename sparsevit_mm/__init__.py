@@ -1,8 +1,8 @@
-"""Vision transformers that do not compute what does not matter, for OpenMMLab: SparseViT's window
-pruning in Swin, Evo-ViT's token evolution in ViT and LeViT, SViTE's sparse training.
+"""Sparse vision transformers for OpenMMLab: window pruning in Swin (SparseViT), token evolution in
+ViT and LeViT (Evo-ViT), and sparse training (SViTE).
 
 Importing the package registers backbones and hooks in mmengine's root registries, where mmdet,
-mmseg and mmdet3d find them by name. It needs no toolkit.
+mmseg and mmdet3d find them by name. It requires no toolkit.
 """
 import mmcv
 import mmengine

@@ -1,4 +1,4 @@
-"""From parsed arguments to what the package takes, and errors without a stack."""
+"""Turn command-line arguments into configs and settings, and errors into short messages."""
 import argparse
 import os
 import sys
@@ -16,14 +16,17 @@ from .cost.latency import LatencySetting
 
 
 PACKAGE = Path(__file__).resolve().parent
-OURS = 'tools', 'demo', 'generators', 'benchmarks'  # folders beside it
+OURS = 'tools', 'demo', 'generators', 'benchmarks'  # script folders beside the package
 
 
 @contextmanager
 def clear_errors(show_traceback: bool = False) -> Iterator[None]:
-    """Ends the program with code 1 and one message where the input is at fault: where this package
-    itself raised, or the demo beside it. Errors of other libraries, and those that nobody meant to
-    raise, keep their traceback; all do with `show_traceback`."""
+    """Exit with code 1 and a message instead of a traceback if the input is at fault.
+
+    This applies to a ValueError, FileNotFoundError or FileExistsError raised by this package or
+    the scripts beside it. Errors of other libraries and unexpected errors keep their traceback, as
+    do all errors if `show_traceback` is true.
+    """
     try:
         yield
     except (ValueError, FileNotFoundError, FileExistsError) as error:
@@ -33,7 +36,7 @@ def clear_errors(show_traceback: bool = False) -> Iterator[None]:
 
 
 def _is_meant(error: BaseException) -> bool:
-    """Whether a ``raise`` of this package or of its tools made the error."""
+    """Whether a ``raise`` statement of this package or its scripts made the error."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     file = Path(last.filename).resolve()
     ours = file.is_relative_to(PACKAGE) or file.parent.name in OURS
@@ -41,7 +44,9 @@ def _is_meant(error: BaseException) -> bool:
 
 
 def config_from(args: argparse.Namespace) -> Config:
-    """The config of the command line, with its options, work directory and launcher in place."""
+    """Load the config named on the command line, and apply its options, work directory and
+    launcher.
+    """
     launcher = None
     if 'launcher' in args:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
@@ -50,7 +55,11 @@ def config_from(args: argparse.Namespace) -> Config:
 
 
 def latency_setting(args: argparse.Namespace, cfg: Config) -> LatencySetting:
-    """Raises ValueError where the pipeline gives no size and no ``--shape`` stands in."""
+    """Return the latency setting given on the command line.
+
+    Raises:
+        ValueError: If the test pipeline has no fixed image size and ``--shape`` is not given.
+    """
     shape = args.shape or input_shape(cfg)
     return LatencySetting(shape, args.batch_size, args.dtype, args.device or default_device(),
                           args.threads, args.execution, args.latency_of or 'backbone')

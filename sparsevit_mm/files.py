@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and the way from one to another."""
+"""Atomic writes, and absolute and relative paths in the presence of symbolic links."""
 import os
 import secrets
 from contextlib import contextmanager
@@ -8,10 +8,13 @@ from typing import Iterator, Union
 
 @contextmanager
 def replacing(path: Union[str, os.PathLike]) -> Iterator[Path]:
-    """A file beside `path`, of its suffix and with a name of its own, to write to. It takes the
-    place of `path` if all goes well; else what stood there stays, and nothing else is left."""
+    """Yield a temporary path beside `path` to write to, with a unique name and the same suffix.
+
+    On success the temporary file replaces `path`. On an error `path` is left unchanged and the
+    temporary file is removed.
+    """
     path = Path(path)
-    # Not by process id: those of two containers that share the folder may be the same.
+    # No process id: two containers that share the folder may have the same.
     partial = path.with_name(f'.{path.stem}.{secrets.token_hex(8)}.partial{path.suffix}')
     try:
         yield partial
@@ -22,17 +25,23 @@ def replacing(path: Union[str, os.PathLike]) -> Iterator[Path]:
 
 
 def absolute(path: Union[str, os.PathLike]) -> str:
-    """The absolute path, symbolic links as they were named; but where ``..`` follows one, which
-    Python's ``abspath`` strikes out in the text, the place that the system means."""
+    """Return the absolute path, without resolving symbolic links.
+
+    If ``..`` follows a link, ``os.path.abspath`` may name another file, as it removes ``..`` from
+    the text. The path that the system would follow, with links resolved, is returned then.
+    """
     text = os.path.abspath(path)
     meant = os.path.realpath(path)  # follows links as it goes, as the system does
     return text if os.path.realpath(text) == meant else meant
 
 
 def way_to(path: Union[str, os.PathLike], folder: Union[str, os.PathLike]) -> str:
-    """The path relative to a folder, if that leads there whether ``..`` is followed from link to
-    link, as the system does, or struck out in the text, as Python's ``abspath`` does; else, where a
-    symbolic link lies between, the absolute path."""
+    """Return the path relative to a folder.
+
+    The relative path must lead to the same file whether ``..`` is followed through links, as the
+    system does, or removed from the text, as ``os.path.abspath`` does. Otherwise return the
+    absolute path.
+    """
     target, start = absolute(path), absolute(folder)
     relative = os.path.relpath(target, start)
     joined = os.path.join(start, relative)

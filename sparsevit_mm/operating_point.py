@@ -1,4 +1,7 @@
-"""What a search chooses: ratios, and named values of the model beside them. No torch here."""
+"""Operating points: the sparsity ratios and the other values of a model that a search chooses.
+
+This module does not need torch.
+"""
 import ast
 import math
 from dataclasses import dataclass
@@ -16,18 +19,19 @@ IMAGE_SCALE = 'image_scale'  # factor of the sides of test images
 
 @dataclass(frozen=True)
 class Knob:
-    """A value of the model's test config that a search may set, the size of its images, or the
-    width of a stage.
+    """Value that a search may set: an entry of the model's test config, the size of its images, or
+    the width of a stage.
 
     Attributes:
-        name: Its place in the config: ``model.test_cfg.rpn.max_per_img``. Or :data:`IMAGE_SCALE`,
-            whose values are factors of the sides that the test pipeline resizes to. Or that of a
-            width, see :func:`~.widths.width_name`, whose values are shares of heads or neurons.
-        values: To choose from; a search starts from the first.
+        name: Place in the config, such as ``model.test_cfg.rpn.max_per_img``; or
+            :data:`IMAGE_SCALE`, whose values are factors of the sides that the test pipeline
+            resizes to; or the name of a width, see :func:`~.widths.width_name`, whose values are
+            shares of heads or neurons.
+        values: Values to choose from. A search starts from the first.
 
     Raises:
-        ValueError: Neither below ``model.test_cfg`` nor the image scale; a scale that is no
-            positive number, a width that is no share; no values, or two alike.
+        ValueError: If the name is not one of these, a scale is not a positive number, a width is
+            not a share in (0, 1], there are no values, or two are the same.
     """
     name: str
     values: Tuple[Value, ...]
@@ -54,7 +58,14 @@ class Knob:
 
     @classmethod
     def parse(cls, text: str) -> 'Knob':
-        """From ``NAME=VALUE,VALUE,...``; what is no number, True or False is a text."""
+        """Create a knob from ``NAME=VALUE,VALUE,...``.
+
+        A value that is not a Python literal is a string.
+
+        Raises:
+            ValueError: If the text has another form, or a value is a literal other than a finite
+                number, True or False.
+        """
         name, equals, values = text.partition('=')
         if not equals or not values:
             raise ValueError(f'--knob {text!r} is not NAME=VALUE,VALUE,...')
@@ -62,7 +73,7 @@ class Knob:
 
 
 def _identity(value: Value) -> str:
-    """1 and 1.0 are the same, 1 and True are not."""
+    """Return a key that is the same for 1 and 1.0, but not for 1 and True."""
     return repr(float(value) if type(value) is int else value)
 
 
@@ -78,11 +89,11 @@ def _value(text: str) -> Value:
 
 @dataclass(frozen=True, init=False, repr=False)
 class OperatingPoint(SparsityConfig):
-    """A SparsityConfig with knobs set beside it: frozen and hashable as that is.
+    """SparsityConfig with knob values. It is frozen and hashable too.
 
     Args:
-        sparsity: The configuration.
-        knobs: Name -> value.
+        sparsity: Ratios of the blocks.
+        knobs: Values of the knobs by name.
     """
     knobs: Tuple[Tuple[str, Value], ...] = ()
 
@@ -105,14 +116,17 @@ class OperatingPoint(SparsityConfig):
 def operating_point(sparsity: SparsityConfig,
                     knobs: Union[Mapping[str, Value], Iterable[Tuple[str, Value]]] = ()
                     ) -> SparsityConfig:
-    """The point of ratios and knobs; without knobs it is the SparsityConfig itself."""
+    """Combine ratios and knobs into an OperatingPoint, or a SparsityConfig if there are no knobs.
+
+    Knobs of `sparsity` itself are dropped.
+    """
     knobs = dict(knobs)
     sparsity = SparsityConfig(sparsity, sparsity.depths)
     return OperatingPoint(sparsity, knobs) if knobs else sparsity
 
 
 def short_names(names: Sequence[str]) -> Dict[str, str]:
-    """The ends of dotted names, as long as it takes to tell them apart."""
+    """Map each dotted name to its shortest suffix that no other name ends with."""
     short = {}
     for name in names:
         parts = name.split('.')
@@ -124,12 +138,14 @@ def short_names(names: Sequence[str]) -> Dict[str, str]:
 
 def width_knobs(choices: Mapping[str, Sequence[float]],
                 units: Sequence[Sequence[Tuple[int, int]]]) -> List[Knob]:
-    """A knob for each kind of unit and stage where there is something to choose. Of shares that run
-    the same numbers of units the largest stands for all: one head has no half.
+    """Create a width knob for each kind and stage, unless full width is the only choice.
+
+    Of shares that run the same number of units in each block, only the largest is kept: half of
+    one head is one head.
 
     Args:
-        choices: Kind -> shares, see :func:`~.widths.check_widths`.
-        units: For each stage and block, its heads and neurons.
+        choices: Shares of each kind in descending order, see :func:`~.widths.check_widths`.
+        units: For each stage and block, its numbers of heads and neurons.
     """
     knobs = []
     for kind, shares in choices.items():
@@ -144,33 +160,34 @@ def width_knobs(choices: Mapping[str, Sequence[float]],
 
 
 def image_scale(point: SparsityConfig) -> float:
-    """The factor of the sides of images at a point; 1 where it sets none."""
+    """Return the factor of the image sides at a point, or 1 if it sets none."""
     return float(dict(point.knobs).get(IMAGE_SCALE, 1))
 
 
 def point_of(space: SparsitySpace, sparsity: Any) -> SparsityConfig:
-    """What a backbone of the space takes, with the knobs that were given beside it, if any.
+    """Return the configuration of a space for `sparsity`, with its knobs if it has any.
 
     Args:
-        space: Of the backbone.
-        sparsity: As :meth:`~.sparsity.SparsitySpace.config` takes it, or an OperatingPoint.
+        space: Space of the backbone.
+        sparsity: Anything that :meth:`~.sparsity.SparsitySpace.config` takes, or an
+            OperatingPoint.
     """
     return operating_point(space.config(sparsity), getattr(sparsity, 'knobs', ()))
 
 
 @dataclass(frozen=True)
 class PointSpace(SparsitySpace):
-    """A SparsitySpace whose configurations have knobs beside them: one gene each, after those of
-    the ratios.
+    """SparsitySpace whose configurations also have knobs. The genes of the knobs, one each, follow
+    those of the ratios.
 
     Args:
-        knobs: What may be set.
+        knobs: Knobs that may be set.
     """
     knobs: Tuple[Knob, ...] = ()
 
     @classmethod
     def beside(cls, space: SparsitySpace, knobs: Sequence[Knob]) -> SparsitySpace:
-        """The space with knobs; without any, the space itself."""
+        """Add knobs to a space. Return the space itself if there are none."""
         if not knobs:
             return space
         return cls(space.depths, space.choices, space.group, space.nested, space.dense,
@@ -185,14 +202,18 @@ class PointSpace(SparsitySpace):
         return super().gene_sizes + tuple(len(knob.values) for knob in self.knobs)
 
     def config(self, sparsity: Any) -> SparsityConfig:
-        """See SparsitySpace; knobs that are not given stand at their first value."""
+        """See SparsitySpace. Knobs that are not given take their first value."""
         given = dict(getattr(sparsity, 'knobs', ()))
         return operating_point(super().config(sparsity),
                                {**{knob.name: knob.values[0] for knob in self.knobs}, **given})
 
     def uniform(self) -> List[SparsityConfig]:
-        """One ratio everywhere with each knob at its first value, then dense with each knob at each
-        other value alone; widths of a kind go together, and all together with each ratio."""
+        """Return points at the choices, and at the values of the knobs.
+
+        First, each ratio everywhere with each knob at its first value; then, at the lowest ratio,
+        the other values of each knob alone, where widths of a kind change together; then, if there
+        are widths, points where all widths change together with the ratio.
+        """
         points = super().uniform()
         widths = [knob for knob in self.knobs if knob.is_width]
         kinds = [[knob for knob in widths if knob.name.startswith(f'{kind}_')] for kind in KINDS]
@@ -206,7 +227,7 @@ class PointSpace(SparsitySpace):
         return list(dict.fromkeys(points))
 
     def _with(self, point: SparsityConfig, knobs: Sequence[Knob], place: float) -> SparsityConfig:
-        """With values at a place from 0, the first, to 1, the last."""
+        """Set knobs to the value at a relative position, from 0 for the first to 1 for the last."""
         values = {knob.name: knob.values[round(place * (len(knob.values) - 1))] for knob in knobs}
         return operating_point(point, {**dict(point.knobs), **values})
 
@@ -233,7 +254,9 @@ class PointSpace(SparsitySpace):
 
 
 def point_to_json(point: SparsityConfig) -> Dict:
-    """``sparsity``, one ratio per block, grouped by stage; ``knobs`` if there are any."""
+    """Convert a point to a dict with ``sparsity``, one ratio per block, grouped by stage, and
+    ``knobs`` if it has any.
+    """
     record: Dict = dict(sparsity=point.to_list())
     if point.knobs:
         record['knobs'] = dict(point.knobs)
@@ -241,5 +264,5 @@ def point_to_json(point: SparsityConfig) -> Dict:
 
 
 def point_from_json(record: Mapping, depths: Depths) -> SparsityConfig:
-    """The inverse of :func:`point_to_json`."""
+    """Convert such a dict to a point. Inverse of :func:`point_to_json`."""
     return operating_point(SparsityConfig(record['sparsity'], depths), record.get('knobs') or {})

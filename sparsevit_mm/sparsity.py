@@ -1,4 +1,4 @@
-"""Which ratio each block of a backbone prunes. No torch here."""
+"""Sparsity ratios of the blocks of a backbone. This module does not need torch."""
 import ast
 import math
 from dataclasses import dataclass, field, replace
@@ -11,43 +11,45 @@ Depths = Tuple[int, ...]
 Ratios = Tuple[Tuple[float, ...], ...]
 Genes = Tuple[int, ...]
 
-# Ratios are compared, hashed and printed: 0.1 + 0.2 and 0.3 must be one configuration.
+# Ratios are compared, hashed and printed: 0.1 + 0.2 must equal 0.3.
 _DECIMALS = 6
 
 
 def kept_windows(num_windows: int, ratio: float) -> int:
-    """How many of `num_windows` windows, or tokens, a block runs: floor(nW * (1 - r)), at least 1.
+    """Return how many of `num_windows` windows or tokens a block runs at a sparsity ratio.
 
-    The product is rounded before the floor, so that 10 windows at 0.9 give 1 and not the 0 that
-    binary fractions would make of it (SparseViT, section 3.1; see docs/window_pruning.md).
+    This is floor(nW * (1 - r)), at least 1 (SparseViT, section 3.1; see docs/window_pruning.md).
+    The product is rounded before the floor: 20 windows at 0.9 give 2, not the 1 that binary
+    fractions would give.
     """
     return max(1, math.floor(round(num_windows * (1 - ratio), _DECIMALS)))
 
 
 @dataclass(frozen=True, init=False, repr=False)
 class SparsityConfig:
-    """The sparsity ratio of every block: a frozen, hashable value.
+    """Sparsity ratio of every block, as a frozen, hashable value.
 
-    What a backbone allows beyond that is a matter of its :class:`SparsitySpace`.
+    A backbone may allow only some configurations, see :class:`SparsitySpace`.
 
     Args:
         sparsity: ``None`` or ``0`` (dense); one ratio for all blocks; one per stage; one per
-            group of blocks or one per block, flat or nested by stage; the text of any of these;
-            or another SparsityConfig. Stages may differ in kind: ``[.6, [0], [.2, .4, .5], 0]``
-            is valid for depths (2, 2, 6, 2).
-        depths: Blocks in each stage.
-        group: Consecutive blocks of a stage for which one ratio may stand: Swin's (plain,
-            shifted) pairs by default. What is left at the end of a stage is a group too.
+            group of blocks or one per block, flat or nested by stage; any of these as text; or
+            another SparsityConfig. The form may differ between stages:
+            ``[.6, [0], [.2, .4, .5], 0]`` is valid for depths (2, 2, 6, 2).
+        depths: Number of blocks in each stage.
+        group: Number of consecutive blocks of a stage that one ratio may stand for. The default
+            is for Swin's (plain, shifted) pairs. The last group of a stage may be smaller.
 
     Attributes:
-        ratios: One tuple of floats per stage, one float per block.
+        ratios: One tuple per stage, with one float per block.
 
     Raises:
-        ValueError: Wrong length, or a ratio outside [0, 1). Names stage, block and value.
-        TypeError: Something that holds no ratios.
+        ValueError: If the number of ratios is wrong, or a ratio is outside [0, 1). The message
+            names the stage, block and value of such a ratio.
+        TypeError: If `sparsity`, or a part of it, is neither a number nor a list of numbers.
     """
     ratios: Ratios
-    knobs = ()  # of an OperatingPoint
+    knobs = ()  # overridden in OperatingPoint
 
     def __init__(self, sparsity, depths: Sequence[int], group: int = 2):
         depths = tuple(depths)
@@ -76,8 +78,10 @@ class SparsityConfig:
 
     @property
     def label(self) -> str:
-        """Short text for tables: 'dense', 'uniform 0.6', or the ratios of pairs of
-        blocks, of each block where those of a pair differ."""
+        """Short text for tables: 'dense', 'uniform 0.6', or the ratios of pairs of blocks.
+
+        Stages with a pair whose ratios differ list the ratio of each block.
+        """
         if self.is_dense:
             return 'dense'
         flat = {r for stage in self.ratios for r in stage}
@@ -88,7 +92,7 @@ class SparsityConfig:
         return ' | '.join(' '.join(f'{r:g}' for r in stage) for stage in stages)
 
     def to_list(self) -> List[List[float]]:
-        """Nested lists, one per stage: what a config file or JSON holds."""
+        """Return nested lists, one per stage, for a config file or JSON."""
         return [list(stage) for stage in self.ratios]
 
     def __str__(self) -> str:
@@ -116,7 +120,7 @@ def _num_groups(depth: int, group: int) -> int:
 
 
 def _split_by_stage(sparsity, depths: Depths, group: int) -> Sequence:
-    """For each stage a number or a sequence of numbers."""
+    """Return a number or a sequence of numbers for each stage."""
     if sparsity is None:
         sparsity = 0.
     if _is_ratio(sparsity):
@@ -145,7 +149,7 @@ def _per_group(group: int) -> str:
 
 
 def _spread_stage(stage: int, given, depth: int, group: int) -> Sequence[float]:
-    """One ratio per block of the stage."""
+    """Return one ratio per block of the stage."""
     if _is_ratio(given):
         return [given] * depth
     if isinstance(given, np.ndarray):
@@ -169,7 +173,7 @@ def _check_stage(stage: int, ratios: Sequence[float]) -> Tuple[float, ...]:
         if not _is_ratio(ratio):
             raise TypeError(f'{where} is {ratio!r}, not a number')
         given, ratio = ratio, round(float(ratio), _DECIMALS)
-        if given < 0 or not ratio < 1:  # NaN fails too
+        if given < 0 or not ratio < 1:  # also rejects NaN
             raise ValueError(f'{where} is {given}, outside [0, 1)')
         checked.append(ratio)
     return tuple(checked)
@@ -177,28 +181,30 @@ def _check_stage(stage: int, ratios: Sequence[float]) -> Tuple[float, ...]:
 
 @dataclass(frozen=True)
 class SparsitySpace:
-    """Every configuration that a backbone takes, and those that a search may pick and adaptation
-    may draw: one gene for each group of blocks, the index of its ratio in `choices`.
+    """Space of sparsity configurations that search and adaptation choose from.
 
-    The defaults are Swin's: a (plain, shifted) pair shares a ratio, and ratios never fall within a
-    stage, as its blocks run prefixes of one ranking (SparseViT, section 3.2).
+    A configuration in the space has one gene per group of blocks: the index of its ratio in
+    `choices`. The backbone takes other ratios too, see :meth:`config`. The defaults are for Swin:
+    a (plain, shifted) pair shares a ratio, and ratios never decrease within a stage, as its blocks
+    run prefixes of one ranking (SparseViT, section 3.2).
 
     Args:
-        depths: Blocks in each stage.
-        choices: Ratios a group may take, in [0, 1).
-        group: Consecutive blocks of a stage that share a gene.
-        nested: Whether ratios must not fall within a stage.
-        dense: The first blocks of the backbone, which never prune; groups begin after them.
+        depths: Number of blocks in each stage.
+        choices: Ratios that a group may take, in [0, 1).
+        group: Number of consecutive blocks of a stage that share a gene.
+        nested: Whether ratios must not decrease within a stage.
+        dense: Number of blocks at the start of the backbone that are never pruned. Groups begin
+            after them.
 
     Raises:
-        ValueError: No choices, or one outside [0, 1); groups without blocks.
+        ValueError: If there are no choices, a choice is outside [0, 1), or `group` is less than 1.
     """
     depths: Depths
     choices: Tuple[float, ...] = field(default=tuple(i / 10 for i in range(9)))
     group: int = 2
     nested: bool = True
     dense: int = 0
-    knobs = ()  # of a PointSpace
+    knobs = ()  # overridden in PointSpace
 
     def __post_init__(self):
         choices = tuple(sorted({round(float(c), _DECIMALS) for c in self.choices}))
@@ -218,12 +224,12 @@ class SparsitySpace:
 
     @property
     def prunable(self) -> Tuple[int, ...]:
-        """Blocks in each stage that may prune."""
+        """Number of prunable blocks in each stage."""
         return tuple(depth - skip for depth, skip in zip(self.depths, self._skipped))
 
     @property
     def stage_genes(self) -> Tuple[int, ...]:
-        """Genes in each stage."""
+        """Number of genes in each stage."""
         return tuple(_num_groups(blocks, self.group) for blocks in self.prunable)
 
     @property
@@ -232,23 +238,24 @@ class SparsitySpace:
 
     @property
     def gene_sizes(self) -> Tuple[int, ...]:
-        """Choices of each gene."""
+        """Number of choices of each gene."""
         return (len(self.choices), ) * sum(self.stage_genes)
 
     def of(self, choices: Sequence[float]) -> 'SparsitySpace':
-        """The same with other choices."""
+        """Return a copy of the space with other choices."""
         return replace(self, choices=tuple(choices))
 
     def config(self, sparsity) -> SparsityConfig:
-        """A configuration that the backbone takes, whether or not the choices make it up.
+        """Return a configuration that the backbone takes. Its ratios need not be among the choices.
 
         Args:
-            sparsity: As :class:`SparsityConfig` takes it. One ratio for all, or for a stage, is
-                one for its blocks that may prune.
+            sparsity: Anything that :class:`SparsityConfig` takes. A single ratio for all blocks or
+                for a stage applies to the prunable blocks only.
 
         Raises:
-            ValueError: See SparsityConfig; ratios that fall within a stage where they must not.
-            TypeError: Something that holds no ratios.
+            ValueError: See SparsityConfig. Also if ratios decrease within a stage, in a nested
+                space.
+            TypeError: See SparsityConfig.
         """
         if isinstance(sparsity, str):
             sparsity = _parse_text(sparsity)
@@ -270,28 +277,31 @@ class SparsitySpace:
         return [0.] * self._skipped[stage] + [ratio] * self.prunable[stage]
 
     def uniform(self) -> List[SparsityConfig]:
-        """The configurations with one ratio everywhere, from the lowest choice to the highest."""
+        """Return the configurations with one ratio everywhere, in ascending order of the choices.
+        """
         return [self.config(choice) for choice in self.choices]
 
     def count(self) -> int:
-        """Number of configurations; 120,285 for depths 2-2-6-2 and the nine default choices."""
+        """Return the number of configurations: 120,285 for depths 2-2-6-2 and the default choices.
+        """
         n = len(self.choices)
         return math.prod(math.comb(n + size - 1, size) if self.nested else n**size
                          for size in self.stage_genes)
 
     def by_stage(self, genes: Sequence[int]) -> Iterator[Sequence[int]]:
-        """The genes of each stage."""
+        """Yield the genes of each stage."""
         start = 0
         for size in self.stage_genes:
             yield genes[start:start + size]
             start += size
 
     def decode(self, genes: Sequence[int]) -> SparsityConfig:
-        """The configuration of one gene per group; where ratios are nested, genes are sorted
-        within their stage.
+        """Return the configuration of one gene per group.
+
+        In a nested space, genes are sorted within their stage.
 
         Raises:
-            ValueError: Wrong number of genes.
+            ValueError: If the number of genes is wrong.
         """
         if len(genes) != sum(self.stage_genes):
             raise ValueError(f'{len(genes)} genes, depths {self.depths} take '
@@ -304,10 +314,10 @@ class SparsitySpace:
         return SparsityConfig(stages, self.depths)
 
     def encode(self, config: SparsityConfig) -> Genes:
-        """The genes of a configuration, the inverse of :meth:`decode`.
+        """Return the genes of a configuration. Inverse of :meth:`decode`.
 
         Raises:
-            ValueError: The configuration is not in the space.
+            ValueError: If the configuration is not in the space.
         """
         genes = []
         for skip, stage in zip(self._skipped, self.config(config).ratios):
@@ -329,7 +339,7 @@ class SparsitySpace:
         return True
 
     def sample(self, rng: np.random.Generator) -> SparsityConfig:
-        """One draw per group, sorted within the stage where ratios are nested: as published."""
+        """Draw a choice for each group, sorted within each stage if nested, as published."""
         return self.decode(rng.integers(len(self.choices), size=self.num_genes).tolist())
 
 

@@ -1,4 +1,4 @@
-"""Which share of the heads and FFN neurons of each stage runs. No torch here."""
+"""Shares of the heads and FFN neurons of each stage that run. This module does not need torch."""
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
@@ -8,30 +8,34 @@ Shares = Tuple[float, ...]
 
 
 def unit_count(number: int, share: float) -> int:
-    """How many of so many heads or neurons a share is: the whole part of share * number, as in the
-    code of SViTE, but at least one."""
-    return max(1, int(share * number + 1e-6))  # .29 * 100 is below 29
+    """Return how many of `number` heads or neurons run at a share: floor(share * number), as in the
+    code of SViTE, but at least 1.
+    """
+    return max(1, int(share * number + 1e-6))  # .29 * 100 is below 29 in floating point
 
 
 @dataclass(frozen=True)
 class StageWidths:
-    """Shares of the heads and of the FFN neurons that run, one per stage: the first of each block,
-    so that units have to be ordered by importance. Frozen and hashable.
+    """Shares of the heads and of the FFN neurons that run, one per stage.
+
+    Each block runs its first units, so units must be ordered by importance. Frozen and hashable.
 
     Attributes:
-        heads, ffn: In (0, 1].
+        heads, ffn: Shares in (0, 1], one per stage.
     """
     heads: Shares
     ffn: Shares
 
     @classmethod
     def of(cls, value: Any, num_stages: int) -> 'StageWidths':
-        """From None (all units), ``dict(heads=..., ffn=...)`` with one share for all stages or one
-        for each, either of which may be left out, or other widths.
+        """Create widths from None (all units), ``dict(heads=..., ffn=...)`` or other widths.
+
+        Each entry of the dict is one share for all stages or one per stage, and may be left out.
 
         Raises:
-            ValueError: Another key, another number of shares, or one outside (0, 1].
-            TypeError: None of these.
+            ValueError: If a key is unknown, the number of shares is wrong, or a share is outside
+                (0, 1].
+            TypeError: If `value` is none of these types.
         """
         if isinstance(value, cls):
             value = value.to_dict()
@@ -50,17 +54,17 @@ class StageWidths:
         return min(self.heads + self.ffn, default=1.) == 1.
 
     def to_dict(self) -> Dict[str, List[float]]:
-        """What a config holds."""
+        """Return the shares as a config holds them."""
         return {kind: list(getattr(self, kind)) for kind in KINDS}
 
     def at(self, point: Any) -> 'StageWidths':
-        """The widths at a point: its own, and these where it names none.
+        """Return the widths at a point. Shares that the point does not set stay unchanged.
 
         Args:
-            point: A SparsityConfig, or an OperatingPoint with widths among its knobs.
+            point: A SparsityConfig, or an OperatingPoint that may have widths among its knobs.
 
         Raises:
-            ValueError: It names a stage that is not there.
+            ValueError: If the point names a stage that does not exist.
         """
         if not point.knobs:
             return self
@@ -84,14 +88,18 @@ def _spread(kind: str, given: Any, num_stages: int) -> Shares:
 
 
 def check_share(what: str, share: Any) -> float:
-    """The share as a float; ValueError that begins with `what` unless it is one in (0, 1]."""
+    """Return the share as a float.
+
+    Raises:
+        ValueError: If it is not a number in (0, 1]. The message begins with `what`.
+    """
     if isinstance(share, bool) or not isinstance(share, Real) or not 0 < share <= 1:
         raise ValueError(f'{what} is {share!r}, no share in (0, 1]')
     return float(share)
 
 
 def width_name(kind: str, stage: int) -> str:
-    """Of the width as a value beside the ratios."""
+    """Return the name of the knob of a width, such as 'heads_stage0'."""
     return f'{kind}_stage{stage}'
 
 
@@ -101,8 +109,9 @@ def is_width(name: str) -> bool:
 
 
 def widths_label(point: Any) -> str:
-    """Short text of the widths at a point, of each kind that it names: 'heads 1 0.5 1 1, ffn 0.5';
-    '' if it names none."""
+    """Return a short text of the widths of each kind that a point sets, such as
+    'heads 1 0.5 1 1, ffn 0.5', or '' if it sets none.
+    """
     widths = StageWidths.of(None, len(point.depths)).at(point).to_dict()
     kinds = {name.partition('_stage')[0] for name, _ in point.knobs if is_width(name)}
     return ', '.join(f'{kind} ' + ' '.join(f'{share:g}' for share in (
@@ -111,10 +120,11 @@ def widths_label(point: Any) -> str:
 
 
 def parse_widths(texts: Sequence[str]) -> Dict[str, Shares]:
-    """From ``KIND=SHARE,SHARE,...``, the choices of each kind by its name.
+    """Parse texts of the form ``KIND=SHARE,SHARE,...`` to the choices of each kind.
 
     Raises:
-        ValueError: Another form, a kind twice, or as :func:`check_widths`.
+        ValueError: If a text has another form or a kind occurs twice; see also
+            :func:`check_widths`.
     """
     found: Dict[str, Any] = {}
     for text in texts:
@@ -132,10 +142,11 @@ def parse_widths(texts: Sequence[str]) -> Dict[str, Shares]:
 
 
 def check_widths(choices: Optional[Mapping[str, Sequence[float]]]) -> Dict[str, Shares]:
-    """The shares to choose from for each kind, from the largest on.
+    """Return the shares to choose from for each kind, in descending order.
 
     Raises:
-        ValueError: A kind that is none, no share, two alike, or one outside (0, 1].
+        ValueError: If a kind is unknown or has no list of shares, a share is outside (0, 1], or
+            two are the same.
     """
     checked = {}
     for kind, shares in (choices or {}).items():
