@@ -1,4 +1,4 @@
-"""Arguments of the backbones: do they fit each other, and how mmpretrain's Swin says the same."""
+"""Check arguments of the backbones, and convert those of mmpretrain's Swin."""
 import inspect
 from typing import Callable, Dict
 
@@ -13,7 +13,11 @@ BACKBONE = SparseSwinTransformer.__name__
 
 
 def _values_of(cls: Callable, arguments: Dict) -> Dict:
-    """All arguments of a class, defaults included; ValueError names those that it does not take."""
+    """Return all arguments of a class, including defaults.
+
+    Raises:
+        ValueError: If the class does not take an argument. The message names it.
+    """
     parameters = inspect.signature(cls).parameters
     unknown = sorted(set(arguments) - set(parameters))
     if unknown:
@@ -22,7 +26,7 @@ def _values_of(cls: Callable, arguments: Dict) -> Dict:
 
 
 def check_vit(arguments: Dict) -> SparsitySpace:
-    """As :func:`check_swin`, of EvoVisionTransformer."""
+    """Same as :func:`check_swin`, for EvoVisionTransformer."""
     values = _values_of(EvoVisionTransformer, arguments)
     _check_weights(values, others=True)
     if values['embed_dims'] % values['num_heads']:
@@ -38,16 +42,16 @@ def check_vit(arguments: Dict) -> SparsitySpace:
 
 
 def check_levit(arguments: Dict) -> SparsitySpace:
-    """As :func:`check_swin`, of EvoLeViT: it is built, small as it is."""
+    """Same as :func:`check_swin`, for EvoLeViT, which is small enough to build."""
     return EvoLeViT(**{**arguments, 'init_cfg': None}).space
 
 
 def check_swin(arguments: Dict) -> SparsitySpace:
-    """Makes sure that SparseSwinTransformer takes the arguments and that they fit each other,
-    without the weights that building it would allocate. Returns its space.
+    """Check arguments of SparseSwinTransformer without allocating weights, and return its space.
 
     Raises:
-        ValueError, TypeError: Names the argument at fault.
+        ValueError, TypeError: If it does not take an argument, or arguments do not fit each other.
+            The message names the argument.
     """
     values = _values_of(SparseSwinTransformer, arguments)
     _check_weights(values)
@@ -87,8 +91,8 @@ _ARCHS = {
     'base': dict(embed_dims=128, depths=[2, 2, 18, 2], num_heads=[4, 8, 16, 32]),
     'large': dict(embed_dims=192, depths=[2, 2, 18, 2], num_heads=[6, 12, 24, 48])
 }
-# (default, the one value with a counterpart) of the arguments of mmpretrain's Swin that have one
-# such value at most. drop_rate is of the embedding alone there, norm_cfg of the output norms.
+# (default, the only value with a counterpart) of arguments of mmpretrain's Swin. Its drop_rate
+# applies to the embedding only, its norm_cfg to the output norms.
 _FIXED = dict(
     out_after_downsample=(False, False),
     pad_small_map=(False, True),
@@ -99,11 +103,11 @@ _SAME = ('in_channels', 'window_size', 'drop_path_rate', 'use_abs_pos_embed', 'w
 
 
 def from_mmpretrain(arguments: Dict) -> Dict:
-    """Arguments of the ``SwinTransformer`` of mmpretrain 1.x (mmcls) as those of
+    """Convert arguments of the ``SwinTransformer`` of mmpretrain 1.x (mmcls) to those of
     :class:`.SparseSwinTransformer` that give the same features, training and state dict.
 
     Raises:
-        ValueError: Names an argument that has no counterpart.
+        ValueError: If an argument has no counterpart. The message names it.
     """
     left = dict(arguments)
     for name, (default, value) in _FIXED.items():
@@ -125,7 +129,7 @@ def from_mmpretrain(arguments: Dict) -> Dict:
     patch = patch[0] if isinstance(patch, (list, tuple)) and len({*patch}) == 1 else patch
     new.update(patch_size=patch, strides=[patch] + [2] * (len(arch['depths']) - 1))
 
-    left.pop('norm_eval', None)  # about batch norms, of which a Swin has none
+    left.pop('norm_eval', None)  # affects batch norms only, which Swin lacks
     size, mode = left.pop('img_size', 224), left.pop('interpolate_mode', 'bicubic')
     frozen = left.pop('frozen_stages', -1)
     if new.get('use_abs_pos_embed'):
@@ -138,7 +142,7 @@ def from_mmpretrain(arguments: Dict) -> Dict:
             raise ValueError(f'frozen_stages={frozen} with use_abs_pos_embed has no counterpart: '
                              f'the embedding would be frozen too')
         new['pretrain_img_size'] = size
-    if frozen >= 0:  # the last frozen stage there, their number here
+    if frozen >= 0:  # index of the last frozen stage there, number of frozen stages here
         new['frozen_stages'] = frozen + 1
     new.update(_of_blocks(left.pop('stage_cfgs', None) or {}))
     init_cfg = left.pop('init_cfg', None)
@@ -146,7 +150,7 @@ def from_mmpretrain(arguments: Dict) -> Dict:
         check_init_cfg(init_cfg)
         new['init_cfg'] = dict(type='Pretrained', checkpoint=init_cfg['checkpoint'])
         prefix = init_cfg.get('prefix') or 'backbone'
-        if prefix.rstrip('.') != 'backbone':  # which is where weights are looked for by default
+        if prefix.rstrip('.') != 'backbone':  # the default prefix here
             new['init_cfg']['prefix'] = prefix
     if left:
         raise ValueError(f'{BACKBONE} has no counterpart of {", ".join(sorted(left))}')
@@ -154,7 +158,7 @@ def from_mmpretrain(arguments: Dict) -> Dict:
 
 
 def _of_blocks(stage_cfgs) -> Dict:
-    """What `stage_cfgs` may say where one value holds for all blocks."""
+    """Convert `stage_cfgs`, which may only hold values for all blocks at once."""
     names = dict(window_size='window_size', ffn_ratio='mlp_ratio')
     blocks = stage_cfgs.get('block_cfgs', {}) if isinstance(stage_cfgs, dict) else None
     if not isinstance(blocks, dict) or set(stage_cfgs) - {'block_cfgs'} or set(blocks) - set(names):

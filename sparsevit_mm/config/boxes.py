@@ -1,6 +1,7 @@
-"""Annotation files of detection data in COCO's form: whether they can be trained and scored on.
+"""Check whether annotation files in COCO format can be used for training and scoring detectors.
 
-pycocotools and mmdet tell of a gap by a KeyError, or of no object by a metric of -1.
+pycocotools and mmdet report missing fields only by a KeyError, and missing objects by a metric of
+-1.
 """
 import json
 import math
@@ -15,15 +16,15 @@ from mmengine.registry import DATASETS, init_default_scope
 from .data import is_annotation_loader, leaves
 from .reading import is_type, walk
 
-LARGEST = 200 << 20  # bytes; a larger file takes longer to read than a slip costs
+LARGEST = 200 << 20  # bytes; reading a larger file costs more time than a mistake
 
 
 class Use(NamedTuple):
-    """What a file is read for.
+    """How an annotation file is used.
 
     Attributes:
-        scored: Whether an evaluator counts its objects.
-        from_file: Whether that reads the file by itself.
+        scored: Whether an evaluator scores its objects.
+        from_file: Whether the evaluator reads the file itself.
         masks: Whether masks are trained or scored.
     """
     scored: bool
@@ -32,21 +33,23 @@ class Use(NamedTuple):
 
 
 def check_boxes(cfg: Config, split: str) -> None:
-    """Makes sure that the local COCO files of a split ('train', 'val', 'test') fit the config: its
-    classes are in the file, the heads tell as many apart, there are objects, and every annotation
-    has what is read of it. Where results are written only (``format_only``), a file without
-    annotations will do.
+    """Check that the local COCO files of a data split ('train', 'val', 'test') fit the config.
+
+    The classes must be in the file, the heads must predict as many, there must be objects, and each
+    annotation must have the fields that are read. Where results are only written
+    (``format_only``), the file needs no annotations.
 
     Raises:
-        ValueError: Names file and annotation, class, or head.
-        FileNotFoundError: Names images.
+        ValueError: If the data does not fit. The message names the file and the annotation, class
+            or head.
+        FileNotFoundError: If images are missing. The message names some.
     """
     for leaf in leaves(cfg[f'{split}_dataloader']['dataset']):
         if not (is_type(leaf, 'CocoDataset') and leaf.get('ann_file')):
             continue
         init_default_scope(cfg.get('default_scope', 'mmengine'))
         classes, path = classes_of(leaf), _local_file(leaf)
-        if not leaf.get('return_classes'):  # else names are prompts, and heads score any
+        if not leaf.get('return_classes'):  # else names are prompts, and heads take any number
             _check_heads(cfg, leaf, classes)
         if path is None:
             continue
@@ -61,10 +64,13 @@ def check_boxes(cfg: Config, split: str) -> None:
 
 
 def read_annotations(path: Path, needed: bool = True) -> Dict[str, Any]:
-    """A COCO file. With `needed` off, one without annotations, as those of test-dev, gets none.
+    """Read a COCO file.
+
+    If `needed` is false, a file without annotations, such as those of test-dev, gets an empty
+    list.
 
     Raises:
-        ValueError: It is no such file; says what is missing.
+        ValueError: If it is not a COCO file. The message says what is missing.
     """
     try:
         record = json.loads(path.read_text(encoding='utf-8'))
@@ -80,14 +86,20 @@ def read_annotations(path: Path, needed: bool = True) -> Dict[str, Any]:
 
 
 def objects_of(record: Dict, classes: Sequence[str]) -> List[Dict]:
-    """The annotations that a metric counts: of the classes, all if there are none, and no crowd."""
+    """Return the annotations that a metric counts.
+
+    These are the annotations of the given classes, or of all if none are given, except crowds.
+    """
     ids = _ids(record, classes)
     return [a for a in record['annotations'] if a.get('category_id') in ids
             and not a.get('iscrowd')]
 
 
 def check_objects(path: Path, record: Dict, classes: Sequence[str]) -> None:
-    """Raises ValueError if a file shows no object that a metric counts: pycocotools then gives -1.
+    """Check that a file has objects that a metric counts, without which pycocotools returns -1.
+
+    Raises:
+        ValueError: If there are none.
     """
     if not objects_of(record, classes):
         raise ValueError(f'{path} holds 0 objects of the {len(_ids(record, classes))} classes on '
@@ -113,7 +125,7 @@ def _texts(value) -> List[str]:
 
 
 def _local_file(leaf: ConfigDict) -> Optional[Path]:
-    """Its annotation file, if that is a local one of moderate size."""
+    """Return the annotation file of a dataset if it is local and not too large."""
     if leaf.get('backend_args'):
         return None
     path = Path(leaf.get('data_root') or '') / leaf['ann_file']
@@ -121,7 +133,7 @@ def _local_file(leaf: ConfigDict) -> Optional[Path]:
 
 
 def classes_of(leaf: Dict) -> Tuple[str, ...]:
-    """Names of the classes of a data set, its own by default."""
+    """Return the class names of a dataset, by default those of the dataset's type."""
     built = DATASETS.build({**leaf, 'pipeline': [], 'lazy_init': True})
     return tuple(built.metainfo.get('classes') or ())
 
@@ -147,7 +159,7 @@ def _check_heads(cfg: Config, leaf: ConfigDict, classes: Sequence[str]) -> None:
 
 
 def _heads(model: Dict) -> Iterator[Tuple[str, int]]:
-    """Heads of boxes and masks, with their numbers of classes."""
+    """Yield the box and mask heads with their number of classes."""
     for keys, node in walk(model, ('model', )):
         names = [key for key in keys if not key.isdigit()]
         if names and names[-1] in ('bbox_head', 'mask_head') and isinstance(
@@ -168,8 +180,11 @@ def _check_annotations(path: Path, record: Dict, classes: Sequence[str], use: Us
 
 
 def _problem(annotation: Dict, counts: bool, use: Use) -> str:
-    """What mmdet's CocoDataset or pycocotools would fail on, if anything. The first passes over
-    what is to be ignored and boxes without an area, the second over other classes."""
+    """Return what mmdet's CocoDataset or pycocotools would fail on, or ''.
+
+    The former skips annotations marked `ignore` and boxes without an area, the latter skips other
+    classes.
+    """
     for key in ('image_id', 'category_id'):
         if annotation.get(key) is None:
             return f'has no {key!r}'
@@ -192,13 +207,16 @@ def _problem(annotation: Dict, counts: bool, use: Use) -> str:
 
 
 def _check_images(path: Path, record: Dict, leaf: ConfigDict) -> None:
-    """A missing image would end a training in its midst."""
+    """Check that all images exist and have the fields that are read.
+
+    A missing image would stop training halfway.
+    """
     for image in record['images']:
         lacking = [key for key in ('file_name', 'height', 'width') if image.get(key) is None]
         if lacking:
             raise ValueError(f'{path}: image {image.get("id")} has no {lacking[0]!r}')
     folder = Path(leaf.get('data_root') or '') / (leaf.get('data_prefix') or {}).get('img', '')
-    present: Dict[Path, Set[str]] = {}  # a listing of a folder is faster than a look at each file
+    present: Dict[Path, Set[str]] = {}  # listing a folder is faster than checking each file
     missing = []
     for image in record['images']:
         file = folder / image['file_name']

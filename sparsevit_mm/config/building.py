@@ -1,4 +1,4 @@
-"""What a config describes, built: the Runner, or the sparse backbone alone."""
+"""Build the Runner of a config, or its sparse backbone alone."""
 import re
 from typing import Optional
 
@@ -14,7 +14,7 @@ from .reading import find_backbone, node_at
 
 
 def build_runner(cfg: Config) -> Runner:
-    """The Runner of a config; distributed on CPU too, through gloo."""
+    """Build the Runner of a config. On CPU, distributed runs use gloo."""
     if cfg.get('launcher') == 'pytorch' and not torch.cuda.is_available():
         # mmengine 0.10 sets a CUDA device for any backend, and its default wrapper names one.
         if not dist.is_initialized():
@@ -28,10 +28,10 @@ def build_runner(cfg: Config) -> Runner:
 
 
 def use_amp(cfg: Config) -> None:
-    """Turns on mixed precision as mmdet's ``--amp`` does.
+    """Enable mixed precision as mmdet's ``--amp`` does.
 
     Raises:
-        ValueError: No accelerator: mmengine's AmpOptimWrapper can't do without.
+        ValueError: If there is no CUDA device, which mmengine's AmpOptimWrapper requires.
     """
     if not torch.cuda.is_available():
         raise ValueError('mixed precision in training needs CUDA: mmengine\'s AmpOptimWrapper '
@@ -41,24 +41,25 @@ def use_amp(cfg: Config) -> None:
 
 
 def build_backbone(cfg: Config, checkpoint: Optional[str] = None) -> SparseBackbone:
-    """The backbone of a config alone, with the weights it has in a checkpoint of the whole model,
-    or random ones.
+    """Build only the backbone of a config, with its weights in a checkpoint of the whole model, or
+    random ones.
 
     Raises:
-        FileNotFoundError, ValueError: As find_backbone; no checkpoint, or one that does not fit.
+        FileNotFoundError: If the checkpoint does not exist.
+        ValueError: If the checkpoint does not fit; see also :func:`~.reading.find_backbone`.
     """
     init_default_scope(cfg.get('default_scope', 'mmengine'))
     keys = find_backbone(cfg)
     backbone = MODELS.build({**node_at(cfg, keys), 'init_cfg': None})
     if checkpoint is not None:
-        # A model around the model, as for test-time augmentation, is not in a checkpoint's names.
+        # Checkpoint keys never include a wrapper of the model, as for test-time augmentation.
         prefix = re.sub(r'^(module\.)+', '', '.'.join(map(str, keys[1:])) + '.')
         _load_part(backbone, checkpoint, prefix)
     return backbone
 
 
 def _load_part(module: torch.nn.Module, path: str, prefix: str) -> None:
-    """Loads a module from a checkpoint in which its keys start with `prefix`."""
+    """Load a module from the keys of a checkpoint that start with `prefix`."""
     checkpoint = read_checkpoint(path)
     state = {re.sub(r'^module\.', '', key): value
              for key, value in checkpoint.get('state_dict', checkpoint).items()}

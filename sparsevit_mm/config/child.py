@@ -1,4 +1,4 @@
-"""Child configs: a small file over another config, written whole or not at all."""
+"""Child configs: small files with changes to a base config, written atomically."""
 import keyword
 import os
 from importlib.util import find_spec
@@ -14,7 +14,7 @@ Keys = Tuple[str, ...]
 
 
 def merge(into: Dict, other: Dict) -> None:
-    """Merges nested dicts in place; what is no dict on both sides is replaced."""
+    """Merge nested dicts in place. Values that are not dicts on both sides are replaced."""
     for key, value in other.items():
         if isinstance(value, dict) and isinstance(into.get(key), dict):
             merge(into[key], value)
@@ -23,8 +23,10 @@ def merge(into: Dict, other: Dict) -> None:
 
 
 def writable(cfg: Dict, keys: Sequence[str]) -> Keys:
-    """The keys as far as a child config can follow them. It can't change an item of a list: they
-    end at the first one."""
+    """Return the part of a key path that a child config can set.
+
+    A child config cannot change an item of a list, so the path ends at the first list.
+    """
     for i, key in enumerate(keys):
         if isinstance(cfg, (list, tuple)):
             return tuple(keys[:i])
@@ -33,8 +35,10 @@ def writable(cfg: Dict, keys: Sequence[str]) -> Keys:
 
 
 def body_of(cfg: Dict, paths: Iterable[Sequence[str]]) -> Dict:
-    """The values of a config at some paths, as a child config states them: nested dicts, lists
-    whole."""
+    """Return the values at some key paths as the body of a child config.
+
+    The body consists of nested dicts, with lists in full.
+    """
     body: Dict = {}
     for path in paths:
         keys, value = writable(cfg, path), cfg
@@ -46,25 +50,27 @@ def body_of(cfg: Dict, paths: Iterable[Sequence[str]]) -> Dict:
 
 
 def child_text(config: str, body: Dict, out: Path) -> str:
-    """The text of a child config.
+    """Return the text of a child config.
 
     Args:
-        config: Path of the base, or ``toolkit::path``, which stays as it is.
-        body: What the child changes, as nested dicts.
-        out: Where the child will be: paths of bases are relative to its folder.
+        config: Path of the base config, or ``toolkit::path``, which is used as it is.
+        body: Changes of the child, as nested dicts.
+        out: Path of the child. The base path is relative to its folder, see :func:`~.files.way_to`.
     """
     base = config if '::' in config else way_to(config, out.parent)
     return f'_base_ = [{base!r}]\n' + Config(body).pretty_text
 
 
 def module_of(base: Path, out: Path) -> str:
-    """How a new-style config at `out` imports its base: ``.name`` beside it, ``..folder.name``, or
-    ``package.configs.name`` of an installed package.
+    """Return the module name by which a new-style config at `out` imports its base.
+
+    This is ``.name`` in the same folder, ``..folder.name``, or ``package.configs.name`` in an
+    installed package.
 
     Raises:
-        ValueError: Folders or file have names that no import statement takes.
+        ValueError: If a folder or file name is not valid in an import statement.
     """
-    # The file itself may be a link: what it is based on is looked for beside the link.
+    # A link to the file itself is not resolved: its bases are looked up beside the link.
     base, folder = base.parent.resolve() / base.name, out.parent.resolve()
     parts = Path(os.path.relpath(base.with_suffix(''), folder)).parts
     ups = parts.count('..')
@@ -87,8 +93,11 @@ def _importable(parts) -> bool:
 
 def write_config(text: str, out: Path,
                  check: Callable[[Config], None] = lambda config: None) -> None:
-    """Writes a config file, and reads it back. `check` gets what was read, and may raise: then, as
-    with any error, what was at `out` stays."""
+    """Write a config file atomically, and read it back.
+
+    `check` receives the config that was read, and may raise. On any error, an existing file at
+    `out` is kept.
+    """
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as partial:
         partial.write_text(text, encoding='utf-8')

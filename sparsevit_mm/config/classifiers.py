@@ -1,4 +1,4 @@
-"""How mmpretrain's ViT, distilled DeiT and LeViT say what our backbones do."""
+"""Convert arguments of mmpretrain's ViT, distilled DeiT and LeViT to those of our backbones."""
 from typing import Dict, Sequence
 
 from ..models import EvoLeViT, EvoVisionTransformer
@@ -13,25 +13,25 @@ _SHORT = {'s': 'small', 'b': 'base', 'l': 'large', 'h': 'huge', 'deit-t': 'deit-
 _KEYS = 'embed_dims', 'num_layers', 'num_heads', 'feedforward_channels'
 _VIT_SAME = ('img_size', 'in_channels', 'drop_rate', 'drop_path_rate', 'interpolate_mode',
              'with_cls_token')
-# Arguments with one value that has a counterpart, which is the default.
+# Arguments of which only this value, the default, has a counterpart.
 _VIT_FIXED = dict(qkv_bias=True, layer_scale_init_value=0, patch_cfg={}, layer_cfgs={})
 _LEVIT_SAME = 'img_size', 'mlp_ratio', 'drop_path_rate'
 _LEVIT_FIXED = dict(patch_size=16, attn_ratio=2, act_cfg=dict(type='HSwish'), deploy=False)
 
 
 def vit_of_mmpretrain(arguments: Dict, distilled: bool = False) -> Dict:
-    """Arguments of mmpretrain's ``VisionTransformer`` as those of EvoVisionTransformer that give
-    the same features: a list of map and class token where that gives the class token, which its
-    ``VisionTransformerClsHead`` takes too.
+    """Convert arguments of mmpretrain's ``VisionTransformer`` to those of EvoVisionTransformer.
 
-    Stochastic depth is that of FFNs alone, mmpretrain's is of attention too.
+    The features are the same. Where mmpretrain outputs the class token, the output is a list of
+    feature map and class token, which its ``VisionTransformerClsHead`` takes too. Stochastic depth
+    applies to FFNs only, in mmpretrain also to attention.
 
     Args:
-        arguments: Without its type.
-        distilled: Whether they are of ``DistilledVisionTransformer``.
+        arguments: Arguments without the type.
+        distilled: Whether they are those of ``DistilledVisionTransformer``.
 
     Raises:
-        ValueError: Names an argument that has no counterpart.
+        ValueError: If an argument has no counterpart. The message names it.
     """
     left, name = dict(arguments), EvoVisionTransformer.__name__
     _check_fixed(left, _VIT_FIXED, name)
@@ -62,18 +62,21 @@ def vit_of_mmpretrain(arguments: Dict, distilled: bool = False) -> Dict:
 
 
 def distilled_of_mmpretrain(arguments: Dict) -> Dict:
-    """As :func:`vit_of_mmpretrain`, of ``DistilledVisionTransformer``, whose ``DeiTClsHead`` takes
-    map, class and distillation token too."""
+    """Same as :func:`vit_of_mmpretrain`, for ``DistilledVisionTransformer``.
+
+    Its ``DeiTClsHead`` also takes a list of map, class token and distillation token.
+    """
     return vit_of_mmpretrain(arguments, distilled=True)
 
 
 def levit_of_mmpretrain(arguments: Dict) -> Dict:
-    """Arguments of mmpretrain's ``LeViT`` as those of EvoLeViT that give the same features: with
-    attention biases, and without a class token, so that the attention that patches receive chooses
-    them.
+    """Convert arguments of mmpretrain's ``LeViT`` to those of EvoLeViT that give the same features.
+
+    EvoLeViT then has attention biases and no class token, so patches are selected by the attention
+    that they receive.
 
     Raises:
-        ValueError: Names an argument that has no counterpart.
+        ValueError: If an argument has no counterpart. The message names it.
     """
     left, name = dict(arguments), EvoLeViT.__name__
     _check_fixed(left, _LEVIT_FIXED, name)
@@ -110,7 +113,7 @@ def _check_fixed(arguments: Dict, fixed: Dict, name: str) -> None:
 
 
 def _finished(new: Dict, left: Dict, name: str) -> Dict:
-    """With what initialises; nothing else may be left."""
+    """Add the `init_cfg`, and check that no other argument is left."""
     init_cfg = left.pop('init_cfg', None)
     if init_cfg:
         check_init_cfg(init_cfg, others=name == EvoVisionTransformer.__name__)

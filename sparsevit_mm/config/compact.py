@@ -1,4 +1,5 @@
-"""A config and checkpoint of structured sparse training as those of an ordinary smaller model."""
+"""Convert a config and checkpoint of structured sparse training to those of a smaller dense model.
+"""
 import re
 from copy import deepcopy
 from pathlib import Path
@@ -23,13 +24,13 @@ HOOK, RECORD = 'StructuredSparseTrainingHook', 'structured_sparse_training'
 
 
 class Compaction(NamedTuple):
-    """What was written, and what it amounts to.
+    """Result of :func:`compact_model`.
 
     Attributes:
-        config, checkpoint: The files.
-        before, after: The backbones, in eval mode.
-        difference: Largest between outputs of the two on a random image, dense, as a share of the
-            largest value.
+        config, checkpoint: Paths of the files written.
+        before, after: Backbones before and after compaction, in eval mode.
+        difference: Largest difference between outputs of the two on random images, without
+            sparsity, relative to the largest absolute value of the output.
     """
     config: Path
     checkpoint: Path
@@ -40,29 +41,32 @@ class Compaction(NamedTuple):
 
 def compact_model(config: str, checkpoint: str, out: Path, overwrite: bool = False,
                   options: Optional[Dict] = None) -> Compaction:
-    """Writes a config and a checkpoint of the model in which heads and neurons that are out do not
-    exist: an ordinary dense model, that is tested, measured, searched and exported as any other. Of
-    a config whose backbone has `widths`, as a search over them leaves it, these are cut for good.
+    """Write a config and a checkpoint of the model without its pruned heads and neurons.
 
-    The config is a child of the given one with `block_heads` and `ffn_widths` of the backbone, the
-    new checkpoint to load from, and without StructuredSparseTrainingHook. The checkpoint holds
-    weights and meta data alone.
+    The result is an ordinary dense model, which can be tested, measured, searched and exported
+    like any other. If the backbone of the config has `widths`, as after a search over them, the
+    units beyond these are removed for good.
+
+    The config is a child of the given one. It sets `block_heads` and `ffn_widths` of the backbone,
+    loads the new checkpoint, and drops StructuredSparseTrainingHook. The checkpoint holds only
+    weights and meta data.
 
     Args:
-        config: A file with one sparse backbone; not only ``toolkit::path``, which has none.
-        checkpoint: Of the whole model. Without `widths`, which units exist it says itself where the
-            hook trained it; else those are out that add nothing, see
+        config: Path of a config with one sparse backbone. A bare ``toolkit::path`` has none.
+        checkpoint: Checkpoint of the whole model. Without `widths`, the masks that the hook stored
+            in it tell which units exist. If there are none, units without effect are removed, see
             :func:`~sparsevit_mm.weights.compact`.
-        out: The config to write, NEW.py; the checkpoint lies beside it as NEW.pth.
-        overwrite: Whether the two may be there already.
-        options: Merged into the config, and written with it.
+        out: Path of the config to write, NEW.py. The checkpoint is written beside it as NEW.pth.
+        overwrite: Whether the two files may exist already.
+        options: Options merged into the config, and written with it.
 
     Raises:
-        FileNotFoundError: No such config or checkpoint.
-        FileExistsError: `out` is there.
-        ValueError: The config is one of new style; the model has no sparse backbone or one without
-            heads; the checkpoint does not fit it, was never trained with structured sparsity, or
-            holds masks that do not fit.
+        FileNotFoundError: If the config or checkpoint does not exist.
+        FileExistsError: If a file to write exists and `overwrite` is false.
+        ValueError: If `out` has another suffix or would replace an input; if the config is
+            new-style; if the model has no sparse backbone, or one without heads; or if the
+            checkpoint does not fit it, was never trained with structured sparsity, holds masks
+            that do not fit, or holds masks while the config has `widths`.
     """
     target = out.with_suffix('.pth')
     if out.suffix != '.py':
@@ -111,7 +115,7 @@ def compact_model(config: str, checkpoint: str, out: Path, overwrite: bool = Fal
 
 
 def _masks(checkpoint: Dict, prefix: str) -> Optional[Masks]:
-    """By names within the backbone; None if the checkpoint holds none."""
+    """Return the masks by their names in the backbone, or None if the checkpoint has none."""
     record = checkpoint.get(RECORD)
     if record is None:
         return None
@@ -125,10 +129,10 @@ def _masks(checkpoint: Dict, prefix: str) -> Optional[Masks]:
 
 
 def _changed(base: Dict, keys: Keys, changes: Dict, checkpoint: str):
-    """The config with all changes, and where they are."""
+    """Return the config with all changes, and the key paths of these."""
     new = deepcopy(base)
     node = node_at(new, keys)
-    # Weights of the dense model, that the toolkits would load into this one.
+    # The toolkits would load these weights of the dense model into the smaller one.
     changes = dict(changes, init_cfg=None, **dict.fromkeys({'pretrained'} & set(node)))
     node.update(changes)
     paths: List[Keys] = [(*keys, name) for name in changes]
@@ -147,7 +151,7 @@ def _changed(base: Dict, keys: Keys, changes: Dict, checkpoint: str):
 
 @torch.no_grad()
 def difference(before: SparseBackbone, after: SparseBackbone) -> float:
-    """See :class:`Compaction`."""
+    """Return the relative difference of two backbones, see :class:`Compaction`."""
     side = 8 * max(before.token_sides())
     image = torch.randn(2, before.in_channels, side, side,
                         generator=torch.Generator().manual_seed(0))

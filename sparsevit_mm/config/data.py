@@ -1,4 +1,4 @@
-"""The data that a config names: its data sets within their wrappers, and whether they are there."""
+"""Datasets of a config: find them within their wrappers, and check that their files exist."""
 import json
 from pathlib import Path
 from typing import Dict, Iterator, Optional
@@ -10,7 +10,7 @@ from .reading import is_type, walk
 
 
 def leaves(dataset: ConfigDict) -> Iterator[ConfigDict]:
-    """The data sets within wrappers such as RepeatDataset and ConcatDataset."""
+    """Yield the datasets within wrappers such as RepeatDataset and ConcatDataset."""
     inner = dataset.get('datasets') or dataset.get('dataset')
     if inner is None:
         yield dataset
@@ -20,24 +20,29 @@ def leaves(dataset: ConfigDict) -> Iterator[ConfigDict]:
 
 
 def step_name(step) -> str:
-    """Class of a pipeline's step, as config or as built, without scope and module."""
+    """Return the class name, without scope and module, of a pipeline step given as config or built.
+    """
     kind = step.get('type') if isinstance(step, dict) else type(step)
     return getattr(kind, '__name__', str(kind)).rsplit('.', 1)[-1]
 
 
 def is_annotation_loader(step) -> bool:
-    """Whether a pipeline's step, as config or as built, loads annotations."""
+    """Whether a pipeline step, given as config or built, loads annotations."""
     name = step_name(step)
     return name.startswith('Load') and name.endswith(('Annotation', 'Annotations'))
 
 
 def nuscenes_version(dataset: Dict) -> str:
-    """Version of the tables that a NuScenesDataset's metainfo names; that class's own if none."""
+    """Return the nuScenes version in the metainfo of a NuScenesDataset, or that class's default."""
     return (dataset.get('metainfo') or {}).get('version', 'v1.0-trainval')
 
 
 def input_shape(cfg: Config):
-    """(H, W) of the images that the test pipeline makes."""
+    """Return the (H, W) of the images that the test pipeline makes.
+
+    Raises:
+        ValueError: If the pipeline sets no fixed size.
+    """
     loader = cfg.get('test_dataloader') or cfg.get('val_dataloader') or {}
     dataset = loader.get('dataset', {})
     while 'dataset' in dataset:
@@ -45,10 +50,10 @@ def input_shape(cfg: Config):
     for step in dataset.get('pipeline', []):
         if step_name(step) == 'Resize' and step.get('scale') is not None:
             width, height = scale = to_2tuple(step['scale'])
-            if step.get('keep_ratio'):  # the larger side of `scale` then bounds the longer side
+            if step.get('keep_ratio'):  # the larger value of `scale` bounds the longer side
                 width, height = max(scale), min(scale)
             return height, width
-        if step_name(step) == 'CenterCrop':  # of classifiers, after ResizeEdge
+        if step_name(step) == 'CenterCrop':  # in classifiers, after ResizeEdge
             return to_2tuple(step['crop_size'])[::-1]
         if step_name(step) == 'ImageAugmentation':
             return tuple(step['size'])
@@ -56,13 +61,19 @@ def input_shape(cfg: Config):
 
 
 def check_data(cfg: Config, *splits: str) -> None:
-    """Makes sure that the annotation files and image folders of `splits` ('train', 'val', 'test')
-    are there, before anything is built or written. Of a data set with a `modality` only the
-    folders of its sensors are looked for, of a NuScenesMetric the devkit's tables and maps too.
+    """Check that the annotation files and image folders of data splits exist, before anything is
+    built or written.
+
+    For a dataset with a `modality`, only the folders of its sensors are checked. For a
+    NuScenesMetric, the tables and maps of the devkit are checked too.
+
+    Args:
+        cfg: Config with the data loaders and evaluators.
+        splits: 'train', 'val' or 'test'.
 
     Raises:
-        ValueError: The config has no data loader for the split.
-        FileNotFoundError: Names each file and folder that is missing.
+        ValueError: If the config has no data loader for a split.
+        FileNotFoundError: If a file or folder is missing. The message names each.
     """
     missing = []
     for split in splits:
@@ -100,14 +111,14 @@ def _local_paths(dataset: ConfigDict) -> Iterator[Path]:
 
 
 def _is_used(key: str, modality: Optional[Dict]) -> bool:
-    """Whether a data set of mmdet3d reads from the folder that its data_prefix has under `key`."""
+    """Whether an mmdet3d dataset reads the folder under `key` of its data_prefix."""
     sensor = ('use_lidar' if key in ('pts', 'sweeps') else
               'use_camera' if key.startswith(('img', 'CAM_')) else None)
     return modality is None or sensor is None or bool(modality.get(sensor))
 
 
 def _devkit_paths(data_root: Path, version: str) -> Iterator[Path]:
-    """What the devkit's NuScenes wants to be there, beside the tables within their folder."""
+    """Yield the folder of tables and the map files that the nuScenes devkit requires."""
     yield data_root / version
     maps = data_root / version / 'map.json'
     if maps.exists():

@@ -1,4 +1,4 @@
-"""The search's answer as a small mm config over the one it started from."""
+"""Write the winner of a search as a child of the config that was searched."""
 import logging
 from pathlib import Path
 from typing import Dict, Optional, Sequence
@@ -18,12 +18,12 @@ from .schedules import finetune_schedule
 
 
 def check_exportable(config: str, out: Path, overwrite: bool) -> None:
-    """Refuses early what :func:`export_config` could not write.
+    """Check early whether :func:`export_config` can write its file.
 
     Raises:
-        FileExistsError: `out` is there and not to be overwritten.
-        ValueError: The config is a new-style Python config, which takes no child of the other
-            style.
+        FileExistsError: If `out` exists and `overwrite` is false.
+        ValueError: If the config is a new-style Python config, which cannot be the base of an
+            old-style child.
     """
     if out.exists() and not overwrite:
         raise FileExistsError(f'{out} is there already: --overwrite, or another --out')
@@ -35,19 +35,21 @@ def check_exportable(config: str, out: Path, overwrite: bool) -> None:
 def export_config(cfg: Config, config: str, options: Optional[Dict], sparsity: SparsityConfig,
                   checkpoint: str, out: Path, comments: Sequence[str],
                   scope: Optional[str] = None, importance: Optional[str] = None) -> None:
-    """Writes a child config: sparsity, checkpoint, fine-tune schedule, and the custom hooks
-    without the adaptation hook. ``tools/train.py`` and ``tools/test.py`` take it as it is.
+    """Write a child config with the sparsity, the checkpoint, a schedule for fine-tuning, and the
+    custom hooks without the adaptation hook.
+
+    ``tools/train.py`` and ``tools/test.py`` take it as it is.
 
     Args:
-        cfg: The config that was searched, resolved.
-        config: Its path, or ``toolkit::path``.
-        options: The ``--cfg-options`` of the search: part of what was searched.
-        sparsity: The winner; its knobs and widths are written too, the image scale as the pipelines
-            of val and test.
-        checkpoint: What was searched, the start of fine-tuning.
-        out: The file to write.
-        comments: Lines of provenance.
-        scope, importance: Of the backbone's selection; None for the config's.
+        cfg: Config that was searched, resolved.
+        config: Path of that config, or ``toolkit::path``.
+        options: The ``--cfg-options`` of the search, which are written too.
+        sparsity: Winner of the search. Its knobs and widths are written too, the image scale into
+            the pipelines of val and test.
+        checkpoint: Checkpoint that was searched, from which fine-tuning starts.
+        out: Path of the config to write.
+        comments: Lines of provenance for the head of the file.
+        scope, importance: Arguments of the backbone's selection; None leaves those of the config.
     """
     body = body_of(cfg, (dotted.split('.') for dotted in options or {}))
     merge(body, settings_of(cfg, sparsity, scope, importance))
@@ -74,8 +76,10 @@ def export_config(cfg: Config, config: str, options: Optional[Dict], sparsity: S
 
 def settings_of(cfg: Config, point: SparsityConfig, scope: Optional[str] = None,
                 importance: Optional[str] = None) -> Dict:
-    """What a config is to hold so that its model runs at a point, as nested dicts; see
-    :func:`export_config`."""
+    """Return the config settings that make the model run at a point, as nested dicts.
+
+    See :func:`export_config` for the arguments.
+    """
     body: Dict = {}
     for key, value in dict(sparsity=point.to_list(), scope=scope, importance=importance).items():
         if value is not None:

@@ -1,7 +1,7 @@
-"""Labels: whether they are there, and fit their images and the model. Those of segmentation here,
-those of detection in :mod:`.boxes`.
+"""Check that labels exist and fit their images and the model: segmentation here, detection in
+:mod:`.boxes`.
 
-mm tells of a bad label when it comes to it, often without the file's name, and of some not at all.
+mm reports a bad label only when it loads it, often without the file name, and some not at all.
 """
 import logging
 import os
@@ -18,32 +18,40 @@ from .boxes import check_boxes
 from .data import is_annotation_loader, leaves, step_name
 from .reading import walk
 
-HEADERS = 3000  # of so many images and labels a data set: about a second from a local disk
-LOADED = 8  # so many labels are loaded for their values
+HEADERS = 3000  # images and labels to read per dataset: about a second from a local disk
+LOADED = 8  # labels per dataset to load for their values
 PLAIN_LOADERS = {'LoadImageFromFile', 'LoadAnnotations'}
 
 
 class Classes(NamedTuple):
-    """Attributes:
-        number: Of classes, which labels name from 0 on; None if neither data nor model tell.
-        ignored: Further values a label may have.
+    """Classes of a segmentation dataset.
+
+    Attributes:
+        number: Number of classes, labelled from 0; None if neither data nor model tell.
+        ignored: Other values that a label may have.
     """
     number: Optional[int]
     ignored: Set[int]
 
 
 def check_labels(cfg: Config, *splits: str) -> None:
-    """Makes sure that the segmentation data of `splits` ('train', 'val', 'test'), and detection
-    data in COCO's form (:func:`~.boxes.check_boxes`), can be trained and scored on, before anything
-    is built or written. Others, and remote ones, are passed over.
+    """Check that the segmentation data, and detection data in COCO format
+    (:func:`~.boxes.check_boxes`), of data splits can be used for training and scoring, before
+    anything is built or written. Other and remote datasets are skipped.
 
-    Of segmentation every file must be there, and the classes be as many as the model's. Where mm's
-    own transforms load and change the labels, these must have the size of their images (judged by
-    the headers of up to 3000 images spread over the split) and name classes only (in 8 labels).
+    For segmentation, every file must exist, and the number of classes must be that of the model.
+    If only mm's own transforms load and change the labels, these must also have the size of their
+    images (checked by the headers of up to 3000 images spread over the split) and contain only
+    known classes (checked in 8 labels).
+
+    Args:
+        cfg: Config with the data loaders and the model.
+        splits: 'train', 'val' or 'test'.
 
     Raises:
-        FileNotFoundError: Names the first images or labels that are missing.
-        ValueError: Names the file, or the head of the model, with both figures.
+        FileNotFoundError: If images or labels are missing. The message names the first ones.
+        ValueError: If a label or head does not fit. The message names the file or head, with both
+            numbers.
     """
     for split in splits:
         check_boxes(cfg, split)
@@ -51,7 +59,7 @@ def check_labels(cfg: Config, *splits: str) -> None:
             if not _is_labelled(leaf):
                 continue
             init_default_scope(cfg.get('default_scope', 'mmengine'))
-            # Unserialised, a data set may be empty.
+            # Serialization fails on an empty dataset.
             dataset = DATASETS.build({**leaf, 'pipeline': [], 'serialize_data': False})
             if isinstance(dataset, BaseDataset):
                 try:
@@ -61,13 +69,13 @@ def check_labels(cfg: Config, *splits: str) -> None:
 
 
 def check_classes(model: Dict, classes: Sequence[str]) -> None:
-    """Makes sure that a segmentor's heads tell as many classes apart as the data have.
+    """Check that the heads of a segmentor have as many classes as the data.
 
-    Heads of one output, and auxiliary ones of two, are passed over: they tell one thing from the
-    rest, boundaries say.
+    Heads with one output, and auxiliary heads with two, are skipped: they separate one thing from
+    the rest, such as boundaries.
 
     Raises:
-        ValueError: Names the head and both numbers.
+        ValueError: If the numbers differ. The message names the head and both numbers.
     """
     for place, head in _heads(model):
         number = head['num_classes']
@@ -114,7 +122,7 @@ def _check_dataset(dataset: BaseDataset, pipeline: Sequence[Dict], model: Dict) 
 
 
 def _heads(model: Dict) -> Iterator[Tuple[str, Dict]]:
-    """Heads of a segmentor that name their number of classes, with their place in the config."""
+    """Yield the heads of a segmentor that set a number of classes, with their key path."""
     for kind in ('decode_head', 'auxiliary_head'):
         for keys, node in walk(model.get(kind), ('model', kind)):
             name = [key for key in keys if not key.isdigit()][-1]
@@ -123,8 +131,9 @@ def _heads(model: Dict) -> Iterator[Tuple[str, Dict]]:
 
 
 def _is_plain(pipeline: Sequence[Dict]) -> bool:
-    """Whether only mm's own transforms change the labels, and its plain ones load them: a user's
-    may make labels of any file, and classes of any value."""
+    """Whether mm's plain transforms load the labels, and only transforms of mm change them. Other
+    transforms may read labels from any file, with any values for classes.
+    """
     names = {step_name(step) for step in pipeline if step_name(step).startswith('Load')}
     kinds = [step['type'] for _, step in walk(list(pipeline), ()) if 'type' in step]
     with TRANSFORMS.switch_scope_and_registry(None) as registry:  # of the default scope
@@ -134,21 +143,24 @@ def _is_plain(pipeline: Sequence[Dict]) -> bool:
 
 
 def _spread(infos: List[Dict], most: int) -> List[Dict]:
-    """At most so many, from the first to the last."""
+    """Return at most `most` of the items, evenly spaced from first to last."""
     return [infos[i] for i in np.linspace(0, len(infos) - 1, min(most, len(infos))).astype(int)]
 
 
 def _agree(info: Dict) -> bool:
-    """Whether image and label are fine by their headers. Loading has the last word: it knows more
-    formats, and turns photographs upright."""
+    """Whether image and label have the same size by their headers. A mismatch is not final: loading
+    knows more formats, and applies the rotation stored in photographs.
+    """
     try:
         return _header(info['img_path']) == _header(info['seg_map_path'])
-    except Exception:  # of many kinds, by format
+    except Exception:  # its type depends on the format
         return False
 
 
 def _header(path: str) -> Tuple[int, int]:
-    """Width and height. Raises an error of any kind if the file is no image, or broken off."""
+    """Return width and height. Raises an error of any type if the file is not an image or is
+    truncated.
+    """
     with open(path, 'rb') as file:
         image = Image.open(file)
         if image.format == 'PNG':
@@ -159,15 +171,15 @@ def _header(path: str) -> Tuple[int, int]:
 
 
 def _check_loaded(info: Dict, loaders: Sequence[Dict], classes: Classes) -> Set[int]:
-    """The values of the label."""
+    """Load and check a label, and return its values."""
     results = dict(info)
     for step in loaders:
         path = info['seg_map_path' if is_annotation_loader(step) else 'img_path']
         try:
             results = TRANSFORMS.build(step)(results)
-        except Exception as error:  # of many kinds, by backend
+        except Exception as error:  # its type depends on the backend
             raise ValueError(f'{path} can not be loaded: {" ".join(str(error).split())}') from None
-        if results is None:  # by the loader's own ignore_empty
+        if results is None:  # the loader has ignore_empty set
             return set()
     path, label, shape = info['seg_map_path'], results['gt_seg_map'], results['ori_shape']
     if label.ndim != 2:

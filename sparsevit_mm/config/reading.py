@@ -1,4 +1,4 @@
-"""mm configs: read one, find the sparse backbone in it."""
+"""Read mm configs, and find their sparse backbone."""
 from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
@@ -12,11 +12,12 @@ ADAPTATION_HOOK = 'SparsityAdaptationHook'
 
 
 def load_config(path: str, options: Optional[Dict] = None) -> Config:
-    """A config file, or one that a toolkit ships (``mmdet::mask_rcnn/...``), with the dotted
-    `options` of ``--cfg-options`` merged in.
+    """Load a config file, or one that a toolkit ships (``mmdet::mask_rcnn/...``).
+
+    The dotted `options` of ``--cfg-options`` are merged into it.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: If the file does not exist.
     """
     if '::' in path:
         cfg = get_config(path)
@@ -31,8 +32,10 @@ def load_config(path: str, options: Optional[Dict] = None) -> Config:
 
 def open_config(path: str, options: Optional[Dict] = None, work_dir: Optional[str] = None,
                 launcher: Optional[str] = None) -> Config:
-    """:func:`load_config`, with the work directory (by default the config's own, else
-    work_dirs/NAME_OF_CONFIG) and the job launcher in place."""
+    """Load a config with :func:`load_config`, and set its work directory and job launcher.
+
+    The default work directory is the config's own, else work_dirs/NAME_OF_CONFIG.
+    """
     cfg = load_config(path, options)
     if launcher is not None:
         cfg.launcher = launcher
@@ -49,16 +52,16 @@ def is_type(cfg: Dict, name: str) -> bool:
 
 
 def find_type(cfg: Dict, name: str) -> List[Tuple[str, ...]]:
-    """Keys from the config's top to each dict within its model that builds the class `name`."""
+    """Return the key path, from the config's top, of each dict in its model of class `name`."""
     return [keys for keys, value in walk(cfg.get('model', {}), ('model', ))
             if is_type(value, name)]
 
 
 def find_backbone(cfg: Config) -> Tuple[str, ...]:
-    """Keys from the config's top to the sparse backbone, ``('model', 'backbone')`` say.
+    """Return the key path of the sparse backbone, such as ``('model', 'backbone')``.
 
     Raises:
-        ValueError: There is none, or more than one. Lists the backbones that are there.
+        ValueError: If there is not exactly one. The message lists the config's backbones.
     """
     found = [keys for name in backbone_names() for keys in find_type(cfg, name)]
     if len(found) != 1:
@@ -69,7 +72,7 @@ def find_backbone(cfg: Config) -> Tuple[str, ...]:
 
 
 def list_backbones(cfg: Dict) -> str:
-    """What stands where backbones stand, for messages: ``model.backbone (ResNet)``."""
+    """Return the backbones as text for messages: ``model.backbone (ResNet)``."""
     backbones = [f'{".".join(keys)} ({value.get("type")})'
                  for keys, value in walk(cfg.get('model', {}), ('model', ))
                  if keys[-1].endswith('backbone')]
@@ -77,14 +80,16 @@ def list_backbones(cfg: Dict) -> str:
 
 
 def node_at(cfg, keys: Sequence[str]):
-    """What stands in nested dicts and lists where keys lead; a list's are indices as text."""
+    """Return the value at a key path in nested dicts and lists. Indices of lists may be text."""
     for key in keys:
         cfg = cfg[int(key)] if isinstance(cfg, (list, tuple)) else cfg[key]
     return cfg
 
 
 def pretrained_above(cfg: Dict, keys: Sequence[str]) -> List[Tuple[str, ...]]:
-    """Where the models around a backbone name weights for it, as mmseg's ``model.pretrained``."""
+    """Return the key paths of weights that the models around a backbone load, such as mmseg's
+    ``model.pretrained``.
+    """
     places = (tuple(keys[:end]) for end in range(len(keys)))
     return [(*place, 'pretrained') for place in places
             if isinstance(node_at(cfg, place), dict)
@@ -92,24 +97,28 @@ def pretrained_above(cfg: Dict, keys: Sequence[str]) -> List[Tuple[str, ...]]:
 
 
 def nested(keys: Sequence[str], value) -> Dict:
-    """``nested(('a', 'b'), 1)`` is ``{'a': {'b': 1}}``."""
+    """Return nested dicts: ``nested(('a', 'b'), 1)`` is ``{'a': {'b': 1}}``."""
     for key in reversed(keys):
         value = {key: value}
     return value
 
 
 def set_sparsity(cfg: Config, sparsity) -> None:
-    """Writes the backbone's sparsity into the config. Raises ValueError as find_backbone."""
+    """Set the sparsity of the backbone in the config.
+
+    Raises:
+        ValueError: See :func:`find_backbone`.
+    """
     cfg.merge_from_dict({'.'.join(find_backbone(cfg)): dict(sparsity=sparsity)})
 
 
 def without_adaptation(custom_hooks: Optional[List[Dict]]) -> List[Dict]:
-    """The custom hooks of a config less the adaptation hook."""
+    """Return the custom hooks of a config without the adaptation hook."""
     return [hook for hook in custom_hooks or [] if not is_type(hook, ADAPTATION_HOOK)]
 
 
 def walk(value, keys: Tuple[str, ...]) -> Iterator[Tuple[Tuple[str, ...], ConfigDict]]:
-    """Every dict in a nest of dicts and lists, with the keys that lead to it."""
+    """Yield every dict in nested dicts and lists, with its key path."""
     if isinstance(value, dict):
         if keys:
             yield keys, value

@@ -1,5 +1,7 @@
-"""Images of another size: what a search may choose beside sparsity, and the rival of it (SparseViT
-sets the dense model at 640, 576, 544 and 512 pixels of 672 beside its configurations)."""
+"""Input images of another size: a choice of the search beside sparsity, and its baseline.
+
+SparseViT compares its configurations with the dense model at 640, 576, 544 and 512 of 672 pixels.
+"""
 import copy
 from typing import Sequence, Tuple
 
@@ -8,29 +10,29 @@ from mmengine.utils import to_2tuple
 
 from .data import step_name
 
-_MULTIPLE = 32  # of pixels: no stage of a backbone of stride 32 pads then
+_MULTIPLE = 32  # pixels; no stage of a backbone of stride 32 pads then
 
 
 def at_scale(cfg: Config, factor: float,
              splits: Sequence[str] = ('val', )) -> Tuple[Config, Tuple[int, int]]:
-    """A config whose pipelines make images of another size.
+    """Return a config whose pipelines make images of another size.
 
-    The evaluators of mmdet and mmseg score at the size of the original images, so the figures of
-    all sizes compare.
+    The evaluators of mmdet and mmseg score at the size of the original images, so that metrics at
+    all sizes are comparable.
 
     Args:
-        cfg: Left alone. Its pipelines must load, resize to a fixed scale (as bounds if
+        cfg: Config; not modified. Its pipelines must load, resize to a fixed scale (as bounds if
             `keep_ratio`) and pack, as those of mmdet and mmseg do.
-        factor: By which each side changes; sides become multiples of 32 pixels, the nearest ones.
-        splits: Whose pipelines: 'val', 'test'.
+        factor: Factor of each side. Sides are rounded to multiples of 32 pixels.
+        splits: Data splits whose pipelines to change, such as 'val' and 'test'.
 
     Returns:
-        The config; height and width that its pipelines resize to. With `keep_ratio` these are
-        the bounds of an image that is wider than high.
+        tuple: The config, and the (height, width) that its pipelines resize to. With `keep_ratio`
+        these are the bounds of an image that is wider than high.
 
     Raises:
-        ValueError: A factor that is not positive, a pipeline that does more (names the step), or
-            splits of different sizes.
+        ValueError: If the factor is not positive, a pipeline has another step (the message names
+            it) or no resize, or the sizes of the splits differ.
     """
     if not factor > 0:
         raise ValueError(f'images can not be made {factor} times as large')
@@ -42,7 +44,7 @@ def at_scale(cfg: Config, factor: float,
 
 
 def _scale(dataset: ConfigDict, factor: float, split: str) -> Tuple[int, int]:
-    """Changes the pipeline of a data set; returns the height and width it resizes to."""
+    """Change the pipeline of a dataset in place, and return the (height, width) it resizes to."""
     if 'pipeline' not in dataset:
         raise ValueError(f'{dataset.get("type")} has no pipeline of its own to set another image '
                          f'size in')

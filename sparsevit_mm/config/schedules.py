@@ -1,5 +1,6 @@
-"""Schedules that follow from the one a model was trained with: of its adaptation, and of the
-fine-tuning of a search's winner."""
+"""Schedules derived from a model's training schedule: for its adaptation, and for fine-tuning the
+winner of a search.
+"""
 from copy import deepcopy
 from typing import Any, Dict, List, Optional
 
@@ -12,9 +13,11 @@ WARM_UPS = 'LinearLR', 'ConstantLR'
 
 
 def adaptation_schedule(cfg: Dict) -> Dict[str, Any]:
-    """Settings of the top that make a training config the one of an adaptation: a third of its
-    epochs or iterations at a tenth of its learning rate, as published (SparseViT, section 3.2: 12
-    of 36 epochs). Warm-ups stay as long as they are; what the config does not state is left out.
+    """Return the top-level settings that turn a training config into one of adaptation.
+
+    Adaptation takes a third of the epochs or iterations at a tenth of the learning rate, as
+    published (SparseViT, section 3.2: 12 of 36 epochs). Warm-ups keep their length. Settings that
+    the config does not have are left out.
     """
     new: Dict[str, Any] = {}
     train_cfg = deepcopy(cfg.get('train_cfg') or {})
@@ -42,10 +45,13 @@ def adaptation_schedule(cfg: Dict) -> Dict[str, Any]:
 
 
 def finetune_schedule(cfg: Dict) -> Dict[str, Any]:
-    """Settings for fine-tuning, to be merged: the published ones on COCO under AdamW (36 epochs,
-    steps at 27 and 33, learning rate 1e-5); under another optimizer, elsewhere, and where training
-    is not counted in epochs, the config's own schedule at a tenth of its learning rate. None for a
-    config that has no training part."""
+    """Return settings for fine-tuning, to be merged into the config.
+
+    On COCO, these are the published 36 epochs with steps at 27 and 33, at learning rate 1e-5 under
+    AdamW or Adam, else at a tenth of the config's rate. On other data, or if training is not
+    counted in epochs, the config keeps its schedule at a tenth of its learning rate. A config
+    without a training part gets no settings.
+    """
     if not cfg.get('train_dataloader') or not cfg.get('train_cfg') or _rate(cfg) is None:
         return {}
     slower = dict(optim_wrapper=dict(optimizer=dict(lr=_rate(cfg) / SLOWER)))
@@ -77,7 +83,7 @@ def _is_warm_up(scheduler: Dict) -> bool:
 
 
 def _shortened(scheduler: Dict, warm: int) -> Dict:
-    """Begins that are the end of a warm-up stay."""
+    """Return a shorter scheduler. A `begin` within the warm-up or at its end stays as it is."""
     new = deepcopy(scheduler)
     if _is_warm_up(scheduler):
         return new
@@ -90,7 +96,7 @@ def _shortened(scheduler: Dict, warm: int) -> Dict:
 
 
 def _slower(scheduler: Dict) -> Dict:
-    """A scheduler whose lowest rate, if that is stated, is a tenth too."""
+    """Return a scheduler with a tenth of its lowest rate, if that is set."""
     if not scheduler.get('eta_min'):
         return scheduler
     return {**scheduler, 'eta_min': scheduler['eta_min'] / SLOWER}
@@ -106,7 +112,7 @@ def _distinct(milestones: List[int]) -> List[int]:
 
 
 def _is_coco(cfg: Dict) -> bool:
-    """Whether training is on COCO itself: its data set class, with its 80 classes."""
+    """Whether training uses COCO itself: a CocoDataset with its 80 classes."""
     dataset = cfg['train_dataloader']['dataset']
     while 'dataset' in dataset:
         dataset = dataset['dataset']

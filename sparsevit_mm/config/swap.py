@@ -1,4 +1,4 @@
-"""Any mm config with a Swin or ViT backbone as one that is sparse: a small child over it."""
+"""Replace the Swin or ViT backbone of any mm config by a sparse one, in a small child config."""
 from copy import deepcopy
 from pathlib import Path
 from typing import Dict, Iterator, List
@@ -21,31 +21,34 @@ CHECKED = ('model', 'custom_hooks', 'custom_imports')
 
 def swap_backbone(config: str, out: Path, sparsity: Sparsity = None, adapt: bool = False,
                   overwrite: bool = False) -> List[Swap]:
-    """Writes a child of a config in which each ``SwinTransformer`` of the model, at any depth, is
-    a :class:`.SparseSwinTransformer` of the same arguments, each ``VisionTransformer`` of mmseg an
-    :class:`.EvoVisionTransformer`, and those of mmpretrain and its ``LeViT`` our counterparts, see
-    :mod:`.classifiers`. All else stays.
+    """Write a child of a config in which the dense backbones of the model are sparse.
 
-    The child of a new-style config (``read_base``) is one too.
+    At any depth of the model, each ``SwinTransformer`` becomes a :class:`.SparseSwinTransformer`
+    and each ``VisionTransformer`` of mmseg an :class:`.EvoVisionTransformer` with the same
+    arguments. The arguments of mmpretrain's backbones, among them ``LeViT``, are converted, see
+    :mod:`.arguments` and :mod:`.classifiers`. All else stays. The child of a new-style config
+    (``read_base``) is new-style too.
 
     Args:
-        config: A file, or ``toolkit::path``.
-        out: The file to write.
-        sparsity: Of the backbones, anything that SparsityConfig takes; None leaves them dense.
-        adapt: Whether to append the SparsityAdaptationHook to the custom hooks, with a dense
-            teacher, give skipped windows an update that it trains, and train on for a third of the
-            config's schedule at a tenth of its rate, see
-            :func:`~.schedules.adaptation_schedule`. It starts from ``load_from``, the dense model's
-            checkpoint, not from ImageNet weights.
-        overwrite: Whether `out` may be there already.
+        config: Path of the config, or ``toolkit::path``.
+        out: Path of the config to write.
+        sparsity: Sparsity of the backbones, in any form that SparsityConfig takes. None leaves
+            them dense.
+        adapt: Whether to set up adaptation: append the SparsityAdaptationHook with a dense teacher
+            to the custom hooks, give skipped windows of Swin an update that is trained, and train
+            for a third of the config's schedule at a tenth of its learning rate, see
+            :func:`~.schedules.adaptation_schedule`. It starts from ``load_from``, the checkpoint
+            of the dense model, not from ImageNet weights.
+        overwrite: Whether `out` may exist already.
 
     Raises:
-        FileNotFoundError: There is no such config.
-        FileExistsError: `out` is there.
-        ValueError: There is no Swin or ViT, or there is a sparse one already; arguments without a
-            counterpart, or that don't fit each other or `sparsity`; several backbones and `adapt`;
-            a new-style config that no import statement in `out` can name; `out` is the config or
-            one of its bases. Nothing is written then.
+        FileNotFoundError: If the config does not exist.
+        FileExistsError: If `out` exists and `overwrite` is false.
+        ValueError: If the model has no backbone with a sparse counterpart, or a sparse one
+            already; if arguments have no counterpart, or do not fit each other or `sparsity`; if
+            there are several backbones and `adapt`; if no import statement in `out` can name a
+            new-style config; or if `out` is the config or one of its bases. Nothing is written
+            then.
     """
     if out.suffix != '.py':
         raise ValueError(f'{out}: the name of the new config must end in .py')
@@ -58,7 +61,7 @@ def swap_backbone(config: str, out: Path, sparsity: Sparsity = None, adapt: bool
     if out.exists() and not new_style and out.resolve() in map(Path.resolve, _files(cfg.filename)):
         raise ValueError(f'{out} is a base of {config}: give another name for the new config')
 
-    base = cfg.to_dict()  # not the config itself, which would import what a lazy type names
+    base = cfg.to_dict()  # a Config would import the classes that lazy types name
     swaps = find_swaps(base, config, sparsity)
     if adapt and len(swaps) > 1:
         raise ValueError(f'{ADAPTATION_HOOK} adapts exactly one backbone; {config} holds '
@@ -87,17 +90,19 @@ def swap_backbone(config: str, out: Path, sparsity: Sparsity = None, adapt: bool
 
     try:
         write_config(text, out, check)
-    except NameError as error:  # of a whole list: float('inf') is written as inf
+    except NameError as error:  # in a list written in full: float('inf') becomes inf
         raise ValueError(f'{config} holds what a child config can\'t state: {error}') from None
     return swaps
 
 
 def ensure_sparse(config: str, folder: Path) -> str:
-    """A config with a sparse backbone for any with a dense one: itself, or NAME_sparse.py in
-    `folder`.
+    """Return a config with a sparse backbone for any config that :func:`swap_backbone` takes.
+
+    This is `config` itself if it has a sparse backbone, else a child of it that is written to
+    NAME_sparse.py in `folder`, where it replaces an older one.
 
     Raises:
-        As :func:`swap_backbone`.
+        FileNotFoundError, ValueError: See :func:`swap_backbone`.
     """
     if find_backbones(_load(config).to_dict(), backbone_names()):
         return config
@@ -114,21 +119,21 @@ def _load(config: str) -> Config:
 
 
 def _files(path: str) -> Iterator[Path]:
-    """A config file and all that it is based on."""
+    """Yield a config file and all its bases."""
     yield Path(path)
     for base in base_files(path):
         yield from _files(base)
 
 
 def _no_pretraining(base: Dict, keys: Keys) -> Dict:
-    """Arguments that keep a backbone from loading weights of a pretraining, where it does so."""
+    """Return arguments that disable the pretrained weights a backbone is set to load."""
     node = node_at(base, keys)
     return {name: None for name in ('init_cfg', 'pretrained') if node.get(name) is not None}
 
 
 def _swapped(base: Dict, swaps: List[Swap], adapt: bool, new_style: bool) -> Dict:
-    """The whole config as it is to be."""
-    prefix = f'{PACKAGE}.' if new_style else ''  # a class there, which to_dict names so
+    """Return the whole config that the child must amount to."""
+    prefix = f'{PACKAGE}.' if new_style else ''  # a class there, named in full by to_dict
     new = deepcopy(base)
     for swap in swaps:
         node = node_at(new, swap.keys)
@@ -152,7 +157,7 @@ def _swapped(base: Dict, swaps: List[Swap], adapt: bool, new_style: bool) -> Dic
 
 
 def _body(base: Dict, expected: Dict, swaps: List[Swap], adapt: bool) -> Dict:
-    """The difference of two configs, as mm merges a child into its base."""
+    """Return the difference of two configs in the form that mm merges into the base."""
     new, paths = deepcopy(expected), [('custom_imports', 'imports')]
     if 'custom_imports' in base and base['custom_imports'] is None:
         new['custom_imports']['_delete_'] = True
@@ -161,7 +166,7 @@ def _body(base: Dict, expected: Dict, swaps: List[Swap], adapt: bool) -> Dict:
         if not swap.whole:
             paths += [(*swap.keys, name) for name in ('type', *swap.arguments)]
             continue
-        if writable(new, swap.keys) == swap.keys:  # within a list, all is replaced anyway
+        if writable(new, swap.keys) == swap.keys:  # a list is replaced in full anyway
             node_at(new, swap.keys)['_delete_'] = True
         paths.append(swap.keys)
     if adapt:
@@ -173,7 +178,7 @@ def _body(base: Dict, expected: Dict, swaps: List[Swap], adapt: bool) -> Dict:
 
 
 def _schedule_body(base: Dict) -> Dict:
-    """What a child states to get :func:`~.schedules.adaptation_schedule`."""
+    """Return what a child states to get :func:`~.schedules.adaptation_schedule`."""
     body = _changed(base, adaptation_schedule(base))
     if base.get('load_from') is None:
         body['load_from'] = None
@@ -181,14 +186,17 @@ def _schedule_body(base: Dict) -> Dict:
 
 
 def _changed(old: Dict, new: Dict) -> Dict:
-    """The part of nested dicts that differs."""
+    """Return the part of the nested dicts `new` that differs from `old`."""
     return {key: _changed(old[key], value) if isinstance(value, dict) and isinstance(
                 old.get(key), dict) else value
             for key, value in new.items() if old.get(key) != value}
 
 
 def _without_scopes(value):
-    """mm adds `_scope_` to what comes from ``toolkit::path``; bare names are found in each."""
+    """Remove ``_scope_``, which mm adds to configs from ``toolkit::path``.
+
+    Names without a scope are found either way.
+    """
     if isinstance(value, dict):
         return {k: _without_scopes(v) for k, v in value.items() if k != '_scope_'}
     if isinstance(value, (list, tuple)):
@@ -197,7 +205,10 @@ def _without_scopes(value):
 
 
 def _new_style_text(module: str, base: Dict, swaps: List[Swap], adapt: bool) -> str:
-    """The classes are imported, so that no `custom_imports` is needed (mm heeds none there)."""
+    """Return the text of a new-style child.
+
+    It imports the classes, so it needs no `custom_imports`, which mm ignores in new-style configs.
+    """
     names = [*dict.fromkeys(swap.kind.name for swap in swaps), *([ADAPTATION_HOOK] * adapt)]
     lines = ['from mmengine.config import read_base', '', 'with read_base():',
              f'    from {module} import *', '', f'from {PACKAGE} import {", ".join(names)}', '']
@@ -218,7 +229,7 @@ def _new_style_text(module: str, base: Dict, swaps: List[Swap], adapt: bool) -> 
 
 
 def _target(base: Dict, keys: Keys) -> str:
-    """How Python names a place within nested dicts and lists."""
+    """Return the Python expression for a place within nested dicts and lists."""
     target, node = keys[0], base[keys[0]]
     for key in keys[1:]:
         target += f'[{key}]' if isinstance(node, (list, tuple)) else f'[{key!r}]'
@@ -227,7 +238,7 @@ def _target(base: Dict, keys: Keys) -> str:
 
 
 def _assignments(target: str, value) -> Iterator[str]:
-    """Lines that set values within nested dicts."""
+    """Yield lines that set values within nested dicts."""
     if not isinstance(value, dict):
         yield f'{target} = {value!r}'
         return

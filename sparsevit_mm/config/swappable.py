@@ -1,4 +1,4 @@
-"""The dense backbones of a config that have a sparse counterpart, and the arguments of that."""
+"""Find the dense backbones of a config that have a sparse counterpart, and its arguments."""
 from typing import Callable, Dict, Iterable, List, NamedTuple, Tuple
 
 from ..models import EvoLeViT, EvoVisionTransformer, SparseSwinTransformer, backbone_names
@@ -13,14 +13,14 @@ CLASSIFIERS = ('mmpretrain', 'mmcls')
 
 
 class Kind(NamedTuple):
-    """What takes the place of a dense backbone.
+    """Sparse counterpart of a dense backbone.
 
     Attributes:
-        name: Of its class.
-        check: Arguments -> its SparsitySpace; raises on those that do not fit.
-        to_adapt: Arguments where it is to be adapted.
-        of_mmpretrain: Arguments of mmpretrain's class of that name -> ours.
-        elsewhere: Whether other toolkits have a class of that name, with our arguments.
+        name: Name of its class.
+        check: Function that returns the SparsitySpace of arguments; raises if they do not fit.
+        to_adapt: Additional arguments for adaptation.
+        of_mmpretrain: Function that converts arguments of mmpretrain's class to ours.
+        elsewhere: Whether other toolkits have a class of the same name with our arguments.
     """
     name: str
     check: Callable[[Dict], SparsitySpace]
@@ -40,14 +40,14 @@ KINDS = {
 
 
 class Swap(NamedTuple):
-    """One backbone that changes.
+    """Replacement of one backbone.
 
     Attributes:
-        keys: From the config's top to it.
-        old_type: What it was, as the config has it.
-        kind: What takes its place.
-        arguments: What is written: all of its arguments if `whole`, else those that change.
-        whole: Whether its other arguments go.
+        keys: Key path of the backbone from the top of the config.
+        old_type: Its type in the config.
+        kind: Counterpart that replaces it.
+        arguments: Arguments to write: all if `whole`, else those that change.
+        whole: Whether its other arguments are removed.
     """
     keys: Keys
     old_type: str
@@ -61,11 +61,12 @@ class Swap(NamedTuple):
 
 
 def find_swaps(base: Dict, config: str, sparsity: Sparsity) -> List[Swap]:
-    """What changes in a config, given as plain dicts, where each such backbone is to be sparse.
+    """Find what changes in a config, given as plain dicts, to make its backbones sparse.
 
     Raises:
-        ValueError: There is none, or a sparse one already; arguments that have no counterpart, or
-            fit neither each other nor `sparsity`. Names `config` and the place.
+        ValueError: If no backbone has a sparse counterpart, or one is sparse already; if
+            arguments have no counterpart, or do not fit each other or `sparsity`. The message
+            names `config` or the key path of the backbone.
     """
     sparse = find_backbones(base, backbone_names())
     if sparse:
@@ -80,7 +81,8 @@ def find_swaps(base: Dict, config: str, sparsity: Sparsity) -> List[Swap]:
 
 
 def find_backbones(base: Dict, names: Iterable[str]) -> List[Tuple[str, Keys]]:
-    """Classes among `names` that the model of a config is built of, with their places."""
+    """Return class name and key path of each dict in a config's model that builds one of `names`.
+    """
     return [(name, keys) for name in names for keys in find_type(base, name)]
 
 
@@ -102,7 +104,7 @@ def _swap(base: Dict, keys: Keys, sparsity: Sparsity, kind: Kind) -> Swap:
         if sparsity is not None:
             new['sparsity'] = sparsity
         if kind.name == EvoVisionTransformer.__name__ and not node.get('with_cls_token', True):
-            new['importance'] = 'received'  # there is no class attention
+            new['importance'] = 'received'  # there is no class token to rank by
         space = kind.check({**arguments, **new})
         if sparsity is not None:
             ratios = space.config(sparsity).to_list()

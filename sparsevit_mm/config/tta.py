@@ -1,4 +1,4 @@
-"""Test-time augmentation, as mmdet's and mmseg's test.py turn it on."""
+"""Test-time augmentation, set up as in the test.py of mmdet and mmseg."""
 from copy import deepcopy
 
 from mmengine.config import Config
@@ -11,12 +11,13 @@ META_KEYS = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'fl
 
 
 def use_tta(cfg: Config) -> None:
-    """Puts the config's ``tta_model`` around its model and its ``tta_pipeline`` into the test data.
-    A config of mmdet that has none gets flipping and NMS at 0.5, as there.
+    """Wrap the model in the config's ``tta_model``, and use its ``tta_pipeline`` for the test data.
+
+    An mmdet config without them gets flipping and NMS at IoU 0.5, as in mmdet.
 
     Raises:
-        ValueError: The config has none (names what is missing), or predicts masks, which mmdet
-            can't merge.
+        ValueError: If the config has none (the message names what is missing), or the model
+            predicts masks, which mmdet cannot merge.
     """
     datasets = list(leaves(cfg.test_dataloader.dataset))
     if cfg.get('default_scope') == 'mmdet':
