@@ -1,4 +1,7 @@
-"""Export to ONNX and torch.export. Importing it needs torch alone; see docs/deployment.md."""
+"""Export to ONNX and torch.export, see docs/deployment.md.
+
+The ONNX packages are imported only when they are used.
+"""
 from .check import check_onnx, check_program, measure_onnx, open_session
 from .export import export_onnx, export_program
 

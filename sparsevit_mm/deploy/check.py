@@ -1,4 +1,4 @@
-"""Compares exported files to PyTorch, and times them beside it."""
+"""Compare exported files with PyTorch, and measure their latency beside it."""
 import os
 from functools import partial
 from typing import Callable, List, Optional, Sequence, Tuple
@@ -14,29 +14,30 @@ from .export import (INPUT, PathLike, batch_group, frozen, need, need_torch, out
                      random_image)
 
 TOLERANCE = 1e-4
-# Relative gaps between scores below this are what fp32 leaves of ties.
+# Smaller relative gaps between scores are ties up to rounding in fp32.
 ROUNDING = 1e-5
 
 
 def check_onnx(path: PathLike, backbone: SparseBackbone,
                batch_sizes: Optional[Sequence[int]] = None, seeds: Sequence[int] = range(3),
                tolerance: float = TOLERANCE) -> float:
-    """Compares a file of :func:`export_onnx`, run by onnxruntime, to the backbone in PyTorch.
+    """Compare a file of :func:`export_onnx`, run by onnxruntime, with the backbone in PyTorch.
 
     Args:
-        path: The file.
-        backbone: At the sparsity of the file.
-        batch_sizes: Default: the file's own; 1, 2 and 3 groups if that is dynamic, where a group
-            is an image unless images share a budget.
-        seeds: One random input for each seed and batch size.
+        path: Path of the file.
+        backbone: Backbone at the sparsity of the file.
+        batch_sizes: Batch sizes to compare at. Defaults to the file's own, or to 1, 2 and 3 groups
+            if that is dynamic. A group is one image unless images share a budget.
+        seeds: Seeds of the random inputs, one input per seed and batch size.
         tolerance: Largest absolute difference allowed.
 
     Returns:
-        The largest absolute difference over all inputs and outputs.
+        float: Largest absolute difference over all inputs and outputs.
 
     Raises:
-        ValueError: A larger difference, or other outputs: names output and input, and says how
-            close the choice of windows was.
+        ValueError: If the outputs have other shapes, or a difference exceeds `tolerance`. The
+            message then names the output and the input, and says how close the choice of windows
+            was.
     """
     session = open_session(path)
     batch, _, *shape = session.get_inputs()[0].shape
@@ -51,8 +52,10 @@ def check_onnx(path: PathLike, backbone: SparseBackbone,
 def check_program(path: PathLike, backbone: SparseBackbone,
                   batch_sizes: Optional[Sequence[int]] = None, seeds: Sequence[int] = range(3),
                   tolerance: float = TOLERANCE) -> float:
-    """As :func:`check_onnx`, for a file of :func:`export_program`. Where images share a budget, a
-    program of any batch takes two groups or more."""
+    """Same as :func:`check_onnx`, for a file of :func:`export_program`.
+
+    If images share a budget, a program with a dynamic batch takes two or more groups.
+    """
     need_torch()
     program = torch.export.load(path)
     name, = program.graph_signature.user_inputs
@@ -68,16 +71,20 @@ def check_program(path: PathLike, backbone: SparseBackbone,
 def measure_onnx(paths: Sequence[PathLike], backbones: Sequence[SparseBackbone],
                  setting: LatencySetting,
                  rounds: int = 15) -> Tuple[List[Latency], List[Latency]]:
-    """Runs files in onnxruntime and backbones in PyTorch in turn, `rounds` times after a warm-up.
+    """Time files in onnxruntime and backbones in PyTorch alternately, after a warm-up round.
 
     Args:
-        paths: Files that take the shape and batch of `setting`.
-        backbones: What PyTorch runs.
-        setting: fp32 on the CPU.
-        rounds: How often each is run.
+        paths: Paths of files that take the shape and batch size of `setting`.
+        backbones: Backbones to run in PyTorch.
+        setting: Latency setting, in fp32 on the CPU.
+        rounds: Number of timed runs of each.
 
     Returns:
-        Latencies of the files, with ratios to the first, and the same of the backbones.
+        tuple: Latencies of the files and of the backbones, each with ratios to the first of its
+        kind.
+
+    Raises:
+        ValueError: If `rounds` is less than 1.
     """
     if rounds < 1:
         raise ValueError(f'{rounds} rounds: at least one is needed')
@@ -95,11 +102,11 @@ def measure_onnx(paths: Sequence[PathLike], backbones: Sequence[SparseBackbone],
 
 
 def open_session(path: PathLike, num_threads: int = 1):
-    """An onnxruntime session on the CPU."""
+    """Create an onnxruntime session on the CPU."""
     onnxruntime, = need('onnxruntime')
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
-    # Its threads would go on spinning after a run, while PyTorch is timed.
+    # Its threads would keep spinning after a run, while PyTorch is timed.
     options.add_session_config_entry('session.force_spinning_stop', '1')
     return onnxruntime.InferenceSession(os.fspath(path), options, ['CPUExecutionProvider'])
 
@@ -118,7 +125,7 @@ def _worst_difference(run: Callable[[Tensor], Sequence[Tensor]], backbone: Spars
         for name, w, f in zip(output_names(model), wanted, found):
             difference = (w - f).abs()
             largest = difference.max().item()
-            if not largest <= tolerance:  # NaN too
+            if not largest <= tolerance:  # also rejects NaN
                 gap = model.smallest_margin(image)
                 raise ValueError(
                     f'output {name} differs from PyTorch by {largest:.3g} (allowed: '

@@ -1,7 +1,7 @@
-"""Writes the backbone as an ONNX file or a torch.export program.
+"""Export the backbone as an ONNX file or a torch.export program.
 
-Height and width are fixed, since the tables of windows are constants of the graph; the batch may
-be dynamic. Which windows run is decided within the graph, for each image.
+Height and width are fixed, since the tables of windows are constants of the graph. The batch size
+may be dynamic. The graph itself selects the windows to run, for each image.
 """
 import importlib
 import logging
@@ -23,30 +23,31 @@ from ..models.selection.ranking import BATCH
 PathLike = Union[str, os.PathLike]
 INPUT = 'image'
 MIN_TORCH = '2.6'
-MIN_OPSET = 18  # torch's exporter writes none below
-MAX_BYTES = 2**31 - 2**20  # protobuf's limit on a file, less some room for the graph
+MIN_OPSET = 18  # minimum of torch's exporter
+MAX_BYTES = 2**31 - 2**20  # protobuf's file size limit, less some room for the graph
 
 
 def export_onnx(backbone: SparseBackbone, path: PathLike, shape: Sequence[int],
                 batch_size: int = 1, dynamic_batch: bool = False,
                 opset: int = MIN_OPSET) -> None:
-    """Writes the backbone, at its current sparsity, in fp32 and eval mode, to one ONNX file.
+    """Export the backbone, at its current sparsity, in fp32 and eval mode, to one ONNX file.
 
-    The file holds one input `image`, (B, in_channels, H, W), and an output `stage0`, `stage1`,
-    ... for each of `out_indices`. A failure leaves what stood at `path` before.
+    The file has one input `image` of shape (B, in_channels, H, W), and an output ``stage{i}`` for
+    each i in `out_indices`. On failure, an existing file at `path` is kept.
 
     Args:
-        backbone: Left as it is.
-        path: FILE.onnx in a folder that exists.
+        backbone: Backbone to export; not modified.
+        path: Path FILE.onnx in an existing folder.
         shape: (H, W), in pixels.
-        batch_size: Images B; of no effect if `dynamic_batch`.
-        dynamic_batch: Whether the file takes any number of images.
+        batch_size: Batch size B. Has no effect if `dynamic_batch`.
+        dynamic_batch: Whether the file takes any batch size; where images share a budget, any
+            multiple of their group size.
         opset: Version of the ONNX operator set, at least 18.
 
     Raises:
-        ValueError: A bad argument, windows kept at random, a package that is missing, a torch
-            before 2.6, or more weights than fit one file.
-        FileNotFoundError: The folder is not there.
+        ValueError: If an argument is invalid, windows are selected at random, a package is
+            missing, torch is older than 2.6, or the weights exceed the limit of one file.
+        FileNotFoundError: If the folder does not exist.
     """
     onnx, _ = need('onnx', 'onnxscript')
     if not MIN_OPSET <= opset <= onnx.defs.onnx_opset_version():
@@ -60,7 +61,7 @@ def export_onnx(backbone: SparseBackbone, path: PathLike, shape: Sequence[int],
             _fix_layouts(_trace(backbone, shape, batch_size, dynamic_batch)),
             dynamo=True,
             opset_version=opset,
-            # For the name; a multiple of a group has one of its own.
+            # Only names the axis; a multiple of a group gets another name.
             dynamic_shapes=({0: 'batch'}, ) if dynamic_batch and batch_group(
                 frozen(backbone)) == 1 else None,
             input_names=[INPUT],
@@ -68,16 +69,19 @@ def export_onnx(backbone: SparseBackbone, path: PathLike, shape: Sequence[int],
             custom_translation_table={torch.ops.aten.sort.stable: _stable_sort},
             verbose=False)
         for node in program.model.graph:
-            node.metadata_props.clear()  # stack traces, with this machine's folders
+            node.metadata_props.clear()  # stack traces contain local paths
         program.model.metadata_props['sparsity'] = str(backbone.sparsity)
         program.save(temporary, external_data=False)
 
 
 def export_program(backbone: SparseBackbone, path: PathLike, shape: Sequence[int],
                    batch_size: int = 1, dynamic_batch: bool = False) -> None:
-    """Writes the backbone to FILE.pt2, for ``torch.export.load``. Arguments and errors are those
-    of :func:`export_onnx`, but no package beside torch is needed. Where images share a budget,
-    a program of any batch takes two groups or more: torch.export makes a constant of one."""
+    """Export the backbone to FILE.pt2, for ``torch.export.load``.
+
+    Arguments and errors are those of :func:`export_onnx`, but only torch is required. If images
+    share a budget, a program with a dynamic batch takes two or more groups, as torch.export makes
+    a constant of one.
+    """
     with _replacing(path, '.pt2') as temporary, _quiet():
         torch.export.save(_trace(backbone, shape, batch_size, dynamic_batch), temporary)
 
@@ -88,8 +92,11 @@ def output_names(backbone: SparseBackbone) -> List[str]:
 
 def random_image(backbone: SparseBackbone, shape: Sequence[int], batch_size: int,
                  seed: int = 0) -> Tensor:
-    """(B, in_channels, H, W) fp32: normal noise whose magnitude varies from image to image and,
-    by a factor of some tens, over each, so that scores of windows differ."""
+    """Return random images (B, in_channels, H, W) in fp32.
+
+    These are normal noise whose magnitude varies between images and, by a factor of some tens,
+    within each image, so that the scores of windows differ.
+    """
     generator = torch.Generator().manual_seed(seed)
     magnitude = torch.randn(batch_size, 1, 8, 8, generator=generator)
     magnitude = magnitude + torch.randn(batch_size, 1, 1, 1, generator=generator)
@@ -112,24 +119,24 @@ def _trace(backbone: SparseBackbone, shape: Sequence[int], batch_size: int,
     batch = None
     if dynamic_batch:
         group = batch_group(model)
-        # An example of one group would become a constant of the graph.
+        # With one group in the example, the batch size would become a constant of the graph.
         batch_size = max(batch_size, 2 * group)
         batch = torch.export.Dim('batch') if group == 1 else group * torch.export.Dim('groups')
     image = random_image(model, shape, batch_size)
     with torch.no_grad():
-        model(image)  # fills the cache of windows, which the graph then takes as constants
+        model(image)  # fills the cache of windows, which become constants of the graph
         return torch.export.export(model, (image, ), dynamic_shapes=batch and ({0: batch}, ),
                                    strict=False)
 
 
 def batch_group(model: SparseBackbone) -> int:
-    """Of how many images a batch of any size must be a multiple.
+    """Return the number of images that a dynamic batch size must be a multiple of.
 
     Raises:
-        ValueError: Images share the budget of the whole batch.
+        ValueError: If all images of the batch share a budget.
     """
     selection = model.selection
-    if selection.scope != 'group':  # nobody tells a graph what is padding, so shares are equal
+    if selection.scope != 'group':  # each image has its own budget
         return 1
     if selection.group_size == BATCH:
         raise ValueError("scope 'group' over the whole batch needs a batch of fixed size: set "
@@ -138,8 +145,11 @@ def batch_group(model: SparseBackbone) -> int:
 
 
 def _fix_layouts(program: 'torch.export.ExportedProgram') -> 'torch.export.ExportedProgram':
-    """Makes the result of attention contiguous, in place. Fused kernels lay it out so that the
-    reshape after it is a view, which what stands for them in ONNX then does not allow."""
+    """Make the result of attention contiguous, in place.
+
+    Fused kernels choose a layout that the following reshape can view; their replacement in ONNX
+    does not, so that the reshape would fail.
+    """
     graph, aten = program.graph_module.graph, torch.ops.aten
     for node in list(graph.nodes):
         if node.target is aten.scaled_dot_product_attention.default:
@@ -153,14 +163,16 @@ def _fix_layouts(program: 'torch.export.ExportedProgram') -> 'torch.export.Expor
 
 
 def _stable_sort(x, stable=False, dim: int = -1, descending: bool = False):
-    """aten::sort.stable, which torch's exporter lacks: TopK puts the lower index first in ties."""
+    """Translate aten::sort.stable, which torch's exporter lacks. TopK puts the lower index first in
+    ties.
+    """
     op = importlib.import_module('onnxscript').opset18
     size = op.Gather(op.Shape(x), op.Constant(value_ints=[dim]), axis=0)
     return op.TopK(x, size, axis=dim, largest=int(descending), sorted=1)
 
 
 def frozen(backbone: SparseBackbone) -> SparseBackbone:
-    """A copy on the CPU, in fp32 and eval mode, that runs eagerly."""
+    """Return a copy on the CPU, in fp32 and eval mode, that runs eagerly."""
     model = deepcopy(backbone).cpu().float().eval()
     model.execution = 'eager'
     model.selection = backbone.selection.alone()
@@ -169,7 +181,7 @@ def frozen(backbone: SparseBackbone) -> SparseBackbone:
 
 @contextmanager
 def _replacing(path: PathLike, suffix: str) -> Iterator[Path]:
-    """A file beside `path` to write to, which takes its place if all goes well."""
+    """Check `path`, and yield a temporary path that replaces it on success."""
     path = Path(path)
     if path.suffix != suffix:
         raise ValueError(f'{path} does not end in {suffix}')
@@ -181,7 +193,7 @@ def _replacing(path: PathLike, suffix: str) -> Iterator[Path]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's words about torchvision and its own deprecations."""
+    """Silence warnings, as of the exporter about torchvision and its own deprecations."""
     logger = logging.getLogger('torch.onnx')
     level = logger.level
     logger.setLevel(logging.ERROR)
