@@ -1,5 +1,8 @@
-"""Options that the tools share. Parsers are built before anything that takes seconds to import, so
-that --help answers at once; tests/tools/test_help.py holds the choices against the package."""
+"""Command-line options shared by the tools.
+
+Parsers are built before any slow import, so that --help answers at once. The choices below are
+copies; tests/tools/test_help.py compares them with the package.
+"""
 import argparse
 
 DTYPES = 'fp32', 'fp16', 'bf16'
@@ -14,7 +17,7 @@ SAMPLES, SPARSITIES = 100, (.5, .7)
 
 
 class DictAction(argparse.Action):
-    """mmengine's action of this name, imported where it is used."""
+    """mmengine's DictAction, imported when the option is used."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         from mmengine.config import DictAction as MMEngineAction
@@ -35,7 +38,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_runner_arguments(parser: argparse.ArgumentParser, launcher: bool = True) -> None:
-    """The options of mmdet's train.py and test.py that mean the same here."""
+    """Add the options that work as in mmdet's train.py and test.py."""
     parser.add_argument('--work-dir', help='where logs, checkpoints and results go '
                         '(default: work_dirs/NAME_OF_CONFIG)')
     add_config_options(parser)
@@ -58,7 +61,11 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 def add_latency_arguments(parser: argparse.ArgumentParser,
                           of: str = 'backbone') -> None:
-    """The setting in which latency is measured; `of` says what is by default."""
+    """Add the options of the latency setting.
+
+    Args:
+        of: Default of --latency-of, as the help text states it.
+    """
     group = parser.add_argument_group('latency setting')
     group.add_argument('--latency-of', choices=LATENCY_OF, help='the whole model runs on images '
                        f'of val, without loading them (default: {of})')

@@ -1,7 +1,7 @@
-"""Shows where the accuracy went: a checkpoint dense and sparse, by class and by object size, and
-how much of each part of the images the sparse backbone ran.
+"""Show where sparsity costs accuracy: compare a checkpoint dense and sparse, by class and by object
+size, and report the share of the area of each that the sparse backbone ran.
 
-Evaluates with the config's own data and evaluator: CocoMetric or IoUMetric.
+Uses the config's own data and evaluator, which must be CocoMetric or IoUMetric.
 """
 import argparse
 import sys
@@ -29,7 +29,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def prepare(args: argparse.Namespace):
-    """The config and the configurations to compare; what is wrong with them ends here."""
+    """Check the input and return the config and the configurations to compare with dense."""
     from sparsevit_mm.cli import config_from
     from sparsevit_mm.config.building import build_backbone
     from sparsevit_mm.config.data import check_data
@@ -50,7 +50,7 @@ def prepare(args: argparse.Namespace):
 
 
 def to_table(breakdown, title: str) -> Table:
-    """Sparse figures with their difference to dense in brackets."""
+    """Format a breakdown; each sparse figure shows its difference from dense in brackets."""
     table = Table(title=title, title_justify='left', box=SIMPLE_HEAD, pad_edge=False)
     table.add_column('', no_wrap=True)
     table.add_column(breakdown.rows[0].unit, justify='right')
@@ -91,7 +91,7 @@ def main() -> None:
     work_dir = Path(cfg.work_dir)
     write_breakdown(work_dir / 'breakdown.csv', breakdown)
     draw_breakdown(work_dir / 'breakdown.png', breakdown, title)
-    width = None if sys.stdout.isatty() else 500  # a file is as wide as need be
+    width = None if sys.stdout.isatty() else 500  # do not wrap the table in a file
     Console(width=width).print(to_table(breakdown, title))
     print(f'{work_dir}/breakdown.csv, {work_dir}/breakdown.png')
 

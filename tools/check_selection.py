@@ -1,6 +1,6 @@
-"""Which score should choose my windows or tokens? Judges, on some images of val, every score that a
-checkpoint can run under: its metric at two sparsities, beside a choice at random, and how far it
-agrees with what running a window or token adds.
+"""Which score should choose my windows or tokens? Evaluate a checkpoint with every score that it
+supports, and with a random choice, on some images of val at two sparsities, and measure how well
+each score agrees with what running a window or token contributes.
 """
 import argparse
 import json
@@ -45,7 +45,7 @@ def main() -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         with replacing(out) as partial:
             partial.write_text(json.dumps(report.to_json(), indent=2) + '\n', encoding='utf-8')
-    # A file is as wide as need be.
+    # Do not wrap tables in a file.
     console = Console(width=None if sys.stdout.isatty() else 500)
     console.print(stage_table(report.stages, report.labelled))
     for note in notes(report.stages, report.labelled):

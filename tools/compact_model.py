@@ -1,5 +1,5 @@
-"""Writes the config and the checkpoint of a smaller dense model: without the heads and FFN neurons
-that structured sparse training pruned, or that the `widths` of a search's winner leave out."""
+"""Write the config and the checkpoint of a smaller dense model, without the heads and FFN neurons
+that structured sparse training pruned or that the `widths` of a searched config leave out."""
 import argparse
 from pathlib import Path
 

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# dist_search.sh CONFIG CHECKPOINT GPUS [options of search_sparsity.py]; environment as in dist_train.sh.
+# Usage: dist_search.sh CONFIG CHECKPOINT GPUS [options of search_sparsity.py]
+# Environment variables: see dist_train.sh.
 # All GPUs evaluate each candidate together.
 set -euo pipefail
 config=$1 checkpoint=$2 gpus=$3

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# dist_test.sh CONFIG CHECKPOINT GPUS [options of test.py]; environment as in dist_train.sh.
+# Usage: dist_test.sh CONFIG CHECKPOINT GPUS [options of test.py]
+# Environment variables: see dist_train.sh.
 set -euo pipefail
 config=$1 checkpoint=$2 gpus=$3
 shift 3

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# dist_train.sh CONFIG GPUS [options of train.py]; NNODES, NODE_RANK, MASTER_ADDR and PORT as in mm.
+# Usage: dist_train.sh CONFIG GPUS [options of train.py]
+# NNODES, NODE_RANK, MASTER_ADDR and PORT work as in the OpenMMLab toolkits.
 set -euo pipefail
 config=$1 gpus=$2
 shift 2

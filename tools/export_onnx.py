@@ -1,4 +1,4 @@
-"""Exports the backbone of a config to ONNX, checks the file, and times it in onnxruntime."""
+"""Export the backbone of a config to ONNX, check the file, and time it in onnxruntime."""
 import argparse
 import tempfile
 from copy import deepcopy
@@ -34,7 +34,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def describe(path: Path) -> str:
-    """Size, inputs and outputs of an ONNX file."""
+    """Describe the size, inputs and outputs of an ONNX file."""
     from sparsevit_mm.deploy import open_session
     session = open_session(path)
     values = [*session.get_inputs(), *session.get_outputs()]

@@ -1,9 +1,9 @@
-"""Gives a checkpoint, a dense one too, the heads of the learned score: importance='learned' then
-ranks windows by what running them is worth to the model.
+"""Fit the heads of the learned score to a dense or adapted checkpoint: importance='learned' then
+ranks windows by how much running them is worth to the model.
 
-Runs the model dense on some images of its training data and fits one linear head a stage, in
-closed form: no training, minutes. Writes a new checkpoint that differs by the heads alone. A dense
-Swin of the config is swapped by itself.
+Runs the model dense on some images of its training data and fits one linear head per stage in
+closed form: no training, and it takes minutes. Writes a new checkpoint that differs only in the
+heads. If the config has a dense Swin, the sparse backbone replaces it automatically.
 """
 import argparse
 from contextlib import contextmanager
@@ -42,7 +42,10 @@ def parse_args() -> argparse.Namespace:
 
 @contextmanager
 def progress_bar() -> Iterator[Callable[[int, int], None]]:
-    """Gives what is to be told the number of batches done and of all. Shown from the first on."""
+    """Yield a callback that takes the number of finished batches and the total.
+
+    The bar appears at the first call.
+    """
     columns = (TextColumn('fit'), BarColumn(), MofNCompleteColumn(), TextColumn('batches'),
                TimeElapsedColumn(), TextColumn('left'), TimeRemainingColumn())
     progress = Progress(*columns, console=Console(stderr=True))

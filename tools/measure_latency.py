@@ -1,5 +1,5 @@
-"""Measures the backbone of a config, or the whole model: MACs of the backbone, latency, and the
-ratio to dense. With --table, measures a table instead that predicts every configuration in this
+"""Measure the latency of a config's backbone or whole model, its ratio to dense, and the backbone's
+MACs. With --table, measure a latency table instead, which predicts every configuration in this
 setting."""
 import argparse
 from dataclasses import replace
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def compare(args: argparse.Namespace, cfg) -> None:
-    """A few configurations beside dense."""
+    """Measure a few configurations and dense, and print the table."""
     from sparsevit_mm.cli import latency_setting
     from sparsevit_mm.cost.latency import LatencyMeter
     from sparsevit_mm.cost.macs import backbone_macs
@@ -81,7 +81,7 @@ def compare(args: argparse.Namespace, cfg) -> None:
 
 
 def make_meter(args: argparse.Namespace, cfg, setting):
-    """The meter, and the backbone it is of."""
+    """Build the latency meter and the backbone whose sparsity it sets."""
     from sparsevit_mm.config.building import build_backbone
     from sparsevit_mm.cost.latency import LatencyMeter
     if setting.of == 'backbone':
@@ -103,7 +103,7 @@ def make_meter(args: argparse.Namespace, cfg, setting):
 
 
 def measure_table(args: argparse.Namespace, cfg) -> None:
-    """Every configuration, predicted."""
+    """Measure, save and print a latency table."""
     from sparsevit_mm.cli import latency_setting
     from sparsevit_mm.cost.table import LatencyTable
     if args.table.is_dir():
@@ -130,7 +130,7 @@ def measure_table(args: argparse.Namespace, cfg) -> None:
 
 
 def print_table(table, setting: str) -> None:
-    """What a stage costs with all its blocks at one ratio, and what to trust of it."""
+    """Print the latency with one stage pruned at each ratio, the plateaus and the check."""
     depths = table.space.depths
     grid = Table(title=f'Latency with one stage pruned, in ms: {setting}',
                  title_justify='left')

@@ -1,6 +1,6 @@
-"""Orders the attention heads and FFN neurons of a trained model by their importance, so that it can
-be adapted, searched and run with the first of them (--widths of search_sparsity.py). What the model
-gives stays the same."""
+"""Order the attention heads and FFN neurons of a trained model by importance, so that it can be
+adapted, searched and run with only the first of them (--widths of search_sparsity.py). The outputs
+of the model do not change."""
 import argparse
 from pathlib import Path
 

@@ -1,5 +1,5 @@
-"""Writes the report of a search, finished or not: WORK_DIR/report.html, one file that needs
-nothing beside it, and its figures as PNG in WORK_DIR/report."""
+"""Write the report of a search, finished or not: WORK_DIR/report.html, a self-contained page, and
+its figures as PNG in WORK_DIR/report."""
 import argparse
 from pathlib import Path
 

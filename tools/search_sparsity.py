@@ -1,9 +1,9 @@
-"""Searches the sparsity of each layer under a latency limit and writes the winner as an mm config.
+"""Search the sparsity of each layer under a latency limit and write the winner as a config.
 
-Evaluates candidates with the config's own val data and evaluator; candidates whose latency, or
-MACs, lie outside the limits cost no evaluation. Everything evaluated is in the storage: after a
-kill the same command with --resume goes on, and the same command with one --study on any number
-of machines makes them share the work.
+Candidates are evaluated with the config's own val data and evaluator; a candidate outside the
+limits on latency and MACs is not evaluated. All evaluations are kept in the storage: to continue an
+interrupted search, repeat the command with --resume; to share the work between machines, run the
+same command with the same --study on each.
 """
 import argparse
 import os
@@ -125,7 +125,7 @@ def main() -> None:
             points=args.points.split(',') if args.points else POINTS, options=args.cfg_options,
             setting=latency_setting(args, cfg), watch=SearchConsole(),
             **{name: getattr(args, name) for name in PASSED_ON})
-    if result is None:  # not the first rank
+    if result is None:  # only rank 0 has a result
         return
     draw_search(result.work_dir / 'tradeoff.png', result)
     show_search(result)

@@ -1,4 +1,5 @@
-"""Writes a config over any other of mm with a Swin or ViT backbone, in which that is sparse."""
+"""Write a config that inherits from any OpenMMLab config with a Swin or ViT backbone and replaces
+the backbone by its sparse counterpart."""
 import argparse
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Tests a checkpoint under any mmdet, mmseg or mmdet3d config, with mm's own evaluator."""
+"""Test a checkpoint with any mmdet, mmseg or mmdet3d config and its own evaluator."""
 import argparse
 
 from arguments import add_runner_arguments, make_parser

@@ -1,4 +1,4 @@
-"""Trains any mmdet, mmseg or mmdet3d config, with mm's own Runner."""
+"""Train any mmdet, mmseg or mmdet3d config with mmengine's Runner."""
 import argparse
 
 from arguments import add_runner_arguments, make_parser

@@ -1,5 +1,5 @@
-"""Draws what sparse training left: the density of each layer, or the heads and neurons of each
-block, and how the masks moved."""
+"""Draw the masks of sparse training: the density of each layer, or the heads and neurons of each
+block, and how the masks changed during training."""
 import argparse
 from pathlib import Path
 

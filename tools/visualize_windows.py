@@ -1,5 +1,5 @@
-"""Draws how many blocks ran where in images: for single images beside it prediction and ground
-truth; for frames of several cameras the 3D boxes, in each image and from above."""
+"""Draw how many blocks ran at each place of an image. For single images, also draw the prediction
+and the ground truth; for multi-camera frames, the 3D boxes in each image and from above."""
 import argparse
 from pathlib import Path
 
