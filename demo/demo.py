@@ -1,8 +1,9 @@
-"""The whole road on generated images: dense training, adaptation, search under a latency limit, and
-the winner beside dense and uniform sparsity on images the search never saw.
+"""Run the whole pipeline on generated images: dense training, adaptation, search under a latency
+limit, and a comparison of the winner with dense and uniform sparsity on the test split, which the
+search never saw.
 
-Each step is the command a user would run; it is printed before it runs. A step whose result is
-there already is skipped, so a killed demo goes on where it stopped.
+Each step is the command a user would run, and is printed first. A step whose result exists is
+skipped, so an interrupted demo continues where it stopped.
 """
 import argparse
 from pathlib import Path
@@ -23,20 +24,20 @@ def first_test_images(data: Path) -> List[Path]:
 
 
 class Task(NamedTuple):
-    """What differs between the demos.
+    """Settings of one demo.
 
     Attributes:
-        data, generate: Folder of the data set, and the generator that makes it.
-        dense, adapt: Configs.
+        data, generate: Folder of the data set, and name of the function that generates it.
+        dense, adapt: Configs of the dense training and of the adaptation.
         folder: Default work directory.
-        metrics: Title in the table -> key; the first is the objective.
-        digits: Of the metrics, behind the point.
-        trials: Candidates to evaluate.
-        images: Batch when latency is measured.
-        limit: Of the latency, as a share of the dense one: of the whole model where there are
+        metrics: Maps titles in the table to metric keys; the first is the objective.
+        digits: Decimals of the metrics.
+        trials: Number of candidates to evaluate.
+        images: Batch size of the latency measurement.
+        limit: Latency limit as a share of the dense latency: of the whole model if there are
             knobs, else of the backbone.
-        knobs: Chosen beside the ratios, as ``--knob`` takes them.
-        shown: What of the test split visualize_windows.py draws; by default its first two images.
+        knobs: Settings searched along with the ratios, in the format of ``--knob``.
+        shown: Inputs for visualize_windows.py; the first two test images by default.
     """
     data: str
     generate: str
@@ -150,7 +151,7 @@ def report(task: Task, cfg, checkpoint: Path, winner_config: Path, setting,
 
 
 def point_in(cfg, space, knobs: Sequence[str]):
-    """The operating point that a config of a search's winner holds."""
+    """Return the operating point set in the config of a search's winner."""
     from sparsevit_mm.config.reading import find_backbone, node_at
     from sparsevit_mm.operating_point import operating_point
     sparsity = node_at(cfg, find_backbone(cfg))['sparsity']

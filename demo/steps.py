@@ -1,4 +1,5 @@
-"""Command lines one after another, each printed as a user would type it, none run twice."""
+"""Run command lines one after another, print each as a user would type it, and skip finished ones.
+"""
 import subprocess
 import sys
 import time
@@ -9,21 +10,21 @@ from sparsevit_mm.config.reading import ADAPTATION_HOOK, is_type, load_config
 
 
 class Steps:
-    """Runs the tools.
+    """Runs the command-line tools.
 
     Args:
-        tools: Folder of the command lines.
-        seed: Of every training.
+        tools: Folder of the tools.
+        seed: Seed of every training.
     """
 
     def __init__(self, tools: Path, seed: int):
         self.tools, self.seed = tools, seed
 
     def run(self, title: str, done: Optional[Path], tool: str, *arguments) -> None:
-        """Runs a command line unless its result `done` is there.
+        """Run a tool unless its result `done` exists.
 
         Raises:
-            subprocess.CalledProcessError: It failed.
+            subprocess.CalledProcessError: If the tool fails.
         """
         if done and done.exists():
             print(f'\n== {title}: {done} is there')
@@ -36,18 +37,19 @@ class Steps:
 
     def train(self, title: str, config: Path, work_dir: Path, load_from: Optional[Path] = None,
               iters: Optional[int] = None, **options) -> Path:
-        """Trains and validates once, at the end.
+        """Train a config, and validate once at the end.
 
         Args:
-            title: Of the step.
-            config: An iteration-based config; of its custom hooks the adaptation alone has a seed.
-            work_dir: Where the checkpoint goes.
+            title: Title of the step.
+            config: An iteration-based config. Its adaptation hook, if any, also gets the seed,
+                unless `options` replace the custom hooks.
+            work_dir: Folder for the checkpoint.
             load_from: Checkpoint to start from.
-            iters: Other than the config's.
-            options: For ``--cfg-options``, ``__`` for the dot.
+            iters: Number of iterations, if not the config's.
+            options: Further ``--cfg-options``; ``__`` in a name stands for a dot.
 
         Returns:
-            The checkpoint.
+            Path of the last checkpoint.
         """
         cfg = load_config(str(config))
         iters = iters or cfg.train_cfg.max_iters

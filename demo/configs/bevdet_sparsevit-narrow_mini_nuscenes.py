@@ -1,4 +1,4 @@
-# Sparsity-aware adaptation of the demo's dense BEVDet; load_from names its checkpoint.
+# Sparsity-aware adaptation of the demo's dense BEVDet; set load_from to its checkpoint.
 _base_ = ['./bevdet_swin-narrow_mini_nuscenes.py', './_base_/adaptation.py']
 custom_imports = dict(
     imports=['sparsevit_mm', 'sparsevit_mm.models.bevdet'], allow_failed_imports=False)

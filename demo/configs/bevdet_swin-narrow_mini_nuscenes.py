@@ -1,6 +1,6 @@
-# The dense detector of `make demo-3d`: BEVDet with a narrow Swin of three stages, trained from
-# scratch on the miniature nuScenes within minutes on two processor cores. Its grid has 40x40 cells
-# of 1.6 m, and its head is slim: the backbone, where pruning acts, carries most of the time.
+# The dense detector of `make demo-3d`: BEVDet with a narrow three-stage Swin, trained from scratch
+# on the miniature nuScenes within minutes on two CPU cores. The grid has 40x40 cells of 1.6 m and
+# the head is narrow, so that the backbone, which pruning speeds up, dominates the latency.
 _base_ = [
     'mmdet3d::_base_/default_runtime.py', '../../configs/_base_/bevdet.py',
     './_base_/mini_nuscenes.py', './_base_/schedule.py'
@@ -41,7 +41,7 @@ model = dict(
             point_cloud_range=point_cloud_range,
             grid_size=[320, 320, 40],
             voxel_size=voxel_size),
-        # Scoring takes the most of a candidate's time, and it goes by boxes.
+        # Scoring dominates the evaluation time of a candidate and grows with the number of boxes.
         test_cfg=dict(post_max_size=20)))
 
 train_cfg = dict(max_iters=900)

@@ -1,4 +1,4 @@
-# Sparsity-aware adaptation of the demo's dense detector; load_from names its checkpoint.
+# Sparsity-aware adaptation of the demo's dense detector; set load_from to its checkpoint.
 _base_ = ['./mask_rcnn_swin-narrow_mini_coco.py', './_base_/adaptation.py']
 custom_imports = dict(imports=['sparsevit_mm'], allow_failed_imports=False)
 

@@ -1,6 +1,6 @@
-# The dense detector of the demo: Mask R-CNN with a narrow Swin, trained from scratch on the
-# miniature COCO within minutes on two processor cores. Neck and heads are slim, so that the
-# backbone, where pruning acts, carries most of the inference time.
+# The dense detector of `make demo`: Mask R-CNN with a narrow Swin, trained from scratch on the
+# miniature COCO within minutes on two CPU cores. Neck and heads are narrow, so that the backbone,
+# which pruning speeds up, dominates the latency.
 _base_ = [
     'mmdet::_base_/models/mask-rcnn_r50_fpn.py', 'mmdet::_base_/default_runtime.py',
     './_base_/mini_coco.py', './_base_/schedule.py'

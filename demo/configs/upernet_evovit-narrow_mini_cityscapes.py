@@ -1,4 +1,4 @@
-# Sparsity-aware adaptation of the demo's dense ViT segmentor; load_from names its checkpoint.
+# Sparsity-aware adaptation of the demo's dense ViT segmentor; set load_from to its checkpoint.
 _base_ = ['./upernet_vit-narrow_mini_cityscapes.py', './_base_/adaptation.py']
 custom_imports = dict(imports=['sparsevit_mm'], allow_failed_imports=False)
 

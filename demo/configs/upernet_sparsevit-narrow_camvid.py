@@ -1,4 +1,4 @@
-# Sparsity-aware adaptation of the dense segmentor on CamVid; load_from names its checkpoint.
+# Sparsity-aware adaptation of the dense segmentor on CamVid; set load_from to its checkpoint.
 _base_ = ['./upernet_swin-narrow_camvid.py', './_base_/adaptation.py']
 custom_imports = dict(imports=['sparsevit_mm'], allow_failed_imports=False)
 

@@ -1,5 +1,6 @@
 # The demo's segmentor on CamVid, stored in the layout of Cityscapes (11 of its 19 classes occur):
-# 123 training images of 480x360, of which every fourth is kept for the search, and 51 to test on.
+# 123 training images of 480x360, of which every fourth is held out for the search, and 51 test
+# images.
 _base_ = ['./upernet_swin-narrow_mini_cityscapes.py']
 
 crop_size = (240, 320)

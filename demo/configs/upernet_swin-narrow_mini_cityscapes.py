@@ -1,6 +1,6 @@
 # The dense segmentor of `make demo-seg`: UPerNet with a narrow Swin, trained from scratch on the
-# miniature Cityscapes within minutes on two processor cores. The head is slim, so that the
-# backbone, where pruning acts, carries most of the inference time.
+# miniature Cityscapes within minutes on two CPU cores. The heads are narrow, so that the backbone,
+# which pruning speeds up, dominates the latency.
 _base_ = [
     'mmseg::_base_/models/upernet_swin.py', 'mmseg::_base_/default_runtime.py',
     './_base_/mini_cityscapes.py', './_base_/schedule.py'

@@ -1,5 +1,5 @@
-# The dense segmentor of `make demo-vit`: the head of `make demo-seg` over a narrow plain ViT, whose
-# maps all have stride 8.
+# The dense segmentor of `make demo-vit`: the heads of `make demo-seg` on a narrow plain ViT, whose
+# feature maps all have stride 8.
 _base_ = ['./upernet_swin-narrow_mini_cityscapes.py']
 
 embed_dims = 64

@@ -1,13 +1,13 @@
-"""The labels of Cityscapes, by name, as its paper and its scripts define them."""
+"""The labels of Cityscapes by name, as defined by its paper and scripts."""
 from typing import NamedTuple, Tuple
 
 import numpy as np
 
 
 class Label(NamedTuple):
-    """What stands for a class in the files, where it is not the class's name."""
+    """Ids and colour that represent a class in the files."""
     id: int
-    train_id: int  # 255: neither trained nor scored
+    train_id: int  # 255: ignored in training and scoring
     has_instances: bool
     colour: Tuple[int, int, int]  # RGB
 
@@ -54,5 +54,6 @@ COLOURS = np.array([label.colour for label in LABELS.values()], np.uint8)
 
 
 def label_ids(ids: np.ndarray) -> np.ndarray:
-    """Label ids, uint8, of instance ids: 1000 * label id + number, or the label id itself."""
+    """Convert instance ids (1000 * label id + number, or the label id itself) to uint8 label ids.
+    """
     return np.where(ids >= 1000, ids // 1000, ids).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Generated data sets on disk: made once, in one step, and known by their parameters."""
+"""Generated data sets on disk: written once and in one step, and identified by their parameters."""
 import os
 import tempfile
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Callable, Dict, Optional, Sequence
 
 
 def check_counts(num_images: Dict[str, int], splits: Sequence[str]) -> None:
-    """Raise a ValueError unless there is a positive count of images for each split."""
+    """Raise a ValueError unless ``num_images`` gives exactly these splits positive counts."""
     if set(num_images) != set(splits) or min(num_images.values()) < 1:
         raise ValueError(f'num_images must give a positive count for each of {splits}, '
                          f'got {num_images}')
@@ -14,25 +14,24 @@ def check_counts(num_images: Dict[str, int], splits: Sequence[str]) -> None:
 
 def make_folder(root: Path, parameters: dict, read_parameters: Callable[[Path], Optional[dict]],
                 write: Callable[[Path], None], overwrite: bool) -> Path:
-    """Write a data set, or keep the one that is there.
+    """Write a data set, or keep an existing one with the same parameters.
 
-    The folder appears in one step when all of it is written, so an interrupted call leaves no
+    The folder appears in one step once it is complete, so an interrupted call leaves no
     half-written data set behind.
 
     Args:
-        root (Path): Folder to make.
-        parameters (dict): What the data set is made with, as JSON would give it back.
-        read_parameters (Callable): From a folder to the parameters of the data set in it, None
-            where there is none.
+        root (Path): Folder to create.
+        parameters (dict): Parameters of the data set, as a JSON round trip returns them.
+        read_parameters (Callable): Returns the parameters of the data set in a folder, or None if
+            it holds none.
         write (Callable): Fills the empty folder it is given.
-        overwrite (bool): Replace what is at ``root``.
+        overwrite (bool): Whether to replace ``root`` if it exists.
 
     Returns:
         Path: ``root``.
 
     Raises:
-        FileExistsError: Something is at ``root`` that was not made with these parameters, and
-            ``overwrite`` is off.
+        FileExistsError: If ``root`` exists with other parameters and ``overwrite`` is False.
     """
     if root.exists() and not overwrite:
         found = read_parameters(root)

@@ -1,7 +1,7 @@
 """A miniature Cityscapes: generated streets in Cityscapes' on-disk layout.
 
-``mmseg.CityscapesDataset`` reads the result, ``mmseg.IoUMetric`` and ``mmseg.CityscapesMetric``
-score it. Unlike the real one, its test split has ground truth.
+``mmseg.CityscapesDataset`` reads it; ``mmseg.IoUMetric`` and ``mmseg.CityscapesMetric`` score it.
+Unlike in the real data set, the test split has ground truth.
 """
 import json
 from pathlib import Path
@@ -14,15 +14,15 @@ from .cityscapes_labels import COLOURS, TRAIN_IDS, label_ids
 from .folder import check_counts, make_folder
 from .streets import draw_street
 
-# Part of the parameters a data set is recognised by: to be raised when the images change.
+# Part of the parameters that identify a data set; increase it when the images change.
 VERSION = '1.0'
-# Invented cities, so that no file is taken for one of the real data set.
+# Fictional cities, so that no file is mistaken for one of the real data set.
 CITIES = dict(
     train=('almstadt', 'birkheim', 'dornwald', 'eschbruck'),
     val=('lindfeld', 'moosbrunn'),
     test=('rotwald', 'tannhagen', 'weidenburg'))
 SPLITS = tuple(CITIES)
-FRAME = 19  # of its snippet, the one that is annotated
+FRAME = 19  # annotated frame of each snippet
 MIN_SIDE = 32
 PARAMETERS = 'mini_cityscapes.json'
 
@@ -37,7 +37,7 @@ def _write_split(root: Path, split: str, count: int, size: Tuple[int, int], seed
     """Draw and write the images and labels of one split."""
     cities = CITIES[split]
     for index in range(count):
-        # One stream per image: more images never change the earlier ones.
+        # One random stream per image, so that more images never change the earlier ones.
         rng = np.random.default_rng([seed, SPLITS.index(split), index])
         picture, ids = draw_street(*size, rng)
         labels = label_ids(ids)
@@ -53,7 +53,7 @@ def _write_split(root: Path, split: str, count: int, size: Tuple[int, int], seed
 
 
 def _read_parameters(root: Path) -> Optional[dict]:
-    """What the data set that is there was made with, None where there is none."""
+    """Return the parameters of the data set at ``root``, or None if there is none."""
     path = root / PARAMETERS
     return json.loads(path.read_text()) if path.is_file() else None
 
@@ -63,30 +63,30 @@ def generate_mini_cityscapes(root,
                              image_size: Tuple[int, int] = (128, 256),
                              seed: int = 0,
                              overwrite: bool = False) -> Path:
-    """Write a miniature Cityscapes, or keep the one that is there.
+    """Write a miniature Cityscapes, or keep an existing one with the same parameters.
 
-    The folder appears in one step when all of it is written, so an interrupted call leaves no
+    The folder appears in one step once it is complete, so an interrupted call leaves no
     half-written data set behind.
 
     Args:
-        root (str | Path): Folder to make, with
+        root (str | Path): Folder to create, with
             ``leftImg8bit/{split}/{city}/{city}_{sequence}_{frame}_leftImg8bit.png`` and
             ``gtFine/{split}/{city}/{city}_{sequence}_{frame}_gtFine_{kind}.png`` for the splits
             train, val and test and the kinds labelIds, labelTrainIds, instanceIds (16 bit) and
             color.
         num_images (dict[str, int], optional): Images per split; 500, 80 and 120 by default.
         image_size (tuple[int, int]): Height and width in pixels.
-        seed (int): Image i of a split depends on the seed, the split and i alone.
-        overwrite (bool): Replace what is at ``root``.
+        seed (int): Random seed. Image i of a split depends only on the seed, the image size, the
+            split and i.
+        overwrite (bool): Whether to replace ``root`` if it exists.
 
     Returns:
         Path: ``root``.
 
     Raises:
-        ValueError: ``num_images`` does not name the three splits with positive counts, or
+        ValueError: If ``num_images`` does not give the three splits positive counts, or
             ``image_size`` is not two numbers of at least 32.
-        FileExistsError: Something is at ``root`` that was not made with these parameters, and
-            ``overwrite`` is off.
+        FileExistsError: If ``root`` exists with other parameters and ``overwrite`` is False.
     """
     num_images = dict(num_images or dict(train=500, val=80, test=120))
     check_counts(num_images, SPLITS)

@@ -1,7 +1,7 @@
 """A miniature COCO: generated images and annotations in COCO's on-disk layout.
 
-Objects cover a modest share of each image and the ground is busy everywhere, which is the case
-window pruning is made for. ``mmdet.CocoDataset`` reads the result, ``mmdet.CocoMetric`` scores it.
+Objects cover a small share of each image and the background is cluttered: the case that window
+pruning is made for. ``mmdet.CocoDataset`` reads the data set, ``mmdet.CocoMetric`` scores it.
 """
 import json
 from pathlib import Path
@@ -17,10 +17,10 @@ from shapely.ops import unary_union
 from .folder import check_counts, make_folder
 from .shapes import OUTLINES, TEXTURES, ground, irregular, paint, place
 
-# Part of the parameters a data set is recognised by: to be raised when the images change.
+# Part of the parameters that identify a data set; increase it when the images change.
 VERSION = '1.0'
 SPLITS = ('train', 'val', 'test')
-# Class, which is also its outline, and the texture all its objects carry.
+# Maps each class, which is also the name of its outline, to the texture of its objects.
 CLASS_TEXTURES = {
     'disk': 'stripes',
     'triangle': 'checks',
@@ -33,15 +33,15 @@ METAINFO = dict(
     classes=CLASSES,
     palette=[(220, 20, 60), (0, 125, 92), (60, 100, 216), (250, 170, 30), (160, 60, 200)])
 
-# Shorter over longer side of images of mixed shapes.
+# Ratios of the shorter to the longer side with mixed_shapes.
 ASPECTS = (1 / 2, 2 / 3, 5 / 6)
-# Shares of the longer side.
+# Range of the radius of objects, in shares of the longer side.
 RADIUS = (0.07, 0.2)
 CROWD_RADIUS = 0.035
-# Shares of the image area that objects may cover in all.
+# Share of the image area that all objects together may cover.
 MAX_COVER = 0.3
 CROWD_PROBABILITY = 0.12
-# Share of an object that must stay visible, within the image and under later objects.
+# Share of an object that must stay visible: inside the image, and not covered by later objects.
 MIN_VISIBLE = 0.4
 
 
@@ -49,7 +49,7 @@ Sides = Tuple[int, int]  # width and height of an image, in pixels
 
 
 class Item(NamedTuple):
-    """Something drawn into an image: all of its outline, and what shows of it, in pixels."""
+    """An object in an image: its full outline and the visible part, in pixels."""
     category: str
     outline: BaseGeometry
     visible: BaseGeometry
@@ -57,7 +57,7 @@ class Item(NamedTuple):
 
 
 def _crowd(sides: Sides, category: str, rng: np.random.Generator) -> BaseGeometry:
-    """A dozen small shapes of one class, crammed together: too many to annotate one by one."""
+    """Return the union of 9 to 14 small shapes of one class, close together, as a crowd region."""
     radius = CROWD_RADIUS * max(sides)
     middle = rng.uniform(0.2, 0.8, size=2) * sides
     centres = middle + rng.normal(scale=2.2 * radius, size=(rng.integers(9, 15), 2))
@@ -68,12 +68,12 @@ def _crowd(sides: Sides, category: str, rng: np.random.Generator) -> BaseGeometr
 
 
 def _polygons(shape: BaseGeometry) -> list:
-    """The polygons of a geometry; a cut may leave stray points and lines beside them."""
+    """Return the polygons of a geometry, without the points and lines that a cut may leave."""
     return [part for part in getattr(shape, 'geoms', [shape]) if part.geom_type == 'Polygon']
 
 
 def _cover(items: List[Item], item: Item) -> List[Item]:
-    """Items after one more is painted over them."""
+    """Return the items after one more is painted on top of them."""
     covered = [
         below._replace(visible=below.visible.difference(item.outline)) for below in items
     ]
@@ -81,10 +81,11 @@ def _cover(items: List[Item], item: Item) -> List[Item]:
 
 
 def _acceptable(items: List[Item], sides: Sides) -> bool:
-    """Whether enough of every item shows, and in a form that COCO can store."""
+    """Whether the items leave enough background, and enough of each is visible, in a form that COCO
+    can store."""
     if sum(item.visible.area for item in items) > MAX_COVER * sides[0] * sides[1]:
         return False
-    # COCO's polygons cannot hold holes, its RLE can.
+    # COCO's polygons can not represent holes; its RLE, used for crowds, can.
     return all(item.visible.area >= MIN_VISIBLE * item.outline.area and (
         item.iscrowd or not any(polygon.interiors for polygon in _polygons(item.visible)))
                for item in items)
@@ -99,7 +100,7 @@ def _compose(sides: Sides, rng: np.random.Generator) -> List[Item]:
         outline = _crowd(sides, category, rng)
         items.append(Item(category, outline, outline.intersection(frame), iscrowd=True))
     wanted = len(items) + rng.integers(5, 13)
-    # A placement that hides too much is drawn again elsewhere, within reason.
+    # Reject placements that hide too much, and give up after 50 attempts.
     for _ in range(50):
         if len(items) == wanted:
             break
@@ -120,7 +121,7 @@ def draw_image(sides: Sides, rng: np.random.Generator) -> Tuple[np.ndarray, List
         rng (Generator): Source of all randomness.
 
     Returns:
-        tuple[np.ndarray, list[Item]]: (height, width, 3) uint8 picture, and what is on it.
+        tuple[np.ndarray, list[Item]]: (height, width, 3) uint8 image, and its objects.
     """
     items = _compose(sides, rng)
     width, height = sides
@@ -137,21 +138,21 @@ def draw_image(sides: Sides, rng: np.random.Generator) -> Tuple[np.ndarray, List
 
 
 def _run_lengths(mask: np.ndarray) -> List[int]:
-    """COCO's uncompressed RLE: lengths of runs down the columns, beginning with zeros."""
+    """Encode a mask as COCO's uncompressed RLE: run lengths in column order, zeros first."""
     pixels = np.concatenate([[0], mask.flatten(order='F'), [1 - mask[-1, -1]]])
     edges = np.concatenate([[0], np.flatnonzero(np.diff(pixels))])
     return np.diff(edges).tolist()
 
 
 def to_annotation(item: Item, sides: Sides) -> dict:
-    """Describe the visible part of an item as COCO does, without ids.
+    """Convert the visible part of an item to a COCO annotation without ids.
 
     Args:
-        item (Item): As :func:`draw_image` returns it.
+        item (Item): An item from :func:`draw_image`.
         sides (tuple[int, int]): Width and height of the image in pixels.
 
     Returns:
-        dict: ``segmentation`` (polygons, or uncompressed RLE of a crowd), ``area`` (square
+        dict: ``segmentation`` (polygons, or uncompressed RLE for a crowd), ``area`` (square
         pixels), ``iscrowd``, ``bbox`` (x, y, width, height in pixels) and ``category_id``.
     """
     shape = item.visible
@@ -173,18 +174,18 @@ def to_annotation(item: Item, sides: Sides) -> dict:
 
 
 def _flat(ring) -> List[float]:
-    """Vertices of a closed ring as COCO lists them: x1, y1, x2, y2, ..."""
+    """Return the vertices of a closed ring in COCO's order: x1, y1, x2, y2, ..."""
     return np.round(ring.coords[:-1], 2).flatten().tolist()
 
 
 def _rasterize(rings: List[List[float]], sides: Sides) -> np.ndarray:
-    """Pixels covered by polygons, (height, width) uint8."""
+    """Return the mask of polygons, (height, width) uint8."""
     width, height = sides
     return mask_utils.decode(mask_utils.merge(mask_utils.frPyObjects(rings, height, width)))
 
 
 def _draw_sides(size: int, rng: np.random.Generator) -> Sides:
-    """A shape of the mixed ones, landscape or portrait."""
+    """Draw an aspect ratio from ``ASPECTS``, landscape or portrait."""
     sides = size, round(size * float(rng.choice(ASPECTS)))
     return sides if rng.random() < .5 else sides[::-1]
 
@@ -195,7 +196,7 @@ def _write_split(root: Path, split: str, count: int, size: int, info: dict) -> N
     folder.mkdir()
     images, annotations = [], []
     for index in range(count):
-        # One stream per image: more images never change the earlier ones.
+        # One random stream per image, so that more images never change the earlier ones.
         rng = np.random.default_rng([info['seed'], SPLITS.index(split), index])
         sides = _draw_sides(size, rng) if info.get('mixed_shapes') else (size, size)
         picture, items = draw_image(sides, rng)
@@ -234,7 +235,7 @@ def _annotation_file(root: Path, split: str) -> Path:
 
 
 def _read_info(root: Path) -> Optional[dict]:
-    """The ``info`` of a data set that is there, None where there is none."""
+    """Return the ``info`` of the data set at ``root``, or None if there is none."""
     path = _annotation_file(root, SPLITS[-1])
     return json.loads(path.read_text())['info'] if path.is_file() else None
 
@@ -245,28 +246,28 @@ def generate_mini_coco(root,
                        seed: int = 0,
                        overwrite: bool = False,
                        mixed_shapes: bool = False) -> Path:
-    """Write a miniature COCO, or keep the one that is there.
+    """Write a miniature COCO, or keep an existing one with the same parameters.
 
-    The folder appears in one step when all of it is written, so an interrupted call leaves no
+    The folder appears in one step once it is complete, so an interrupted call leaves no
     half-written data set behind.
 
     Args:
-        root (str | Path): Folder to make, with ``annotations/instances_{split}2017.json`` and
+        root (str | Path): Folder to create, with ``annotations/instances_{split}2017.json`` and
             ``{split}2017/*.jpg`` for the splits train, val and test.
         num_images (dict[str, int], optional): Images per split; 1200, 150 and 200 by default.
-        image_size (int): Height and width in pixels; of mixed shapes the longer of the two.
-        seed (int): Image i of a split depends on the seed, the split and i alone.
-        overwrite (bool): Replace what is at ``root``.
-        mixed_shapes (bool): Landscape and portrait images of 2:1, 3:2 and 6:5 instead of squares,
-            so that batches of them are padded.
+        image_size (int): Height and width in pixels; with ``mixed_shapes``, the longer side.
+        seed (int): Random seed. Image i of a split depends only on the seed, the image size and
+            shapes, the split and i.
+        overwrite (bool): Whether to replace ``root`` if it exists.
+        mixed_shapes (bool): Whether to draw landscape and portrait images of 2:1, 3:2 and 6:5
+            instead of squares, so that batches need padding.
 
     Returns:
         Path: ``root``.
 
     Raises:
-        ValueError: ``num_images`` does not name the three splits with positive counts.
-        FileExistsError: Something is at ``root`` that was not made with these parameters, and
-            ``overwrite`` is off.
+        ValueError: If ``num_images`` does not give the three splits positive counts.
+        FileExistsError: If ``root`` exists with other parameters and ``overwrite`` is False.
     """
     num_images = dict(num_images or dict(train=1200, val=150, test=200))
     check_counts(num_images, SPLITS)

@@ -1,17 +1,17 @@
 """A miniature nuScenes: generated traffic in nuScenes' tables and mmdet3d's info files.
 
-``mmdet3d.NuScenesDataset`` (cameras only) and nuScenes' devkit read the result, and the stock
+``mmdet3d.NuScenesDataset`` (cameras only) and nuScenes' devkit read it, and the stock
 ``mmdet3d.NuScenesMetric`` scores it.
 
-There are two devkit folders. Of version v1.0-mini the metric scores the scenes that the devkit
-lists as mini_val, scene-0103 and scene-0916, and it wants predictions for all of these: a folder
-has one scored split. So the root holds the scenes to train on and those to validate on, and its
-folder ``test`` holds two other scenes by the same names to test on.
+There are two devkit folders. For version v1.0-mini the metric scores the scenes that the devkit
+lists as mini_val, scene-0103 and scene-0916, and requires predictions for all of them, so a folder
+can have only one scored split. The root therefore holds the train and val scenes, and its subfolder
+``test`` holds two other scenes of the same names.
 
-Simpler than the real data: all sensors fire at the time of the keyframe and share one pose of the
-car, which stands level, as does the LiDAR; there are no frames between keyframes, no points and
-no map. An object's number of LiDAR points is 0 where no camera sees it, so that the stock dataset
-and metric leave it out, and else grows with the pixels that are seen.
+The data are simpler than the real ones: all sensors fire at the time of the keyframe and share one
+pose of the car; car and LiDAR are level; there are no frames between keyframes, no points and no
+map. An object's number of LiDAR points is 0 if no camera sees it, so that the stock dataset and
+metric ignore it; otherwise it grows with the number of visible pixels.
 """
 import json
 from pathlib import Path
@@ -26,21 +26,21 @@ from .nuscenes_scene import DEFAULT_SIZE, Scene, Shot
 from .nuscenes_tables import LABELS, LIDAR, Tables, attribute_of, lidar_box, write_infos
 from .nuscenes_world import PERIOD
 
-# Part of the parameters a data set is recognised by: to be raised when the images change.
+# Part of the parameters that identify a data set; increase it when the images change.
 VERSION = '1.0'
 SPLITS = ('train', 'val', 'test')
-# What the devkit scores of version v1.0-mini.
+# The scenes that the devkit scores in version v1.0-mini.
 SCORED = ('scene-0103', 'scene-0916')
-TRAIN_FRAMES = 8  # of a scene
+TRAIN_FRAMES = 8  # per scene
 MIN_SIDE = 64
-# Of the first keyframe, and from a scene to the next, in microseconds.
+# Timestamp of the first keyframe, and interval between scenes, in microseconds.
 START, SCENE_TIME = 1_600_000_000_000_000, 1_000_000_000
 QUALITY = 92
 PARAMETERS = 'mini_nuscenes.json'
 
 
 def _scenes(split: str, count: int) -> List[Tuple[str, int, int]]:
-    """Name, number of frames to write, and length in frames of the scenes of a split."""
+    """Return the scenes of a split: name, number of frames to write, and length in frames."""
     if split == 'train':
         return [(f'scene-{9001 + index}', min(TRAIN_FRAMES, count - start), TRAIN_FRAMES)
                 for index, start in enumerate(range(0, count, TRAIN_FRAMES))]
@@ -49,15 +49,15 @@ def _scenes(split: str, count: int) -> List[Tuple[str, int, int]]:
 
 
 class _Recorder:
-    """Writes the keyframes of a scene: images, records and infos.
+    """Writer of the keyframes of a scene: images, table records and infos.
 
     Args:
         root (Path): Devkit folder.
-        tables (Tables): Of the folder.
-        name (str): Of the scene.
-        scene (Scene): What happens.
-        num_frames (int): How many of its keyframes to write.
-        start (int): Time of the first one, in microseconds.
+        tables (Tables): Tables of the folder.
+        name (str): Name of the scene.
+        scene (Scene): The scene to record.
+        num_frames (int): Number of keyframes to write.
+        start (int): Timestamp of the first keyframe, in microseconds.
     """
 
     def __init__(self, root: Path, tables: Tables, name: str, scene: Scene, num_frames: int,
@@ -76,7 +76,7 @@ class _Recorder:
                 tables.add_instance(name, number, thing.name, frames)
 
     def write(self, frame: int) -> dict:
-        """Write one keyframe; returns its info but for the index."""
+        """Write one keyframe and return its info, without the sample index."""
         tables, scene = self.tables, self.scene
         timestamp = self.start + round(1e6 * PERIOD * frame)
         ego2global = scene.ego2global(frame)
@@ -98,7 +98,7 @@ class _Recorder:
 
     def _add_data(self, frame: int, channel: str, timestamp: int, suffix: str,
                   image_size: Sequence[int] = (0, 0)) -> str:
-        """Add the record of a sensor's file and return the name of that."""
+        """Add the record of a sensor's file and return the file name."""
         file = f'{self.name}__{channel}__{timestamp}.{suffix}'
         self.tables.add_data(self.name, frame, self.num_frames, channel, timestamp,
                              f'samples/{channel}/{file}', image_size)
@@ -135,7 +135,8 @@ class _Recorder:
             attribute = attribute_of(thing.name, bool(thing.track.speed))
             self.tables.add_annotation(self.name, number, frames, frame, attribute, box2global,
                                        thing.size, float(share), int(points))
-            # As the devkit has it: between the neighbours; where there are none, as if there were.
+            # As in the devkit, the mean velocity between the neighbouring annotations; an object
+            # with a single annotation uses the times of the adjacent frames.
             around = max(frame - 1, frames[0]), min(frame + 1, frames[-1])
             start, end = around if len(frames) > 1 else (frame - 1, frame + 1)
             velocity = np.append(thing.track.velocity(PERIOD * start, PERIOD * end), 0)
@@ -152,25 +153,25 @@ class _Recorder:
 
 def _write_folder(root: Path, splits: Sequence[str], num_frames: Dict[str, int],
                   size: Tuple[int, int], seed: int) -> None:
-    """Write the devkit folder of some splits, with an info file for each."""
+    """Write a devkit folder with the given splits, and an info file for each."""
     tables = Tables(f'mini_nuscenes/{seed}/{"+".join(splits)}', (LIDAR, *CAMERAS))
     start = START
     for split in splits:
         infos = []
         for index, (name, count, length) in enumerate(_scenes(split, num_frames[split])):
-            # One stream per scene: more of them never change the earlier ones.
+            # One random stream per scene, so that more scenes never change the earlier ones.
             rng = np.random.default_rng([seed, SPLITS.index(split), index])
             scene = Scene(length, size, rng)
             recorder = _Recorder(root, tables, name, scene, count, start)
             infos += [recorder.write(frame) for frame in range(count)]
             start += SCENE_TIME
-        # The scored split of a folder is its val, as it is for the stock metric.
+        # The scored split of a folder is its val split: the stock metric expects that.
         write_infos(root / f'nuscenes_infos_{"train" if split == "train" else "val"}.pkl', infos)
     tables.write(root)
 
 
 def _read_parameters(root: Path) -> Optional[dict]:
-    """What the data set that is there was made with, None where there is none."""
+    """Return the parameters of the data set at ``root``, or None if there is none."""
     path = root / PARAMETERS
     return json.loads(path.read_text()) if path.is_file() else None
 
@@ -180,32 +181,32 @@ def generate_mini_nuscenes(root='data/mini_nuscenes',
                            image_size: Tuple[int, int] = DEFAULT_SIZE,
                            seed: int = 0,
                            overwrite: bool = False) -> Path:
-    """Write a miniature nuScenes, or keep the one that is there.
+    """Write a miniature nuScenes, or keep an existing one with the same parameters.
 
-    The folder appears in one step when all of it is written, so an interrupted call leaves no
+    The folder appears in one step once it is complete, so an interrupted call leaves no
     half-written data set behind.
 
     Args:
-        root (str | Path): Folder to make, with ``v1.0-mini/{table}.json``,
+        root (str | Path): Folder to create, with ``v1.0-mini/{table}.json``,
             ``samples/{camera}/{scene}__{camera}__{timestamp}.jpg``, ``nuscenes_infos_train.pkl``
-            and ``nuscenes_infos_val.pkl``; and once more, without train, in ``test``.
-        num_frames (dict[str, int], optional): Keyframes per split, of six images each; 400, 60
-            and 80 of train, val and test by default. Train has scenes of 8 frames, val and test
-            two long ones each.
-        image_size (tuple[int, int]): Width and height in pixels; as 16 to 9 for the views to be
-            those of the real cameras.
-        seed (int): Scene i of a split depends on the seed, the split, i and, in val and test, the
-            number of frames.
-        overwrite (bool): Replace what is at ``root``.
+            and ``nuscenes_infos_val.pkl``. Its subfolder ``test`` has the same files except
+            ``nuscenes_infos_train.pkl``.
+        num_frames (dict[str, int], optional): Keyframes per split, with six images each; 400, 60
+            and 80 for train, val and test by default. Scenes of train have 8 frames; val and test
+            have two long scenes each.
+        image_size (tuple[int, int]): Width and height in pixels. With 16:9 the fields of view
+            match the real cameras.
+        seed (int): Random seed. Scene i of a split depends only on the seed, the image size, the
+            split, i and, in val and test, the number of frames.
+        overwrite (bool): Whether to replace ``root`` if it exists.
 
     Returns:
         Path: ``root``.
 
     Raises:
-        ValueError: ``num_frames`` does not name the three splits with positive counts, or
+        ValueError: If ``num_frames`` does not give the three splits positive counts, or
             ``image_size`` is not two numbers of at least 64.
-        FileExistsError: Something is at ``root`` that was not made with these parameters, and
-            ``overwrite`` is off.
+        FileExistsError: If ``root`` exists with other parameters and ``overwrite`` is False.
     """
     num_frames = dict(num_frames or dict(train=400, val=60, test=80))
     check_counts(num_frames, SPLITS)

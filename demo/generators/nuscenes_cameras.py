@@ -1,4 +1,4 @@
-"""The sensors of a miniature nuScenes: where the cameras look, and the painting of boxes."""
+"""Sensors of a miniature nuScenes: poses of the cameras, and the painting of boxes."""
 from typing import Dict, List, Sequence, Tuple
 
 import cv2
@@ -6,8 +6,8 @@ import numpy as np
 
 from .nuscenes_looks import BITS, Model
 
-# Of the real cars: x, y and z in the ego frame in metres, yaw in degrees, and focal length in
-# shares of the image width. The camera that looks back has the wide lens.
+# Cameras of the real cars: x, y and z in the ego frame in metres, yaw in degrees, and focal length
+# as a share of the image width. The back camera has a wider lens.
 CAMERAS = dict(
     CAM_FRONT=((1.70, 0.01, 1.51), 0.4, 0.79),
     CAM_FRONT_RIGHT=((1.56, -0.495, 1.50), -57.0, 0.788),
@@ -15,45 +15,45 @@ CAMERAS = dict(
     CAM_BACK=((0.04, 0.005, 1.57), 179.7, 0.502),
     CAM_BACK_LEFT=((1.04, 0.484, 1.575), 108.6, 0.785),
     CAM_BACK_RIGHT=((1.04, -0.474, 1.556), -111.7, 0.784))
-# Principal point in shares of the width and the height.
+# Principal point as shares of the width and the height.
 CENTRE = 0.51, 0.54
 LIDAR = (0.96, 0., 1.84), -90.
-# From a camera's axes (right, down, ahead) to those of a car that looks the same way.
+# Rotation from a camera's axes (right, down, ahead) to those of a car with the same heading.
 AXES = np.array([[0., 0, 1], [-1, 0, 0], [0, -1, 0]])
-# Nothing closer to the plane of a camera is painted, in metres.
+# Distance from the camera plane below which nothing is painted, in metres.
 NEAR = 0.2
-# Marks smaller than this in either direction are left out, in pixels.
+# Marks smaller than this in either direction are not painted, in pixels.
 SMALLEST = 1.5
-SHIFT = 4  # bits of the fractions of pixels that OpenCV paints with
-# Distance at which haze has taken 1 - 1/e of a colour, in metres.
+SHIFT = 4  # fractional bits of the coordinates that OpenCV takes
+# Distance at which haze replaces 1 - 1/e of a colour, in metres.
 SIGHT = 130.
 SHADOW = 48.
-# Corners of a box, as rows of BITS, three of each face: (first - second) x (third - second)
-# points out.
+# Three corners of each face of a box, as rows of BITS: (first - second) x (third - second) points
+# outwards.
 _FACES = np.array([[6, 4, 5], [0, 2, 3], [2, 6, 7], [4, 0, 1], [3, 7, 5], [6, 2, 0]])
 
 
 def _turn(axis: int, angle: float) -> np.ndarray:
-    """Rotation (3, 3) about an axis by radians."""
+    """Return the rotation (3, 3) about an axis by an angle in radians."""
     vector = np.zeros(3)
     vector[axis] = angle
     return cv2.Rodrigues(vector)[0]
 
 
 def pose(rotation: np.ndarray, translation: Sequence[float]) -> np.ndarray:
-    """(4, 4) of a rotation (3, 3) and a translation in metres."""
+    """Return the (4, 4) matrix of a rotation (3, 3) and a translation in metres."""
     matrix = np.eye(4)
     matrix[:3, :3], matrix[:3, 3] = rotation, translation
     return matrix
 
 
 def planar_pose(x: float, y: float, heading: float) -> np.ndarray:
-    """(4, 4) of something that stands on the ground."""
+    """Return the (4, 4) pose of an object on the ground; the heading is in radians."""
     return pose(_turn(2, heading), (x, y, 0))
 
 
 def lidar_pose(rng: np.random.Generator) -> np.ndarray:
-    """Calibrate the LiDAR: (4, 4) lidar2ego, level so that boxes turn about its z axis alone."""
+    """Draw a calibration of the LiDAR: (4, 4) lidar2ego, level, so that boxes only have a yaw."""
     (x, y, z), yaw = LIDAR
     return pose(_turn(2, np.radians(yaw + rng.normal(0, 0.2))),
                 np.array([x, y, z]) + rng.normal(0, 0.01, size=3))
@@ -63,8 +63,8 @@ class Camera:
     """A calibrated pinhole camera on the car.
 
     Args:
-        cam2ego (np.ndarray): (4, 4); x is right, y down and z ahead of the camera.
-        cam2img (np.ndarray): (3, 3) in pixels, centres of pixels at integers.
+        cam2ego (np.ndarray): (4, 4) pose; x points right, y down and z ahead of the camera.
+        cam2img (np.ndarray): (3, 3) in pixels, with pixel centres at integers.
         image_size (tuple[int, int]): Width and height in pixels.
     """
 
@@ -73,23 +73,26 @@ class Camera:
         self.ego2cam = np.linalg.inv(cam2ego)
 
     def see(self, points: np.ndarray) -> np.ndarray:
-        """Points (..., 3) from the ego frame to the camera's."""
+        """Transform points (..., 3) from the ego frame to the camera's."""
         return points @ self.ego2cam[:3, :3].T + self.ego2cam[:3, 3]
 
     def project(self, points: np.ndarray) -> np.ndarray:
-        """Points (..., 3) of the camera's frame, all ahead, to pixels (..., 2)."""
+        """Project points (..., 3) of the camera's frame, all ahead of it, to pixels (..., 2)."""
         pixels = points @ self.cam2img.T
         return pixels[..., :2] / pixels[..., 2:]
 
     def may_show(self, shapes: np.ndarray) -> np.ndarray:
-        """Whether convex shapes (n, corners, 3) of its frame may be seen, (n,); False is sure."""
+        """Whether convex shapes (n, corners, 3) in the camera's frame may be visible, (n,).
+
+        False is certain; True may include shapes out of view.
+        """
         x, y, ahead = np.moveaxis(shapes @ self.cam2img.T, -1, 0)
         width, height = self.image_size
         outside = ahead < NEAR, x < -ahead, y < -ahead, x > width * ahead, y > height * ahead
         return ~np.any([side.all(-1) for side in outside], axis=0)
 
     def rays(self) -> np.ndarray:
-        """Directions (height, width, 3) in the ego frame that the pixels see."""
+        """Return the viewing directions of the pixels in the ego frame, (height, width, 3)."""
         width, height = self.image_size
         y, x = np.mgrid[:height, :width]
         pixels = np.stack([x, y, np.ones_like(x)], axis=-1)
@@ -97,7 +100,7 @@ class Camera:
 
 
 def calibrate(image_size: Tuple[int, int], rng: np.random.Generator) -> Dict[str, Camera]:
-    """The six cameras of one car, each a little off from where it should be."""
+    """Draw the calibration of the six cameras of a car: the nominal one with small deviations."""
     width, height = image_size
     cameras = {}
     for name, (place, yaw, focal) in CAMERAS.items():
@@ -112,17 +115,17 @@ def calibrate(image_size: Tuple[int, int], rng: np.random.Generator) -> Dict[str
 
 
 def paint_order(boxes: np.ndarray) -> List[int]:
-    """Order in which to paint boxes that do not overlap, so that the nearer hide the farther.
+    """Return the order in which to paint disjoint boxes, so that nearer ones hide farther ones.
 
-    Sorting by distance would not do: a person beside a bus is farther than its middle, and yet
-    before it. A plane between two boxes tells which one can hide the other: the one on the
-    camera's side.
+    Sorting by distance is not enough: a person beside a bus can be farther away than the middle of
+    the bus and still be in front of it. Of two boxes separated by a plane, only the one on the
+    camera's side can hide the other.
 
     Args:
         boxes (np.ndarray): (n, 8, 3) corners in the camera's frame, in the order of ``BITS``.
 
     Returns:
-        list[int]: Of boxes, from far to near.
+        list[int]: Indices of the boxes, from far to near.
     """
     second = boxes[:, _FACES[:, 1]]
     normals = np.cross(boxes[:, _FACES[:, 0]] - second, boxes[:, _FACES[:, 2]] - second)
@@ -131,7 +134,7 @@ def paint_order(boxes: np.ndarray) -> List[int]:
     beyond = np.einsum('ifc,jkc->ifjk', normals, boxes).min(-1) > offsets[..., None] - 1e-4
     camera_beyond = (offsets < 0)[..., None]
     hidden = (beyond & camera_beyond).any(1) | (beyond & ~camera_beyond).any(1).T
-    first = hidden & ~hidden.T  # [i, j]: j may hide i, i can not hide j
+    first = hidden & ~hidden.T  # [i, j]: j may hide i, but not i j
     np.fill_diagonal(first, False)
 
     distances = np.linalg.norm(boxes.mean(1), axis=1)
@@ -144,7 +147,7 @@ def paint_order(boxes: np.ndarray) -> List[int]:
 
 
 def clip_near(polygon: np.ndarray) -> np.ndarray:
-    """The part of a polygon (n, 3) that is at least ``NEAR`` ahead, (m, 3)."""
+    """Clip a polygon (n, 3) to the part at least ``NEAR`` ahead, (m, 3)."""
     kept = []
     for start, end in zip(polygon, np.roll(polygon, -1, axis=0)):
         if start[2] >= NEAR:
@@ -155,15 +158,15 @@ def clip_near(polygon: np.ndarray) -> np.ndarray:
 
 
 class Canvas:
-    """A picture and the numbers of what is seen in it, painted from far to near.
+    """An image and the ids of the objects in it, painted from far to near.
 
     Args:
-        camera (Camera): What is painted with.
-        picture (np.ndarray): (height, width, 3) uint8 RGB background.
-        haze (np.ndarray): (3,) RGB in 0..255 that far things fade to.
+        camera (Camera): The camera of the image.
+        picture (np.ndarray): (height, width, 3) uint8 RGB background, painted on in place.
+        haze (np.ndarray): (3,) RGB in 0..255 that distant colours fade to.
 
     Attributes:
-        ids (np.ndarray): (height, width) uint16: 0, or one more than the index of an object.
+        ids (np.ndarray): (height, width) uint16; id of the visible object, or 0 for background.
     """
 
     def __init__(self, camera: Camera, picture: np.ndarray, haze: np.ndarray):
@@ -175,7 +178,7 @@ class Canvas:
 
     def _fill(self, polygon: np.ndarray, colour: np.ndarray, smallest: float = 0.,
               number: int = 0) -> None:
-        """Fill a polygon (n, 3) of the camera's frame, if it is not too small."""
+        """Fill a polygon (n, 3) of the camera's frame, at least ``smallest`` pixels in size."""
         if polygon[:, 2].min() < NEAR:
             polygon = clip_near(polygon)
         pixels = self.camera.project(polygon)
@@ -190,7 +193,7 @@ class Canvas:
         """Darken the ground below a box.
 
         Args:
-            corners (np.ndarray): (8, 3) in the ego frame.
+            corners (np.ndarray): (8, 3) corners in the ego frame.
         """
         ground = corners[[0, 4, 6, 2]] * (1, 1, 0)
         ground = ground.mean(0) + 1.06 * (ground - ground.mean(0))
@@ -203,13 +206,13 @@ class Canvas:
         """Paint one object.
 
         Args:
-            number (int): Its number in ``ids``.
-            parts (np.ndarray): (p, 8, 3) the model's parts in the ego frame.
-            quads (np.ndarray): (q, 4, 3) the model's quads in the ego frame.
-            model (Model): Has the rest: colours, owners and which quads are solid.
+            number (int): Id of the object in ``ids``.
+            parts (np.ndarray): (p, 8, 3) parts of the model in the ego frame.
+            quads (np.ndarray): (q, 4, 3) quads of the model in the ego frame.
+            model (Model): Gives colours, owners and which quads are solid.
 
         Returns:
-            int: Pixels of the object, before nearer ones hide some.
+            int: Number of pixels of the object, before nearer ones hide some.
         """
         parts, quads = self.camera.see(parts), self.camera.see(quads)
         sides = quads[:, [0, 2]] - quads[:, [1, 1]]
@@ -226,5 +229,5 @@ class Canvas:
 
 
 def box_corners(size: Sequence[float], box2ego: np.ndarray) -> np.ndarray:
-    """Corners (8, 3) in the ego frame, in the order of ``BITS``, of a box on the ground."""
+    """Return the corners (8, 3) of a box on the ground, in the ego frame and order of ``BITS``."""
     return (BITS - (0.5, 0.5, 0)) * size @ box2ego[:3, :3].T + box2ego[:3, 3]

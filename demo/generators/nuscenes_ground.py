@@ -1,4 +1,4 @@
-"""What a miniature nuScenes has behind its objects: ground with roads, and the sky above."""
+"""Background of a miniature nuScenes scene: ground with roads, and sky."""
 from typing import Dict, Sequence
 
 import cv2
@@ -8,9 +8,9 @@ from .nuscenes_cameras import SIGHT, Camera
 from .nuscenes_world import HALF_ROAD, LANE, SIDEWALK, Road
 from .shapes import noise
 
-# Of the ground's texture, in metres.
+# Pixel size of the ground's texture, in metres.
 PIXEL = 0.14
-# How far the texture reaches beyond the ego car's way, in metres.
+# How far the texture extends beyond the ego car's path, in metres.
 REACH = 65.
 # Rows and columns of the panorama, and the elevations of its first and last row in degrees.
 PANORAMA = 96, 1024
@@ -25,12 +25,12 @@ class Backdrop:
     """Ground and sky of one scene.
 
     Args:
-        roads (Sequence[Road]): The first one on top.
-        way (np.ndarray): (n, 2) where the ego car drives, in metres.
+        roads (Sequence[Road]): Roads, the topmost first.
+        way (np.ndarray): (n, 2) positions of the ego car in metres.
         rng (Generator): Source of all randomness.
 
     Attributes:
-        haze (np.ndarray): (3,) RGB in 0..255 of what is infinitely far.
+        haze (np.ndarray): (3,) RGB in 0..255 at infinite distance.
     """
 
     def __init__(self, roads: Sequence[Road], way: np.ndarray, rng: np.random.Generator):
@@ -67,7 +67,7 @@ class Backdrop:
         return ground
 
     def _strip(self, ground, road: Road, ends, left: float, width: float, colour) -> None:
-        """Paint along a road from one place to another, ``left`` of its middle."""
+        """Paint a strip along a road between two places, centred ``left`` of its middle."""
         places = np.arange(ends[0], ends[1] + 1, 1.)
         sides = [road.at(places, left + half)[0] for half in (-width / 2, width / 2)]
         pixels = np.round((np.stack(sides) - self._corner) / PIXEL * (1 << SHIFT)).astype(np.int32)
@@ -76,14 +76,14 @@ class Backdrop:
             cv2.fillConvexPoly(ground, quad, np.asarray(colour).tolist(), cv2.LINE_AA, SHIFT)
 
     def _paint_sky(self, rng) -> np.ndarray:
-        """Panorama of clouds and, at the horizon, houses and trees."""
+        """Paint a panorama of clouds and, at the horizon, houses and trees."""
         rows, columns = PANORAMA
         elevation = np.linspace(TOP, BOTTOM, rows, dtype=np.float32)[:, None, None]
         zenith = np.array([(100, 145, 205), (165, 175, 188)][rng.integers(2)])
         share = np.clip(elevation / 22, 0, 1) ** 0.7
         sky = self.haze + share * (zenith - self.haze)
         clouds = np.clip(noise(rows, columns // 2, ((3, 1.), (8, 0.5)), rng), 0, 1)
-        clouds = np.hstack([clouds, clouds[:, ::-1]])[..., None]  # meets its own other end
+        clouds = np.hstack([clouds, clouds[:, ::-1]])[..., None]  # mirrored: both ends match
         sky = sky + 0.5 * share * clouds * (240 - sky)
         sky = np.broadcast_to(sky, (rows, columns, 3)).copy()
         start = 0
@@ -97,10 +97,16 @@ class Backdrop:
                 sky[(elevation < top)[:, 0, 0], start:end] = colour
             start = end
         sky[(elevation < 0)[:, 0, 0]] = self.haze
-        return np.hstack([sky, sky]).astype(np.uint8)  # twice around, to start at any angle
+        return np.hstack([sky, sky]).astype(np.uint8)  # twice around: a view starts at any angle
 
     def _view(self, camera: Camera) -> tuple:
-        """Of a camera's pixels: panorama column and row; from the horizon on, ground and haze."""
+        """Compute, once per camera, the geometry of its view.
+
+        Returns:
+            tuple: Column and row of each pixel in the panorama; image row of the horizon; and from
+            that row on, whether a pixel shows the ground, the ground's share of the colour, and
+            the haze to add.
+        """
         if camera not in self._views:
             rows, columns = PANORAMA
             rays = camera.rays()
@@ -119,19 +125,19 @@ class Backdrop:
         return self._views[camera]
 
     def see(self, camera: Camera, ego2global: np.ndarray) -> np.ndarray:
-        """Picture (height, width, 3) uint8 RGB of a camera without objects.
+        """Render the background of a camera's image, (height, width, 3) uint8 RGB.
 
         Args:
-            camera (Camera): One of the scene's.
-            ego2global (np.ndarray): (4, 4) of the car, which stands level on the ground.
+            camera (Camera): A camera of the scene.
+            ego2global (np.ndarray): (4, 4) pose of the car, which is level on the ground.
         """
         column, row, horizon, below, clear, haze = self._view(camera)
         turned = np.arctan2(ego2global[1, 0], ego2global[0, 0]) % (2 * np.pi) / (2 * np.pi)
         picture = cv2.remap(self._sky, column + np.float32(turned * PANORAMA[1]), row,
                             cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
-        # From the texture to the ground, the camera, and its picture from the horizon on of twice
-        # the size.
+        # Homography from the texture to the ground, to the camera, and to its image below the
+        # horizon at twice the size.
         texture = np.array([[PIXEL, 0, self._corner[0]], [0, PIXEL, self._corner[1]], [0, 0, 0],
                             [0, 0, 1]])
         double = np.array([[2, 0, 0.5], [0, 2, 0.5 - 2 * horizon], [0, 0, 1]])

@@ -1,10 +1,10 @@
-"""What the ten classes of nuScenes look like: coloured boxes in a box, with a front and a back."""
+"""Appearance of the ten nuScenes classes: coloured boxes in a box, with a front and a back."""
 import colorsys
 from typing import Tuple
 
 import numpy as np
 
-# Of a face: axis it looks along, sign, and shade of its colour. Front and back differ.
+# Axis and sign of the normal of each face, and shade of its colour. Front and back differ.
 FACES = dict(
     front=(0, 1, 0.95), back=(0, -1, 0.7), left=(1, 1, 0.82), right=(1, -1, 0.82),
     top=(2, 1, 1.1), bottom=(2, -1, 0.45))
@@ -17,7 +17,7 @@ TAIL = (215, 25, 25)
 
 
 def tint(rng: np.random.Generator, hue: float, saturation: float, value: float) -> np.ndarray:
-    """A colour near one given by its hue in degrees, (3,) RGB in 0..255."""
+    """Draw a colour close to a hue in degrees, saturation and value: (3,) RGB in 0..255."""
     hue += rng.normal(0, 7)
     saturation = np.clip(saturation + rng.normal(0, 0.07), 0, 1)
     value = np.clip(value + rng.normal(0, 0.08), 0.1, 1)
@@ -25,7 +25,7 @@ def tint(rng: np.random.Generator, hue: float, saturation: float, value: float) 
 
 
 def _quad(low: np.ndarray, high: np.ndarray, face: str) -> np.ndarray:
-    """Corners (4, 3) of a face of a box, counter-clockwise as seen from outside."""
+    """Return the corners (4, 3) of a face of a box, counter-clockwise as seen from outside."""
     axis, sign, _ = FACES[face]
     across, up = [other for other in range(3) if other != axis]
     quad = np.empty((4, 3))
@@ -36,17 +36,17 @@ def _quad(low: np.ndarray, high: np.ndarray, face: str) -> np.ndarray:
 
 
 class Model:
-    """Boxes with marks on their faces, which fill the box from (-0.5, -0.5, 0) to (0.5, 0.5, 1).
+    """Boxes with marks on their faces, within the box from (-0.5, -0.5, 0) to (0.5, 0.5, 1).
 
-    x is ahead, y to the left and z up. The boxes, its parts, do not overlap.
+    x points ahead, y to the left and z up. The boxes, called parts, do not overlap.
 
     Attributes:
-        parts (np.ndarray): (p, 8, 3) corners, in the order of ``BITS``.
+        parts (np.ndarray): (p, 8, 3) corners of the parts, in the order of ``BITS``.
         quads (np.ndarray): (q, 4, 3) corners of faces and of marks on them, counter-clockwise
-            from outside; a mark comes after its face.
+            as seen from outside; a mark comes after its face.
         colours (np.ndarray): (q, 3) RGB in 0..255.
-        owners (np.ndarray): (q,) part of each quad.
-        solid (np.ndarray): (q,) whether a quad is a face, not a mark.
+        owners (np.ndarray): (q,) index of the part of each quad.
+        solid (np.ndarray): (q,) True for faces, False for marks.
     """
 
     def __init__(self):
@@ -58,7 +58,7 @@ class Model:
 
     def box(self, x: Tuple[float, float], y: Tuple[float, float], z: Tuple[float, float],
             colour) -> 'Model':
-        """Add a part."""
+        """Add a part and return the model."""
         self._extent = np.array([x, y, z], float).T
         self.parts = np.append(self.parts, [np.choose(BITS, self._extent[:, None])], axis=0)
         for face in FACES:
@@ -66,13 +66,13 @@ class Model:
         return self
 
     def mark(self, faces: str, u: Tuple[float, float], v: Tuple[float, float], colour) -> 'Model':
-        """Paint a rectangle on faces of the last part.
+        """Paint a rectangle on faces of the last part and return the model.
 
         Args:
-            faces (str): Names, with a space between.
-            u (tuple[float, float]): From back to front, or on front and back from right to left,
-                in shares of the face.
-            v (tuple[float, float]): Upwards, on the top to the left.
+            faces (str): Names of faces, separated by spaces.
+            u (tuple[float, float]): Extent in shares of the face, from back to front; on the front
+                and back faces, from right to left.
+            v (tuple[float, float]): Extent upwards; on the top and bottom faces, to the left.
             colour (Sequence[float]): RGB in 0..255.
         """
         for face in faces.split():
@@ -96,7 +96,7 @@ HALF = (-0.5, 0.5)
 
 
 def _wheels(model: Model, height: float, *places: float) -> None:
-    """On both sides of the last part, each about a place in shares of its length."""
+    """Mark wheels on both sides of the last part, centred at places in shares of its length."""
     for place in places:
         model.mark('left right', (place - 0.09, place + 0.09), (0, height), BLACK)
 
@@ -229,7 +229,7 @@ def _barrier(rng: np.random.Generator, moving: bool) -> Model:
     return model.mark('back', (0, 1), (0, 0.12), BLACK)
 
 
-# From a generator, and whether the object moves, to its model.
+# Each takes a random generator and whether the object moves, and returns its model.
 LOOKS = dict(
     car=_car, truck=_truck, trailer=_trailer, bus=_bus,
     construction_vehicle=_construction_vehicle, bicycle=_bicycle, motorcycle=_motorcycle,

@@ -1,4 +1,4 @@
-"""One scene of a miniature nuScenes: what the sensors of the car see of its world."""
+"""One scene of a miniature nuScenes: the world as seen by the sensors of the car."""
 from typing import Dict, NamedTuple, Optional, Tuple
 
 import numpy as np
@@ -8,24 +8,24 @@ from .nuscenes_cameras import (Camera, Canvas, box_corners, calibrate, lidar_pos
 from .nuscenes_ground import Backdrop
 from .nuscenes_world import Thing, World
 
-# How far the eye reaches: what is farther from the car is neither painted nor annotated, in metres.
+# Objects farther from the car than this, in metres, are neither painted nor annotated.
 RANGE = 30.
-# An object is seen where one camera shows this many of its pixels, in images of this size, and
-# all cameras together this share of it.
+# An object counts as visible if one camera shows at least SEEN_PIXELS of its pixels, in images of
+# DEFAULT_SIZE, and all cameras together show at least SEEN_SHARE of it.
 DEFAULT_SIZE = 352, 198
 SEEN_PIXELS, SEEN_SHARE = 16, 0.2
 PIXELS_PER_POINT = 8
 
 
 class Shot(NamedTuple):
-    """What a camera sees.
+    """Image of a camera.
 
     Attributes:
         picture (np.ndarray): (height, width, 3) uint8 RGB.
-        ids (np.ndarray): (height, width) uint16: 0, or one more than the index of the object.
-        painted (np.ndarray): (number of objects,) int64 pixels of each in the image, were there
-            no other.
-        seen (np.ndarray): (number of objects,) int64 pixels of each that nothing hides.
+        ids (np.ndarray): (height, width) uint16; index of the object plus 1, or 0 for background.
+        painted (np.ndarray): (number of objects,) int64; pixels of each object, occluded ones
+            included.
+        seen (np.ndarray): (number of objects,) int64; visible pixels of each object.
     """
     picture: np.ndarray
     ids: np.ndarray
@@ -34,17 +34,17 @@ class Shot(NamedTuple):
 
 
 class Scene:
-    """A world, the car's calibrated sensors, and what they see.
+    """A world, and the calibrated sensors of the car in it.
 
     Args:
-        num_frames (int): Keyframes.
+        num_frames (int): Number of keyframes.
         image_size (tuple[int, int]): Width and height in pixels.
         rng (Generator): Source of all randomness.
 
     Attributes:
-        world (World): Roads, traffic and the way of the car.
-        cameras (dict[str, Camera]): By channel.
-        lidar2ego (np.ndarray): (4, 4), level.
+        world (World): Roads, traffic and the path of the car.
+        cameras (dict[str, Camera]): Cameras by channel.
+        lidar2ego (np.ndarray): (4, 4) pose of the LiDAR, which is level.
     """
 
     def __init__(self, num_frames: int, image_size: Tuple[int, int], rng: np.random.Generator):
@@ -56,19 +56,19 @@ class Scene:
         self._backdrop = Backdrop(self.world.roads, way, rng)
 
     def ego2global(self, frame: int) -> np.ndarray:
-        """(4, 4) pose of the car in a keyframe."""
+        """Return the (4, 4) pose of the car in a keyframe."""
         point, heading = self.world.ego.at(self.world.times[frame])
         return planar_pose(*point, heading)
 
     def box2global(self, thing: Thing, frame: int) -> np.ndarray:
-        """(4, 4) pose of an object: x is ahead, the origin on the ground below its middle."""
+        """Return the (4, 4) pose of an object: x points ahead, the origin is below its middle."""
         point, heading = thing.track.at(self.world.times[frame])
         return planar_pose(*point, heading)
 
     def annotated(self, thing: Thing, num_frames: int) -> Optional[range]:
-        """Of so many keyframes, those from the first to the last with an object within ``RANGE``.
+        """Return the frames from the first to the last in which an object is within ``RANGE``.
 
-        None if there are none.
+        Only the first ``num_frames`` keyframes count; None if there is no such frame.
         """
         times = self.world.times[:num_frames]
         offsets = thing.track.at(times)[0] - self.world.ego.at(times)[0]
@@ -76,7 +76,7 @@ class Scene:
         return range(int(near[0]), int(near[-1]) + 1) if len(near) else None
 
     def shoot(self, frame: int) -> Dict[str, Shot]:
-        """What the cameras see in a keyframe, by channel."""
+        """Render the images of all cameras in a keyframe, by channel."""
         ego2global = self.ego2global(frame)
         global2ego = np.linalg.inv(ego2global)
         poses = [global2ego @ self.box2global(thing, frame) for thing in self.world.things]
@@ -104,14 +104,15 @@ class Scene:
         return Shot(canvas.picture, canvas.ids, painted, seen)
 
     def visibility(self, shots: Dict[str, Shot]) -> Tuple[np.ndarray, np.ndarray]:
-        """How well the objects are seen in a keyframe.
+        """Compute how visible the objects are in a keyframe.
 
         Args:
-            shots (dict[str, Shot]): What ``shoot`` returned.
+            shots (dict[str, Shot]): Result of :meth:`shoot`.
 
         Returns:
-            tuple[np.ndarray, np.ndarray]: Share in 0..1 that is seen of what lies in the images,
-            and number of LiDAR points, 0 for objects that are hidden; (number of objects,) each.
+            tuple[np.ndarray, np.ndarray]: Visible share in 0..1 of an object's pixels in all
+            images, and number of LiDAR points, 0 for objects that do not count as visible;
+            (number of objects,) each.
         """
         seen = np.stack([shot.seen for shot in shots.values()])
         painted = sum(shot.painted for shot in shots.values())

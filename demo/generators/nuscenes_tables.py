@@ -1,4 +1,4 @@
-"""The tables of nuScenes' devkit, and the info files that mmdet3d makes of them."""
+"""The tables of nuScenes' devkit, and the info files that mmdet3d derives from them."""
 import hashlib
 import json
 import pickle
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 VERSION = 'v1.0-mini'
-# Of the ten detection classes.
+# nuScenes' category of each of the ten detection classes.
 CATEGORIES = dict(
     car='vehicle.car',
     truck='vehicle.truck',
@@ -26,7 +26,7 @@ LABELS = {name: label for label, name in enumerate(CATEGORIES)}
 ATTRIBUTES = ('vehicle.moving', 'vehicle.stopped', 'vehicle.parked', 'cycle.with_rider',
               'cycle.without_rider', 'pedestrian.sitting_lying_down', 'pedestrian.standing',
               'pedestrian.moving')
-# By token: level, and where it ends, of the share that is seen of an object.
+# Maps visibility tokens to the level and the upper end of the visible share of an object.
 VISIBILITIES = {
     '1': ('v0-40', 0.4),
     '2': ('v40-60', 0.6),
@@ -40,9 +40,9 @@ MAP = 'maps/empty.png'
 
 
 def attribute_of(name: str, moving: bool) -> str:
-    """Attribute of an object of a class, '' for one that has none.
+    """Return the attribute of an object, or '' for classes without attributes.
 
-    What ``NuScenesMetric`` takes it to be from the predicted speed.
+    It is the one that ``NuScenesMetric`` derives from the predicted speed.
     """
     if name in ('traffic_cone', 'barrier'):
         return ''
@@ -56,12 +56,12 @@ def attribute_of(name: str, moving: bool) -> str:
 
 
 def visibility_of(share: float) -> str:
-    """Visibility token of an object of which a share in 0..1 is seen."""
+    """Return the visibility token for a visible share in 0..1."""
     return next((token for token, (_, end) in VISIBILITIES.items() if share < end), '4')
 
 
 def _rotation(matrix: np.ndarray) -> List[float]:
-    from pyquaternion import Quaternion  # comes with nuscenes-devkit, other data sets need neither
+    from pyquaternion import Quaternion  # from nuscenes-devkit, which only nuScenes needs
 
     return Quaternion(matrix=matrix[:3, :3]).elements.tolist()
 
@@ -69,11 +69,11 @@ def _rotation(matrix: np.ndarray) -> List[float]:
 class Tables:
     """Records of one devkit folder.
 
-    Tokens are hashes of what they stand for, 32 hexadecimal digits.
+    Tokens are hashes of a table and a key, with 32 hexadecimal digits.
 
     Args:
-        name (str): Sets the tokens of this folder apart from those of others.
-        channels (Sequence[str]): Of the sensors.
+        name (str): Distinguishes the tokens of this folder from those of others.
+        channels (Sequence[str]): Channels of the sensors.
     """
 
     def __init__(self, name: str, channels: Sequence[str]):
@@ -90,17 +90,17 @@ class Tables:
                      modality='lidar' if channel == LIDAR else 'camera')
 
     def token(self, *parts) -> str:
-        """Of anything, by a table and what it is called there."""
+        """Return the token of a record, given its table and its key."""
         return hashlib.md5('/'.join(map(str, (self.name, *parts))).encode()).hexdigest()
 
     def add(self, table: str, *parts, **record) -> str:
-        """Add a record, called by ``parts``, and return its token."""
+        """Add a record with the key ``parts`` and return its token."""
         token = self.token(table, *parts)
         self.records[table].append(dict(token=token, **record))
         return token
 
     def add_scene(self, name: str, num_samples: int, description: str) -> None:
-        """Add a scene with its log; its samples are called by its name and their numbers."""
+        """Add a scene with its log. The keys of its samples are the scene's name and an index."""
         self.add('log', name, logfile=name, vehicle='generated', date_captured='', location='')
         self.add('scene', name, log_token=self.token('log', name), nbr_samples=num_samples,
                  first_sample_token=self.token('sample', name, 0),
@@ -109,19 +109,25 @@ class Tables:
 
     def add_calibration(self, scene: str, channel: str, sensor2ego: np.ndarray,
                         cam2img: Sequence = ()) -> None:
-        """Add the calibration of a sensor that holds throughout a scene."""
+        """Add the calibration of a sensor for a whole scene."""
         self.add('calibrated_sensor', scene, channel, sensor_token=self.token('sensor', channel),
                  translation=sensor2ego[:3, 3].tolist(), rotation=_rotation(sensor2ego),
                  camera_intrinsic=np.asarray(cam2img).tolist())
 
     def neighbours(self, index: int, count: int, *parts) -> Dict[str, str]:
-        """Links of one of ``count`` records that follow one another and are called by number."""
+        """Return the links of a record to its neighbours.
+
+        Args:
+            index (int): Index of the record in the sequence, the last part of its key.
+            count (int): Number of records in the sequence.
+            parts: Table and the rest of the key.
+        """
         return dict(prev=self.token(*parts, index - 1) if index > 0 else '',
                     next=self.token(*parts, index + 1) if index + 1 < count else '')
 
     def add_sample(self, scene: str, index: int, count: int, timestamp: int,
                    ego2global: np.ndarray) -> None:
-        """Add a keyframe of a scene, with the pose that all of its sensors share."""
+        """Add a keyframe of a scene, with the ego pose that all its sensors share."""
         self.add('sample', scene, index, timestamp=timestamp,
                  scene_token=self.token('scene', scene),
                  **self.neighbours(index, count, 'sample', scene))
@@ -130,7 +136,7 @@ class Tables:
 
     def add_data(self, scene: str, index: int, count: int, channel: str, timestamp: int,
                  filename: str, image_size: Sequence[int] = (0, 0)) -> None:
-        """Add what a sensor gives for a keyframe."""
+        """Add the record of a sensor's file for a keyframe."""
         self.add('sample_data', scene, channel, index,
                  sample_token=self.token('sample', scene, index),
                  ego_pose_token=self.token('ego_pose', scene, index),
@@ -140,7 +146,7 @@ class Tables:
                  **self.neighbours(index, count, 'sample_data', scene, channel))
 
     def add_instance(self, scene: str, number: int, name: str, frames: range) -> None:
-        """Add an object of a class that is annotated in consecutive frames of a scene."""
+        """Add an object of class ``name``, annotated in consecutive frames of a scene."""
         first, last = (self.token('sample_annotation', scene, number, index)
                        for index in (frames[0], frames[-1]))
         self.add('instance', scene, number, nbr_annotations=len(frames),
@@ -150,7 +156,10 @@ class Tables:
     def add_annotation(self, scene: str, number: int, frames: range, index: int, attribute: str,
                        box2global: np.ndarray, size: np.ndarray, share: float,
                        num_points: int) -> None:
-        """Add an object in one frame; ``size`` is length, width, height, as in the infos."""
+        """Add the annotation of an object in one frame.
+
+        ``size`` is length, width and height, as in the infos.
+        """
         call = 'sample_annotation', scene, number
         self.add(*call, index, sample_token=self.token('sample', scene, index),
                  instance_token=self.token('instance', scene, number),
@@ -163,7 +172,7 @@ class Tables:
                  num_lidar_pts=num_points, num_radar_pts=0)
 
     def write(self, root: Path) -> None:
-        """Write the tables, and the map that the devkit asks for, which is empty."""
+        """Write the tables, and the map file that the devkit requires, which is empty."""
         (root / MAP).parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(root / MAP), np.zeros((8, 8), np.uint8))
         logs = [log['token'] for log in self.records['log']]
@@ -176,7 +185,7 @@ class Tables:
 
 
 def lidar_box(box2global: np.ndarray, size: np.ndarray, lidar2global: np.ndarray) -> List[float]:
-    """Box of mmdet3d's infos: centre, length, width, height and yaw in the LiDAR's frame."""
+    """Return a box as in mmdet3d's infos: centre, length, width, height, yaw in the LiDAR frame."""
     centre = box2global.copy()
     centre[2, 3] += size[2] / 2
     box = np.linalg.inv(lidar2global) @ centre
@@ -184,7 +193,7 @@ def lidar_box(box2global: np.ndarray, size: np.ndarray, lidar2global: np.ndarray
 
 
 def write_infos(path: Path, infos: Sequence[dict]) -> None:
-    """Write an info file of mmdet3d's version 1.1, with samples numbered in order."""
+    """Write an info file in mmdet3d's version 1.1, with consecutive sample indices."""
     metainfo = dict(categories=LABELS, dataset='nuscenes', version=VERSION, info_version='1.1')
     data_list = [dict(sample_idx=index, **info) for index, info in enumerate(infos)]
     with open(path, 'wb') as file:

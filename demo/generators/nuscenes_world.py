@@ -1,13 +1,13 @@
-"""The world of a miniature nuScenes scene: roads, the traffic on them, and how all of it moves."""
+"""World of a miniature nuScenes scene: roads, and the traffic that moves on them."""
 from typing import List, Sequence, Tuple
 
 import numpy as np
 
 from .nuscenes_looks import LOOKS, Model
 
-# Of keyframes, in seconds.
+# Interval between keyframes, in seconds.
 PERIOD = 0.5
-# Length, width and height in metres: about the means of nuScenes, the longest ones shortened.
+# Length, width and height in metres: roughly the means of nuScenes, with the longest shortened.
 SIZES = dict(
     car=(4.6, 1.95, 1.7),
     truck=(6.9, 2.5, 2.9),
@@ -19,7 +19,7 @@ SIZES = dict(
     pedestrian=(0.7, 0.7, 1.75),
     traffic_cone=(0.42, 0.42, 1.05),
     barrier=(0.55, 2.5, 1.))
-# How often a class is dealt; barriers and cones come in rows.
+# Relative frequencies of the classes; barriers and cones are placed in rows.
 DECK = [
     name for name, cards in dict(
         car=5, truck=2, trailer=2, bus=2, construction_vehicle=2, bicycle=3, motorcycle=3,
@@ -30,13 +30,13 @@ TRIES = 12
 LANE = 3.6
 HALF_ROAD = 2 * LANE
 SIDEWALK = 3.
-# How far the traffic reaches behind and ahead of the part that the ego car drives.
+# How far the traffic extends behind and ahead of the ego car's path, in metres.
 BEHIND, AHEAD = 26., 32.
-# Free space to the sides of an object, and of the ego car, in metres.
+# Free space around an object, and around the ego car, in metres.
 GAP, EGO_GAP = 0.2, 1.2
 EGO_SIZE = (4.1, 1.75, 1.6)
 EGO_LANE = -LANE / 2
-# From the ego frame's origin, at the rear axle, to the middle of the car.
+# Distance from the ego frame's origin, at the rear axle, to the middle of the car, in metres.
 EGO_MIDDLE = 1.3
 CROSSING_EVERY = 70.
 
@@ -45,12 +45,12 @@ class Road:
     """A centre line that bends gently to the left and the right.
 
     Args:
-        origin (Sequence[float]): x and y of its place 0, in metres.
-        heading (float): About its direction, in radians.
-        reach (tuple[float, float]): The first and last place along it, in metres.
-        bend (float): By how much it turns to either side, in radians.
-        wavelength (float): Metres.
-        phase (float): Of the bends, in radians.
+        origin (Sequence[float]): x and y of place 0, in metres.
+        heading (float): Heading around which the road bends, in radians.
+        reach (tuple[float, float]): First and last place along the road, in metres.
+        bend (float): Amplitude of the heading's oscillation, in radians.
+        wavelength (float): Wavelength of the bends in metres.
+        phase (float): Phase of the bends in radians.
     """
     STEP = 0.5
 
@@ -64,9 +64,9 @@ class Road:
         self.points = points - middle + origin
 
     def at(self, place, left=0.) -> Tuple[np.ndarray, np.ndarray]:
-        """Points (..., 2) and headings (...) at places along the road and ``left`` of its middle.
+        """Return points (..., 2) and headings (...) at places along the road and ``left`` of it.
 
-        Beyond its ends the road goes straight on.
+        Beyond its ends the road continues straight.
         """
         place = np.asarray(place, float)
         inside = np.clip(place, self.places[0], self.places[-1])
@@ -79,14 +79,14 @@ class Road:
 
 
 class Track:
-    """Something that stands beside a road or moves along it at a constant speed.
+    """Path of an object that stands or moves along a road at a constant speed.
 
     Args:
-        road (Road): What it moves along.
-        place (float): Where along the road at time 0, in metres.
-        left (float): Metres to the left of the road's middle.
-        speed (float): Along the road, in metres per second; negative against it.
-        turn (float): From the heading of the road to its own, in radians.
+        road (Road): The road.
+        place (float): Position along the road at time 0, in metres.
+        left (float): Metres left of the road's middle.
+        speed (float): Speed along the road in metres per second; negative in reverse direction.
+        turn (float): Angle from the road's heading to the object's, in radians.
     """
 
     def __init__(self, road: Road, place: float, left: float, speed: float = 0., turn: float = 0.):
@@ -94,12 +94,12 @@ class Track:
         self.speed, self.turn = speed, turn
 
     def at(self, time) -> Tuple[np.ndarray, np.ndarray]:
-        """Points (..., 2) in metres and headings (...) in radians at times in seconds."""
+        """Return points (..., 2) in metres and headings (...) in radians at times in seconds."""
         point, heading = self.road.at(self.place + self.speed * np.asarray(time), self.left)
         return point, heading + self.turn
 
     def velocity(self, start: float, end: float) -> np.ndarray:
-        """(2,) in metres per second, the mean between two times in seconds."""
+        """Return the mean velocity between two times in seconds, (2,) in metres per second."""
         before, after = self.at(np.array([start, end]))[0]
         return (after - before) / (end - start)
 
@@ -110,8 +110,8 @@ class Thing:
     Args:
         name (str): Detection class.
         size (Sequence[float]): Length, width and height in metres.
-        track (Track): Where it is.
-        model (Model): What it looks like.
+        track (Track): Path of the object.
+        model (Model): Appearance of the object.
     """
 
     def __init__(self, name: str, size: Sequence[float], track: Track, model: Model):
@@ -119,7 +119,7 @@ class Thing:
 
 
 def footprint(point: np.ndarray, heading: np.ndarray, length: float, width: float) -> np.ndarray:
-    """Corners (..., 4, 2) of rectangles about points (..., 2) with headings (...)."""
+    """Return the corners (..., 4, 2) of rectangles around points (..., 2) with headings (...)."""
     ahead = np.stack([np.cos(heading), np.sin(heading)], axis=-1)[..., None, :]
     across = np.stack([-ahead[..., 1], ahead[..., 0]], axis=-1)
     signs = np.array([(1, 1), (-1, 1), (-1, -1), (1, -1)]) / 2
@@ -128,7 +128,7 @@ def footprint(point: np.ndarray, heading: np.ndarray, length: float, width: floa
 
 
 def overlap(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Whether rectangles (..., 4, 2) overlap: no side of either has the other beyond it."""
+    """Whether rectangles (..., 4, 2) overlap: no axis along a side of either separates them."""
     apart = False
     for sides in (one, other):
         axes = np.stack([sides[..., 0, :] - sides[..., 1, :], sides[..., 1, :] - sides[..., 2, :]],
@@ -140,19 +140,19 @@ def overlap(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 class World:
-    """Roads with traffic, and the ego car's way through it.
+    """Roads with traffic, and the path of the ego car.
 
-    Nothing overlaps at any keyframe.
+    No two objects overlap at any keyframe.
 
     Args:
-        num_frames (int): Keyframes, ``PERIOD`` apart.
+        num_frames (int): Number of keyframes, ``PERIOD`` apart.
         rng (Generator): Source of all randomness.
 
     Attributes:
-        ego (Track): Way of the ego frame's origin.
-        roads (list[Road]): The one the ego car drives on, then those that cross it.
+        ego (Track): Path of the ego frame's origin.
+        roads (list[Road]): The road of the ego car, then the roads that cross it.
         things (list[Thing]): The traffic.
-        times (np.ndarray): (num_frames,) of the keyframes, in seconds.
+        times (np.ndarray): (num_frames,) times of the keyframes in seconds.
     """
 
     def __init__(self, num_frames: int, rng: np.random.Generator):
@@ -167,7 +167,7 @@ class World:
                  rng.uniform(100, 180), rng.uniform(0, 2 * np.pi))
         ]
         self.ego = Track(self.roads[0], 0., EGO_LANE, speed)
-        # Keyframes, and as much before and after as velocities are taken over.
+        # The keyframes and one period before and after, which velocities need.
         self._times = np.append(-PERIOD, np.append(self.times, self.times[-1] + PERIOD))
         point, turned = self.ego.at(self._times)
         middle = point + EGO_MIDDLE * np.stack([np.cos(turned), np.sin(turned)], axis=-1)
@@ -192,7 +192,7 @@ class World:
         self.roads.append(Road(point, heading + turn, (-110, 110)))
 
     def _deal(self, name: str, reach: Tuple[float, float]) -> bool:
-        """Put one object, or a row, somewhere; False if it found no room."""
+        """Try to place one object, or a row of them, and return whether there was room."""
         rng = self.rng
         place = rng.uniform(*reach)
         if name in ('traffic_cone', 'barrier'):
@@ -210,7 +210,7 @@ class World:
         return self._add(name, self._stand_aside(place))
 
     def _drive(self, place: float) -> Track:
-        """On a lane of one of the roads, half of the time moving."""
+        """Draw a track on a lane of one of the roads; 60% of them move."""
         rng = self.rng
         road = self.roads[0]
         if len(self.roads) > 1 and rng.random() < 0.3:
@@ -223,7 +223,7 @@ class World:
         return Track(road, place, left, speed, turn)
 
     def _walk(self, place: float) -> Track:
-        """Of a pedestrian: along the sidewalk, across the road or standing."""
+        """Draw a track of a pedestrian: along the sidewalk, across the road or standing."""
         rng = self.rng
         left = rng.choice((-1, 1)) * (HALF_ROAD + rng.uniform(0.3, SIDEWALK))
         speed = rng.choice((-1, 1)) * rng.uniform(0.7, 1.8)
@@ -237,13 +237,13 @@ class World:
         return Track(self.roads[0], place, left, speed, 0. if speed > 0 else np.pi)
 
     def _stand_aside(self, place: float) -> Track:
-        """On the ground beside the road, in any direction."""
+        """Draw a standing track beside the road, with any heading."""
         rng = self.rng
         left = rng.choice((-1, 1)) * (HALF_ROAD + SIDEWALK + rng.uniform(2, 12))
         return Track(self.roads[0], place, left, 0., rng.uniform(-np.pi, np.pi))
 
     def _add_row(self, name: str, place: float) -> bool:
-        """Two to four of a kind beside one another, on the road or next to it."""
+        """Try to place a row of 2 or 3 barriers, or 2 to 4 cones, on or beside the road."""
         rng = self.rng
         count = rng.integers(2, 4 if name == 'barrier' else 5)
         spacing = rng.uniform(2.9, 3.6) if name == 'barrier' else rng.uniform(1.5, 3.5)
@@ -257,7 +257,7 @@ class World:
         return any(added)
 
     def _add(self, name: str, track: Track) -> bool:
-        """Take an object in where it overlaps nothing at any time."""
+        """Add an object unless it overlaps another at some time; return whether it was added."""
         size = np.array(SIZES[name]) * np.clip(self.rng.normal(1, 0.06, size=3), 0.85, 1.15)
         point, heading = track.at(self._times)
         area = footprint(point, heading, *(size[:2] + 2 * GAP))

@@ -1,4 +1,4 @@
-"""A picture and its labels, painted together by a camera that looks along a flat street."""
+"""Painting of an image and its labels, as seen by a camera that looks along a flat street."""
 from collections import Counter
 from functools import lru_cache
 from typing import Callable, Optional, Tuple, Union
@@ -8,29 +8,31 @@ import numpy as np
 from .cityscapes_labels import LABELS
 from .shapes import cover, noise
 
-# From where the pixels of a window lie, (h, w) metres right, up and ahead, to (3, h, w) RGB.
+# Maps the position of each pixel, three (h, w) arrays of metres right, up and ahead, to (3, h, w)
+# RGB.
 Texture = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
 
 # Polygons smaller than this in both directions are left out, in pixels.
 SMALLEST = 1.
-# Share of the image width: Cityscapes' own camera has 1.1.
+# Focal length as a share of the image width; 1.1 is that of Cityscapes' camera.
 FOCAL = 1.1
 
 
 class Scene:
-    """What is painted so far. Polygons are flat, and painted from far to near.
+    """Canvas on which flat polygons are painted, from far to near.
 
     Points are (right, up, ahead) in metres, from the ground below the camera.
 
     Args:
-        height (int): Of the image, in pixels.
-        width (int): Of the image, in pixels.
+        height (int): Height of the image in pixels.
+        width (int): Width of the image in pixels.
         rng (Generator): Source of all randomness.
 
     Attributes:
-        picture (np.ndarray): (3, height, width) float32, RGB in 0..255, before light and haze.
-        ids (np.ndarray): (height, width) uint16, instance ids as Cityscapes defines them.
-        depth (np.ndarray): (height, width) float32, metres ahead; what is left is infinitely far.
+        picture (np.ndarray): (3, height, width) float32 RGB in 0..255, before light and haze.
+        ids (np.ndarray): (height, width) uint16 instance ids as defined by Cityscapes.
+        depth (np.ndarray): (height, width) float32 distance ahead in metres; infinite where
+            nothing was painted.
     """
 
     def __init__(self, height: int, width: int, rng: np.random.Generator):
@@ -44,31 +46,32 @@ class Scene:
         self.light = rng.uniform(0.6, 1.15) * rgb(rng.uniform(0.9, 1.1, size=3))
         self.haze = rng.uniform(150, 220) * rgb(rng.uniform(0.92, 1.08, size=3))
         self.sight = np.exp(rng.uniform(*np.log((70, 500))))
-        self.sun = rng.choice([-1, 1])  # the side that the light comes from: left, right
+        self.sun = rng.choice([-1, 1])  # side that the light comes from: left, right
         self.grain = noise(height, width, ((height // 4, 0.5), (height // 2, 0.8)), rng)
         self._numbers = Counter()
 
     def instance(self, name: str) -> int:
-        """The id of one more object of a class that has instances."""
+        """Return a new instance id of a class that has instances."""
         number = self._numbers[name]
         self._numbers[name] += 1
         return LABELS[name].id * 1000 + number
 
     def project(self, points: np.ndarray) -> np.ndarray:
-        """Points in metres, (n, 3), to pixels x and y, (n, 2)."""
+        """Project points in metres, (n, 3), to pixels x and y, (n, 2)."""
         right, up, ahead = np.transpose(points)
         offsets = np.stack([right, self.eye - up], axis=1) * (self.focal / ahead)[:, None]
         return self.vanishing + offsets
 
     def _seen(self, points: np.ndarray, window: Tuple[slice, slice]) -> np.ndarray:
-        """Where the rays through the pixels of a window meet a plane, (3, h, w) in metres."""
+        """Return where the rays through the pixels of a window meet a plane, (3, h, w) in metres.
+        """
         y, x = np.mgrid[window].astype(np.float32) + 0.5
         rays = np.stack([(x - self.vanishing[0]) / self.focal, (self.vanishing[1] - y) / self.focal,
                          np.ones_like(x)])
         eye = np.array([0, self.eye, 0])
         normal = np.cross(points[1] - points[0], points[2] - points[0])
         slope = np.tensordot(normal, rays, axes=1)
-        # Pixels on the edge reach over it, up to where the plane is seen edge-on.
+        # Pixels on the edge look past the polygon, possibly along the plane: clip their distance.
         ahead = np.clip(normal @ (points[0] - eye) / np.where(slope == 0, 1e-6, slope),
                         points[:, 2].min(), points[:, 2].max())
         return (eye[:, None, None] + rays * ahead).astype(np.float32)
@@ -82,25 +85,31 @@ class Scene:
         """Paint a flat polygon.
 
         Args:
-            points (sequence): (n, 3) corners in metres, all of them ahead; a texture needs the
-                first three to span the plane.
+            points (sequence): (n, 3) corners in metres, all in front of the camera; with a
+                texture, the first three must span the plane.
             colour (array | Texture): RGB in 0..255.
-            of (int, optional): Id for the pixels that are covered by half; None keeps theirs.
-            grain (float): How rough the surface looks.
-            opacity (float): In 0..1.
+            of (int, optional): Id of the pixels that are covered by half or more; None keeps their
+                ids.
+            grain (float): Strength of the noise on the surface.
+            opacity (float): Opacity in 0..1.
         """
         points = np.asarray(points, np.float64)
         self._paint(self.project(points), points[:, 2].mean(), colour, of, grain, opacity, points)
 
     def upright(self, right: float, ahead: float, outline, *args, **kwargs) -> None:
-        """:meth:`fill` with one colour for a polygon that faces the camera: (n, 2) metres right of
-        a point on the ground and up from it."""
+        """Paint a polygon that faces the camera in one colour, see :meth:`fill`.
+
+        Args:
+            right (float): Position on the ground, in metres right of the camera.
+            ahead (float): Position on the ground, in metres ahead.
+            outline (array): (n, 2) corners in metres right of that position and up from it.
+        """
         scale = self.focal / ahead
         foot = self.vanishing + (right * scale, self.eye * scale)
         self._paint(foot + np.asarray(outline) * (scale, -scale), ahead, *args, **kwargs)
 
     def _paint(self, outline, ahead, colour, of=None, grain=0., opacity=1., points=None):
-        """Fill an outline in pixels, of (n, 3) ``points`` where a texture needs them."""
+        """Fill an outline in pixels; a texture also needs its (n, 3) ``points`` in metres."""
         (left, top), (right, bottom) = outline.min(0).tolist(), outline.max(0).tolist()
         height, width = self.ids.shape
         if max(right - left, bottom - top) < SMALLEST:
@@ -126,15 +135,15 @@ class Scene:
             np.copyto(self.depth[window], ahead, where=solid)
 
     def shadow(self, right: float, ahead: float, width: float, length: float) -> None:
-        """Darken the ground below an object; its label stays."""
+        """Darken the ground below an object without changing its label."""
         across, along = oval((right, ahead), width / 2, length / 2).T
         self.fill(
             np.column_stack([across, np.zeros_like(across), along]), np.zeros(3), opacity=0.5)
 
     def develop(self) -> np.ndarray:
-        """The picture in light, haze and sensor noise, (height, width, 3) uint8, RGB."""
+        """Apply haze, light and sensor noise and return the (height, width, 3) uint8 RGB image."""
         clear = np.exp(-self.depth / self.sight)
-        clear[np.isinf(self.depth)] = 1  # the sky has its colour from the haze
+        clear[np.isinf(self.depth)] = 1  # no haze over the sky
         picture = self.haze + clear * (self.picture - self.haze)
         picture *= self.light
         sensor = self.rng.standard_normal(self.ids.shape, dtype=np.float32)
@@ -143,14 +152,14 @@ class Scene:
 
 
 def rgb(colour) -> np.ndarray:
-    """A colour as (3, 1, 1) float32, ready to meet (h, w)."""
+    """Return a colour as (3, 1, 1) float32, which broadcasts against (h, w)."""
     return np.asarray(colour, np.float32)[:, None, None]
 
 
 def oval(centre, across: float, along: float, corners: int = 14, turn: float = 0.) -> np.ndarray:
-    """A regular polygon, stretched: (corners, 2). The first corner lies ``turn`` above the right.
+    """Return a regular polygon, stretched to the radii ``across`` and ``along``: (corners, 2).
 
-    ``across`` and ``along`` are the radii in the two directions, ``turn`` is in radians.
+    ``turn`` is the angle of the first corner before stretching, in radians from the right.
     """
     return np.asarray(centre) + _circle(corners, turn) * (across, along)
 

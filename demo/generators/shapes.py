@@ -1,7 +1,7 @@
-"""Textured shapes on busy ground: the geometry and the paint of a miniature detection image.
+"""Textured shapes on a cluttered ground: geometry and painting of a miniature detection image.
 
-Colours are random everywhere, on objects and ground alike: what tells one class from another
-is the outline and the texture, so a detector has to look at the windows an object covers.
+Colours are random on objects and ground alike. Only outline and texture distinguish the classes, so
+a detector has to look at the windows that an object covers.
 """
 from typing import Sequence, Tuple
 
@@ -12,13 +12,13 @@ from shapely.geometry import Polygon
 
 
 def _polar(radii: np.ndarray) -> Polygon:
-    """Polygon with vertices at equal angles and the given radii."""
+    """Return the polygon with vertices at equal angles and the given radii."""
     angles = np.arange(len(radii)) * (2 * np.pi / len(radii))
     return Polygon(np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1))
 
 
 _ARM = 0.35
-# Outlines around the origin that reach to radius 1 or a little less.
+# Outlines around the origin, of radius 1 or a little more.
 OUTLINES = {
     'disk': _polar(np.ones(28)),
     'triangle': _polar(np.ones(3)),
@@ -31,16 +31,16 @@ OUTLINES = {
 
 
 def place(outline: Polygon, centre, radius: float, rng: np.random.Generator) -> Polygon:
-    """Turn, slightly stretch and move an outline.
+    """Rotate, slightly stretch and move an outline.
 
     Args:
-        outline (Polygon): one of ``OUTLINES``.
-        centre (tuple[float, float]): x and y, in pixels.
-        radius (float): Pixels.
-        rng (Generator): Draws the angle and the stretch.
+        outline (Polygon): One of ``OUTLINES``.
+        centre (tuple[float, float]): x and y in pixels.
+        radius (float): Radius in pixels.
+        rng (Generator): Source of the angle and the stretch.
 
     Returns:
-        Polygon: In pixels.
+        Polygon: The outline in pixels.
     """
     stretch = rng.uniform(0.85, 1.15)
     shape = affinity.scale(outline, radius * stretch, radius / stretch, origin=(0, 0))
@@ -49,7 +49,7 @@ def place(outline: Polygon, centre, radius: float, rng: np.random.Generator) -> 
 
 
 def irregular(centre, radius: float, rng: np.random.Generator) -> Polygon:
-    """Outline of no class: clutter that carries a texture without being an object."""
+    """Return an outline that belongs to no class, for textured clutter."""
     return place(_polar(rng.uniform(0.35, 1., size=11)), centre, radius, rng)
 
 
@@ -73,10 +73,10 @@ def _shade(u, v):
     return np.clip(u / np.abs(u).max(), -1, 1)
 
 
-# In pixels.
+# Range of texture wavelengths in pixels.
 WAVELENGTH = (7, 12)
-# From coordinates along and across the texture, in radians of its wave, to a weight in -1..1 that
-# mixes two colours; what lies beyond is cut.
+# Each maps coordinates along and across the texture, as phases in radians, to a weight that mixes
+# two colours; it is clipped to -1..1.
 TEXTURES = {
     'stripes': _stripes,
     'checks': _checks,
@@ -87,7 +87,7 @@ TEXTURES = {
 
 
 def two_colours(contrast: float, rng: np.random.Generator) -> np.ndarray:
-    """A dark and a light colour, (2, 3) float64 in 0..255, about ``contrast`` levels apart."""
+    """Draw a dark and a light colour, (2, 3) float64 in 0..255, about ``contrast`` levels apart."""
     middle = rng.uniform(contrast / 2, 255 - contrast / 2, size=3)
     step = contrast / 2 * rng.uniform(0.7, 1.3, size=3)
     return np.clip([middle - step, middle + step], 0, 255)
@@ -101,16 +101,16 @@ def _blend(colours: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 def noise(height: int, width: int, octaves: Sequence[Tuple[int, float]],
           rng: np.random.Generator) -> np.ndarray:
-    """Smooth noise of several octaves.
+    """Return smooth noise of several octaves.
 
     Args:
-        height (int): Pixels.
-        width (int): Pixels.
+        height (int): Height in pixels.
+        width (int): Width in pixels.
         octaves (Sequence[tuple[int, float]]): Cells along the height, and strength, of each.
         rng (Generator): Source of all randomness.
 
     Returns:
-        np.ndarray: (height, width) float32, about 0.
+        np.ndarray: (height, width) float32 noise around 0.
     """
     total = np.zeros((height, width), np.float32)
     for cells, strength in octaves:
@@ -121,20 +121,19 @@ def noise(height: int, width: int, octaves: Sequence[Tuple[int, float]],
 
 def cover(rings: Sequence[np.ndarray], left: int, top: int, right: int,
           bottom: int) -> np.ndarray:
-    """How much of each pixel of a window lies within a polygon; edges blend over a pixel.
+    """Return the share of each pixel of a window that a polygon covers, with antialiased edges.
 
     Args:
-        rings (Sequence[np.ndarray]): (n, 2) x and y in pixels of the exterior and of holes.
-        left (int): Window in pixels, right and bottom not included.
-        top (int): As above.
-        right (int): As above.
-        bottom (int): As above.
+        rings (Sequence[np.ndarray]): (n, 2) x and y in pixels of the exterior and of the holes.
+        left (int): Left edge of the window in pixels.
+        top (int): Top edge.
+        right (int): Right edge, exclusive.
+        bottom (int): Bottom edge, exclusive.
 
     Returns:
         np.ndarray: (bottom - top, right - left) float32 in 0..1.
     """
-    # fillPoly leaves holes out; it takes vertices in 1/16 pixel, with the centres of pixels at
-    # integers.
+    # fillPoly does not fill holes. It takes vertices in 1/16 pixel, with pixel centres at integers.
     levels = np.zeros((bottom - top, right - left), np.uint8)
     rings = [np.round((ring - (left + 0.5, top + 0.5)) * 16).astype(np.int32) for ring in rings]
     cv2.fillPoly(levels, rings, 255, cv2.LINE_AA, shift=4)
@@ -142,7 +141,7 @@ def cover(rings: Sequence[np.ndarray], left: int, top: int, right: int,
 
 
 def ground(size: int, rng: np.random.Generator) -> np.ndarray:
-    """Paint ground without objects: noise of several octaves and crossing lines.
+    """Paint a ground without objects: noise of several octaves and 3 to 8 random lines.
 
     Args:
         size (int): Height and width in pixels.
@@ -165,9 +164,9 @@ def paint(picture: np.ndarray, polygon: Polygon, texture: str, rng: np.random.Ge
 
     Args:
         picture (np.ndarray): (h, w, 3) float32 in 0..255.
-        polygon (Polygon): In pixels; some of it must lie within the picture.
+        polygon (Polygon): Polygon in pixels; part of it must lie within the picture.
         texture (str): Key of ``TEXTURES``.
-        rng (Generator): Draws colours, wavelength and direction.
+        rng (Generator): Source of the colours, the wavelength and the direction.
     """
     height, width = picture.shape[:2]
     left, top, right, bottom = polygon.bounds

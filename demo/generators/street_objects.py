@@ -1,7 +1,7 @@
-"""What stands on a street: cars, persons, poles with lamps, signs and lights, trees, bins.
+"""Objects on a street: cars, persons, poles with lamps, signs and lights, trees, bins.
 
 Each function paints one object that touches the ground ``right`` and ``ahead`` of the camera, in
-metres. Colours are drawn per object and tell little: form, size and place tell the class.
+metres. Colours are random per object and say little about the class; shape, size and place do.
 """
 import colorsys
 
@@ -15,7 +15,7 @@ BLACK = np.array([25., 25., 28.])
 
 
 def any_colour(rng: np.random.Generator, saturation=(0., 1.), value=(0.15, 0.95)) -> np.ndarray:
-    """RGB in 0..255 of a random hue."""
+    """Draw a colour of any hue, RGB in 0..255."""
     hsv = rng.random(), rng.uniform(*saturation), rng.uniform(*value)
     return 255 * np.array(colorsys.hsv_to_rgb(*hsv))
 
@@ -25,7 +25,7 @@ def _grey(rng: np.random.Generator, low: float, high: float) -> np.ndarray:
 
 
 def _bar(start, end, width: float) -> np.ndarray:
-    """The straight piece from one point to another, (4, 2)."""
+    """Return the corners of a straight bar from one point to another, (4, 2)."""
     (x0, y0), (x1, y1) = start, end
     scale = width / 2 / np.hypot(x1 - x0, y1 - y0)
     x, y = scale * (y0 - y1), scale * (x1 - x0)
@@ -33,14 +33,14 @@ def _bar(start, end, width: float) -> np.ndarray:
 
 
 def car(scene: Scene, right: float, ahead: float) -> None:
-    """A car that drives or stands along the street, from behind or from in front."""
+    """Paint a car parallel to the street, seen from behind or from the front."""
     rng, of = scene.rng, scene.instance('car')
     width, height, length = rng.uniform(1.65, 1.95), rng.uniform(1.35, 1.9), rng.uniform(3.4, 4.8)
     paint = any_colour(rng, (0, 0.9)) if rng.random() < 0.6 else _grey(rng, 25, 235)
     from_behind = rng.random() < 0.6
     scene.shadow(right, ahead + length / 2, 1.15 * width, 1.1 * length)
 
-    # Left and right, front and back, in shares of the width and the height.
+    # Half-width of the roof and height of the waist, in shares of the car's width and height.
     roof, waist = rng.uniform(0.33, 0.42), rng.uniform(0.5, 0.6)
     side = -np.sign(right)
     if abs(right) > width / 2:
@@ -82,7 +82,7 @@ def car(scene: Scene, right: float, ahead: float) -> None:
 
 
 def crossing_car(scene: Scene, right: float, ahead: float) -> None:
-    """A car that crosses the street, seen from its side."""
+    """Paint a car that crosses the street, seen from the side."""
     rng, of = scene.rng, scene.instance('car')
     size = np.array([rng.uniform(3.6, 4.9) * rng.choice([-1, 1]), rng.uniform(1.35, 1.7)])
     paint = any_colour(rng, (0, 0.9))
@@ -99,7 +99,7 @@ def crossing_car(scene: Scene, right: float, ahead: float) -> None:
 
 
 def person(scene: Scene, right: float, ahead: float) -> None:
-    """Somebody who walks or stands."""
+    """Paint a walking or standing person."""
     rng, of = scene.rng, scene.instance('person')
     height = rng.uniform(1.5, 1.95) if rng.random() < 0.85 else rng.uniform(1.0, 1.4)
     stride, swing = rng.uniform(0.02, 0.17, size=2)
@@ -123,7 +123,7 @@ def person(scene: Scene, right: float, ahead: float) -> None:
 
 def _pole(scene: Scene, right: float, ahead: float, height: float, width: float,
           colour: np.ndarray) -> None:
-    """A bare pole; what hangs on it comes after. Never so thin that no pixel is its own."""
+    """Paint a bare pole, wide enough to cover a pixel; what hangs on it is painted later."""
     width = max(width, 1.3 * ahead / scene.focal)
     scene.upright(right, ahead, _bar((0, 0), (0, height), width), colour, LABELS['pole'].id)
     scene.upright(right, ahead, _bar((width / 4, 0), (width / 4, height), width / 2), 0.6 * colour)
@@ -134,7 +134,7 @@ def _pole_colour(rng: np.random.Generator) -> np.ndarray:
 
 
 def lamp_post(scene: Scene, right: float, ahead: float) -> None:
-    """A lamp on an arm that reaches over the street."""
+    """Paint a lamp on an arm that reaches over the street."""
     rng, of = scene.rng, LABELS['pole'].id
     height, reach, colour = rng.uniform(5, 8), rng.uniform(0.8, 2.), _pole_colour(rng)
     end = (-np.sign(right) * reach, height + rng.uniform(0, 0.4))
@@ -145,7 +145,7 @@ def lamp_post(scene: Scene, right: float, ahead: float) -> None:
 
 
 def sign_post(scene: Scene, right: float, ahead: float) -> None:
-    """One or two traffic signs on a pole."""
+    """Paint one or two traffic signs on a pole."""
     rng, of = scene.rng, LABELS['traffic sign'].id
     top, radius = rng.uniform(2.4, 3.2), rng.uniform(0.38, 0.55)
     _pole(scene, right, ahead, top, 0.09, _pole_colour(rng))
@@ -162,7 +162,7 @@ def sign_post(scene: Scene, right: float, ahead: float) -> None:
 
 
 def traffic_light(scene: Scene, right: float, ahead: float) -> None:
-    """Three lamps in a box on a pole, one of them on."""
+    """Paint a box on a pole with three lamps, one of them lit."""
     rng, of = scene.rng, LABELS['traffic light'].id
     bottom, colour = rng.uniform(2.1, 3.2), _pole_colour(rng)
     _pole(scene, right, ahead, bottom + 1, 0.13, colour)
@@ -175,7 +175,7 @@ def traffic_light(scene: Scene, right: float, ahead: float) -> None:
 
 
 def tree(scene: Scene, right: float, ahead: float) -> None:
-    """A trunk and a crown of clumps; all of it is vegetation."""
+    """Paint a trunk and a crown of clumps, all labelled as vegetation."""
     rng, of = scene.rng, LABELS['vegetation'].id
     crown, trunk = rng.uniform(1.2, 2.6), rng.uniform(1.6, 3.2)
     leaves = any_leaves(rng)
@@ -194,13 +194,13 @@ def tree(scene: Scene, right: float, ahead: float) -> None:
 
 
 def any_leaves(rng: np.random.Generator) -> np.ndarray:
-    """Green as a rule, but anything from a dark blue-green to autumn's red."""
+    """Draw a leaf colour: usually green, but anything from blue-green to autumn red."""
     hue = np.clip(rng.normal(0.27, 0.07), 0.02, 0.45)
     return 255 * np.array(colorsys.hsv_to_rgb(hue, rng.uniform(0.2, 0.7), rng.uniform(0.3, 0.65)))
 
 
 def bin_(scene: Scene, right: float, ahead: float) -> None:
-    """A bin or a box, which Cityscapes calls static and does not score."""
+    """Paint a bin or a box, which Cityscapes labels as static and does not score."""
     rng, size = scene.rng, scene.rng.uniform((0.4, 0.7), (0.9, 1.3))
     colour = any_colour(rng, (0, 0.7), (0.2, 0.8))
     scene.shadow(right, ahead, 1.2 * size[0], 0.7)

@@ -1,7 +1,7 @@
-"""The drawing of a street: a picture and its labels from one geometry.
+"""Drawing of a street: an image and its labels from one geometry.
 
-Much of an image is large and plain (road, sky, walls), little of it is small and telling (cars,
-persons, poles, signs): the case window pruning is made for.
+Large plain areas (road, sky, walls) cover most of an image, and small objects (cars, persons,
+poles, signs) a little: the case that window pruning is made for.
 """
 from typing import Tuple
 
@@ -13,10 +13,10 @@ from .shapes import noise
 from .street_objects import (any_colour, any_leaves, bin_, car, crossing_car, lamp_post, person,
                              sign_post, traffic_light, tree)
 
-# The classes that occur and are scored.
+# The scored classes that occur.
 CLASSES = ('road', 'sidewalk', 'building', 'pole', 'traffic light', 'traffic sign', 'vegetation',
            'terrain', 'sky', 'person', 'car')
-# Metres ahead: where the ground begins, and where it ends in a strip of houses or trees.
+# Metres ahead at which the ground begins, and at which it ends in a strip of houses and trees.
 NEAR, FAR = 2., 140.
 PARK_PROBABILITY = 0.4
 EGO_VEHICLE_PROBABILITY = 0.6
@@ -27,13 +27,13 @@ def draw_street(height: int, width: int,
     """Draw one street.
 
     Args:
-        height (int): In pixels.
-        width (int): In pixels.
+        height (int): Height in pixels.
+        width (int): Width in pixels.
         rng (Generator): Source of all randomness.
 
     Returns:
-        tuple[np.ndarray, np.ndarray]: (height, width, 3) uint8 RGB picture, and (height, width)
-        uint16 ids: 1000 * label id + number for persons and cars, the label id for all else.
+        tuple[np.ndarray, np.ndarray]: (height, width, 3) uint8 RGB image, and (height, width)
+        uint16 ids: 1000 * label id + number for persons and cars, the label id otherwise.
     """
     scene = Scene(height, width, rng)
     half = rng.uniform(3.4, 6.)
@@ -65,34 +65,37 @@ class Side:
     """One side of the street.
 
     Args:
-        sign (int): -1 on the left, 1 on the right.
-        kerb (float): Where the road ends and the sidewalk begins, in metres right of the camera.
-        width (float): Of the sidewalk, in metres.
-        is_park (bool): Whether grass follows, not houses.
+        sign (int): -1 for the left side, 1 for the right.
+        kerb (float): Border of road and sidewalk, in metres right of the camera.
+        width (float): Width of the sidewalk in metres.
+        is_park (bool): Whether grass borders the sidewalk, instead of houses.
     """
 
     def __init__(self, sign: int, kerb: float, width: float, is_park: bool):
         self.sign, self.kerb, self.width, self.is_park = sign, kerb, width, is_park
 
     def beyond(self, distance: float) -> float:
-        """A place so far off the road, or on it where negative, in metres right of the camera."""
+        """Return the position at a distance from the kerb, in metres right of the camera.
+
+        Positive distances point away from the road, negative ones onto it.
+        """
         return self.kerb + self.sign * distance
 
 
 def _strip(scene: Scene, start: float, end: float, colour, of=None, grain=0., near=NEAR,
            far=FAR, opacity=1.) -> None:
-    """Fill a strip of the ground along the street, from one place to another across it."""
+    """Fill a strip of ground along the street between two positions across it."""
     scene.fill([(start, 0, near), (end, 0, near), (end, 0, far), (start, 0, far)], colour, of,
                grain, opacity)
 
 
 def _share(distance: np.ndarray, period: float, width: float) -> np.ndarray:
-    """1 where a pattern of bars of a width and period, in metres, has a bar, else 0."""
+    """Return 1 where a pattern of bars with this period and width has a bar, else 0."""
     return (distance % period < width).astype(np.float32)
 
 
 def _blend(low, high, weight: np.ndarray) -> np.ndarray:
-    """Mix two colours by an (h, w) weight into (3, h, w)."""
+    """Mix two colours with an (h, w) weight into (3, h, w)."""
     return rgb(low) + weight * (rgb(high) - rgb(low))
 
 
@@ -109,13 +112,13 @@ def _sky(scene: Scene) -> None:
 
 
 def _skyline(scene: Scene) -> None:
-    """The end of the street: houses and trees across the whole view."""
+    """Paint the end of the street: houses and trees across the whole view."""
     rng = scene.rng
     reach = FAR * scene.ids.shape[1] / scene.focal
     for right in np.arange(-reach, reach, 10):
         if rng.random() < 0.55:
             width, height = rng.uniform(10, 22), rng.uniform(5, 13)
-            # From below the ground, which comes after: nothing shows between the two.
+            # Start below the ground, which is painted later, to leave no gap.
             outline = [(-width / 2, -1), (-width / 2, height), (width / 2, height), (width / 2, -1)]
             scene.upright(right, FAR, outline, _wall_colour(rng), LABELS['building'].id)
         else:
@@ -127,7 +130,7 @@ def _skyline(scene: Scene) -> None:
 def _road(scene: Scene, left: float, right: float) -> None:
     rng, of = scene.rng, LABELS['road'].id
     asphalt = rng.uniform(60, 140) * rng.uniform(0.92, 1.08, size=3)
-    # All of the ground at first: no pixel of it stays sky.
+    # Fill the whole ground first, so that none of its pixels stays sky.
     _strip(scene, -300, 300, asphalt, of)
     patches = noise(*scene.ids.shape, ((3, 0.6), (8, 0.4)), rng)
     scene.picture *= np.where(scene.ids == of, 1 + 0.12 * patches, 1)
@@ -176,7 +179,7 @@ def _wall_colour(rng: np.random.Generator) -> np.ndarray:
 
 
 def _houses(scene: Scene, side: Side) -> None:
-    """Rows of houses along the sidewalk, with gaps."""
+    """Paint a row of houses along the sidewalk, with gaps."""
     rng = scene.rng
     rows, start = [], NEAR
     while start < FAR - 10:
@@ -199,7 +202,7 @@ def _houses(scene: Scene, side: Side) -> None:
 
 
 def _facade(scene: Scene, side: Side):
-    """The texture of a house: rows of windows, and a ground floor of another colour."""
+    """Return the texture of a house: rows of windows, and a ground floor of another colour."""
     rng = scene.rng
     wall = _wall_colour(rng) * (0.75 if side.sign == scene.sun else 1.05)
     base = wall * rng.uniform(0.5, 1.1)
@@ -213,7 +216,7 @@ def _facade(scene: Scene, side: Side):
         window = _share(column - 0.15, 1, width) * _share(row - sill, 1, height)
         brightness = 0.7 + 0.6 * lit[np.floor(column).astype(int) % len(lit),
                                      np.floor(row).astype(int) % len(lit)]
-        # Windows too narrow for the pixels blur.
+        # Blend windows that are too narrow for the pixels into their mean.
         pixels = scene.focal * period / ahead
         if along is ahead:
             pixels = pixels * np.abs(right) / ahead
@@ -226,12 +229,12 @@ def _facade(scene: Scene, side: Side):
 
 
 def _distance(rng: np.random.Generator, near: float, far: float) -> float:
-    """Metres ahead, as many in each octave: sizes in the image are spread alike."""
+    """Draw a log-uniform distance in metres, so that sizes in the image are log-uniform too."""
     return float(np.exp(rng.uniform(np.log(near), np.log(far))))
 
 
 def _on_the_road(scene: Scene, sides) -> list:
-    """(ahead, right, function) of what drives on the road and who crosses it."""
+    """Place cars on the road, and cars and persons crossing it: (ahead, right, function) each."""
     rng = scene.rng
     left, right = (side.kerb for side in sides)
     things = []
@@ -247,7 +250,7 @@ def _on_the_road(scene: Scene, sides) -> list:
             things.append((_distance(rng, 9, 60), lane + rng.uniform(-0.3, 0.3), car))
     if rng.random() < 0.15:
         ahead = _distance(rng, 13, 35)
-        things = [thing for thing in things if not -7 < thing[0] - ahead < 3]  # they give way
+        things = [thing for thing in things if not -7 < thing[0] - ahead < 3]  # make room for it
         things.append((ahead, rng.uniform(left, right), crossing_car))
     if rng.random() < 0.4:
         ahead = _distance(rng, 9, 30)
@@ -257,7 +260,7 @@ def _on_the_road(scene: Scene, sides) -> list:
 
 
 def _beside_the_road(scene: Scene, side: Side) -> list:
-    """(ahead, right, function) of what stands and walks on one side of the road."""
+    """Place persons and objects on one side of the road: (ahead, right, function) each."""
     rng = scene.rng
     things = []
 
@@ -266,7 +269,7 @@ def _beside_the_road(scene: Scene, side: Side) -> list:
 
     for _ in range(rng.poisson(2.5)):
         put(person, 6.5, 40, 0.4, side.width)
-        if rng.random() < 0.4:  # and company
+        if rng.random() < 0.4:  # in company
             ahead, right, _ = things[-1]
             things.append((ahead + rng.uniform(-0.4, 0.4), right + rng.uniform(0.5, 0.8), person))
     spacing = rng.uniform(14, 30)
@@ -289,7 +292,7 @@ def _beside_the_road(scene: Scene, side: Side) -> list:
 
 
 def _ego_vehicle(scene: Scene) -> None:
-    """The bonnet of the car that carries the camera; not scored."""
+    """Paint the bonnet of the car that carries the camera; it is not scored."""
     rng, of = scene.rng, LABELS['ego vehicle'].id
     height, width = scene.ids.shape
     ahead = 1.

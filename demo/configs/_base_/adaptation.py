@@ -1,4 +1,5 @@
-# What the adaptations of the demos share, for the settings of the dense config to be replaced by.
+# Settings shared by the adaptations of the demos. Leaf configs assign them in place of the settings
+# of the dense config.
 adaptation_hooks = [
     dict(type='SparsityAdaptationHook', distillation=1., val_sparsity={'dense': 0, '60%': 0.6})
 ]

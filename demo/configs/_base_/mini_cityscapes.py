@@ -1,5 +1,5 @@
-# The miniature Cityscapes of `demo/make_mini_cityscapes.py`: train, validate and test each on a
-# split of its own. All images have one size, so every batch has one shape.
+# The miniature Cityscapes of `demo/make_mini_cityscapes.py`, with separate train, val and test
+# splits. All images have the same size, so all batches have the same shape.
 dataset_type = 'CityscapesDataset'
 data_root = 'data/mini_cityscapes/'
 image_scale = (256, 128)  # width and height
@@ -13,7 +13,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=image_scale, keep_ratio=True),
-    dict(type='LoadAnnotations'),  # after Resize: scores count the pixels of the original
+    dict(type='LoadAnnotations'),  # after Resize, to score at the original resolution
     dict(type='PackSegInputs')
 ]
 

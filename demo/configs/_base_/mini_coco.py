@@ -1,5 +1,5 @@
-# The miniature COCO of `demo/make_mini_coco.py`: train, validate and test each on a split of its
-# own. All images have one size, so every batch has one shape.
+# The miniature COCO of `demo/make_mini_coco.py`, with separate train, val and test splits. All
+# images have the same size, so all batches have the same shape.
 dataset_type = 'CocoDataset'
 data_root = 'data/mini_coco/'
 image_size = (192, 192)

@@ -1,11 +1,11 @@
-# The miniature nuScenes of `demo/make_mini_nuscenes.py`: the pipelines of nuScenes at its size.
+# The miniature nuScenes of `demo/make_mini_nuscenes.py`, with the nuScenes pipelines at its size.
 _base_ = ['../../../configs/_base_/nuscenes_cameras.py']
 
 data_root = 'data/mini_nuscenes/'
 image_size = (64, 176)
 metainfo = dict(version='v1.0-mini')
-# What would move the horizon is off: from few frames depth is learnt by where things stand in the
-# image.
+# Augmentations that move the horizon are off: from few frames, the model learns depth from the
+# position of objects in the image.
 changes = dict(
     LoadCameras=dict(image_size=(198, 352)),
     ImageAugmentation=dict(size=image_size, resize=0.04, random_crop=False, rotate=0.),
@@ -29,7 +29,7 @@ val_dataloader = dict(
     batch_size=4,
     num_workers=1,
     dataset=dict(data_root=data_root, metainfo=metainfo, pipeline=test_pipeline))
-# Stock scoring knows one split a folder, so the test split has its own.
+# The stock NuScenesMetric scores one split per folder, so the test split is in a separate one.
 test_dataloader = dict(
     val_dataloader, dataset=dict(val_dataloader['dataset'], data_root=data_root + 'test/'))
 

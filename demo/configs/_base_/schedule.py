@@ -1,5 +1,5 @@
-# Dense training of the demos, from scratch: warm-up, then a cosine. Configs of other lengths set
-# max_iters and the end of the cosine.
+# Dense training of the demos from scratch: warm-up, then cosine decay. Configs with another length
+# set max_iters and the end of the cosine.
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=400, val_interval=10**5)  # and at the end
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')
@@ -15,7 +15,7 @@ param_scheduler = [
 ]
 randomness = dict(seed=0)
 
-# For default_hooks, which the toolkits' runtime has too.
+# Leaf configs assign this to default_hooks, because the toolkits' runtime configs define that too.
 by_iteration = dict(
     logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
     checkpoint=dict(
