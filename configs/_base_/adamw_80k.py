@@ -1,4 +1,4 @@
-# mmseg's schedule of 80,000 iterations with its optimiser for transformers.
+# mmseg's schedule of 80,000 iterations with its optimizer for transformers.
 _base_ = ['mmseg::_base_/schedules/schedule_80k.py']
 optim_wrapper = dict(
     _delete_=True,

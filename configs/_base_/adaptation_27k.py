@@ -1,5 +1,5 @@
 # Adaptation of a segmentor: a third of 80,000 iterations at a tenth of the learning rate. Leaf
-# configs put these in the place of the dense settings.
+# configs assign these in place of the dense settings.
 adaptation_hooks = [dict(type='SparsityAdaptationHook', distillation=1.)]
 adaptation_loop = dict(max_iters=27000, val_interval=3000)
 adaptation_scheduler = [

@@ -1,8 +1,8 @@
-# BEVDet around an image encoder, which the configs add: a grid of 128x128 cells of 0.8 m.
+# BEVDet with a grid of 128x128 cells of 0.8 m, without the image encoder, which leaf configs add.
 tasks = [['car'], ['truck', 'construction_vehicle'], ['bus', 'trailer'], ['barrier'],
          ['motorcycle', 'bicycle'], ['pedestrian', 'traffic_cone']]
 voxel_size = [0.1, 0.1, 0.2]
-out_size_factor = 8  # voxels to a cell
+out_size_factor = 8  # voxels per cell
 point_cloud_range = [-51.2, -51.2, -5., 51.2, 51.2, 3.]
 post_center_range = [-61.2, -61.2, -10., 61.2, 61.2, 10.]
 
@@ -59,7 +59,7 @@ model = dict(
             score_threshold=0.1,
             pre_max_size=1000,
             post_max_size=83,
-            # Scale-NMS, by task; factors by class where a task has two.
+            # Scale-NMS per task, with factors per class in tasks of two classes.
             nms_type=['rotate', 'rotate', 'rotate', 'circle', 'rotate', 'rotate'],
             nms_thr=[0.2, 0.2, 0.2, 0.2, 0.2, 0.5],
             nms_rescale_factor=[1., [0.7, 0.7], [0.4, 0.55], 1.1, [1., 1.], [4.5, 9.]],

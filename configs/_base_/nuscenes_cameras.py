@@ -1,9 +1,9 @@
-# The six cameras of nuScenes, with the infos of mmdet3d's tools/create_data.py.
+# The six cameras of nuScenes, with info files from mmdet3d's tools/create_data.py.
 dataset_type = 'NuScenesDataset'
 data_root = 'data/nuscenes/'
-image_size = (256, 704)  # height and width that the network sees
+image_size = (256, 704)  # input height and width of the network
 backend_args = None
-# In the order of the tasks of the head, which is not the order of the data set.
+# In the order of the head's tasks, which differs from the order of the data set.
 classes = ('car', 'truck', 'construction_vehicle', 'bus', 'trailer', 'barrier', 'motorcycle',
            'bicycle', 'pedestrian', 'traffic_cone')
 metainfo = dict(classes=classes, version='v1.0-trainval')

@@ -1,4 +1,4 @@
-# BEVDet-R50 at 256x704: the convolutional baseline, 24 epochs with steps.
+# BEVDet-R50 at 256x704: the convolutional baseline, 24 epochs with a step schedule.
 _base_ = ['./bevdet_sparsevit_nuscenes_dense.py']
 
 model = dict(
@@ -11,7 +11,7 @@ model = dict(
         init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet50')),
     img_neck=dict(
         _delete_=True, type='mmdet.FPN', in_channels=[1024, 2048], out_channels=512, num_outs=2))
-find_unused_parameters = True  # FPN's second level serves nothing
+find_unused_parameters = True  # the second level of the FPN is not used
 
 max_epochs = 24
 train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)

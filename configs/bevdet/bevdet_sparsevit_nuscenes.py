@@ -1,5 +1,5 @@
-# Sparsity-aware adaptation of the dense BEVDet, which is to be trained first; a third of its
-# schedule at a tenth of its rate.
+# Sparsity-aware adaptation of the dense BEVDet, which must be trained first: a third of its
+# schedule at a tenth of its learning rate.
 _base_ = ['./bevdet_sparsevit_nuscenes_dense.py']
 
 model = dict(img_backbone=dict(init_cfg=None, skipped='linear'))

@@ -1,4 +1,4 @@
-# Adaptation at 288x792, from the dense model of 256x704: more pixels, which sparsity pays for.
+# Adaptation at 288x792 from the dense model at 256x704: sparsity pays for the higher resolution.
 _base_ = ['./bevdet_sparsevit_nuscenes.py']
 
 image_size = (288, 792)

@@ -1,4 +1,4 @@
-# BEVDet-Tiny at 256x704, dense: the published recipe. 8 GPUs of 8 frames each.
+# Dense BEVDet-Tiny at 256x704 with the published recipe, on 8 GPUs with 8 frames each.
 _base_ = [
     'mmdet3d::_base_/default_runtime.py', '../_base_/bevdet.py', '../_base_/nuscenes_cameras.py'
 ]
@@ -33,7 +33,7 @@ optim_wrapper = dict(
             'norm': dict(decay_mult=0.)
         }),
     clip_grad=dict(max_norm=35, norm_type=2))
-# One cycle, up to five times the rate.
+# One cycle that peaks at five times the learning rate.
 param_scheduler = [
     dict(
         type='CosineAnnealingLR',

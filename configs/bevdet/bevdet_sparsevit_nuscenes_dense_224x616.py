@@ -1,4 +1,4 @@
-# The dense model at 224x616: a baseline that saves by resolution.
+# The dense model at 224x616: a baseline that reduces the resolution instead.
 _base_ = ['./bevdet_sparsevit_nuscenes_dense.py']
 
 image_size = (224, 616)

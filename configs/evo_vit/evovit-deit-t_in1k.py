@@ -1,4 +1,4 @@
-# DeiT-T with token evolution, trained from scratch on ImageNet-1k: mmpretrain's recipe of DeiT.
+# DeiT-T with token evolution, trained from scratch on ImageNet-1k: mmpretrain's DeiT recipe.
 _base_ = ['mmpretrain::deit/deit-tiny_4xb256_in1k.py', '../_base_/evo_in1k_300e.py']
 
 model = dict(

@@ -1,5 +1,5 @@
 # LeViT-128S with token evolution, trained from scratch on ImageNet-1k for 300 epochs: mmpretrain's
-# recipe of LeViT, without its teacher and with the class token that token evolution needs.
+# LeViT recipe without the teacher, and with the class token that token evolution needs.
 _base_ = ['mmpretrain::levit/levit-128s_8xb256_in1k.py', '../_base_/evo_in1k_300e.py']
 
 model = dict(

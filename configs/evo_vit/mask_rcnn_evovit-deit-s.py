@@ -1,5 +1,6 @@
-# Sparsity-aware adaptation of the dense Mask R-CNN, which is to be trained first; a third of its
-# schedule at a tenth of its learning rate. Afterwards tools/search_sparsity.py finds keep ratios.
+# Sparsity-aware adaptation of the dense Mask R-CNN, which must be trained first: a third of its
+# schedule at a tenth of its learning rate. Then search the keep ratios with
+# tools/search_sparsity.py.
 _base_ = ['./mask_rcnn_evovit-deit-s_dense.py']
 
 model = dict(backbone=dict(init_cfg=None))

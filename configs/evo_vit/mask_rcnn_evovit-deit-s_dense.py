@@ -1,6 +1,6 @@
-# Mask R-CNN, DeiT-S (ImageNet-1k), simple feature pyramid (ViTDet), on COCO, dense: mmdet's model
-# and its large-scale jittering, trained by AdamW. mmdet ships no checkpoint of this model. Test
-# images are padded to one size, so that one latency holds for all of them.
+# Dense Mask R-CNN with DeiT-S (ImageNet-1k) and the simple feature pyramid of ViTDet on COCO:
+# mmdet's model and large-scale jittering, trained with AdamW. mmdet ships no checkpoint of this
+# model. Test images are padded to one size, so that all have the same latency.
 _base_ = ['mmdet::_base_/models/mask-rcnn_r50_fpn.py', 'mmdet::common/lsj-100e_coco-instance.py']
 custom_imports = dict(imports=['sparsevit_mm'], allow_failed_imports=False)
 

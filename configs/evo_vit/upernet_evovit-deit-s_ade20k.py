@@ -1,5 +1,5 @@
-# Sparsity-aware adaptation of mmseg's UPerNet with DeiT-S on ADE20K, from the checkpoint that it
-# ships; a third of its schedule at a tenth of its learning rate.
+# Sparsity-aware adaptation of mmseg's UPerNet with DeiT-S on ADE20K, from mmseg's checkpoint: a
+# third of its schedule at a tenth of its learning rate.
 _base_ = [
     'mmseg::vit/vit_deit-s16_upernet_8xb2-80k_ade20k-512x512.py', '../_base_/adaptation_27k.py'
 ]

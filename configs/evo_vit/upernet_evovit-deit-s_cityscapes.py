@@ -1,5 +1,6 @@
-# Sparsity-aware adaptation of the dense UPerNet, which is to be trained first; a third of its
-# schedule at a tenth of its learning rate. Afterwards tools/search_sparsity.py finds keep ratios.
+# Sparsity-aware adaptation of the dense UPerNet, which must be trained first: a third of its
+# schedule at a tenth of its learning rate. Then search the keep ratios with
+# tools/search_sparsity.py.
 _base_ = ['./upernet_evovit-deit-s_cityscapes_dense.py', '../_base_/adaptation_27k.py']
 
 model = dict(backbone=dict(init_cfg=None))

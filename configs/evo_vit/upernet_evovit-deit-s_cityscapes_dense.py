@@ -1,4 +1,4 @@
-# UPerNet, DeiT-S (ImageNet-1k), on Cityscapes, dense: mmseg's model and optimiser for DeiT with its
+# Dense UPerNet with DeiT-S (ImageNet-1k) on Cityscapes: mmseg's model and optimizer for DeiT, its
 # Cityscapes data and its schedule of 80,000 iterations. mmseg ships no checkpoint of this model.
 _base_ = [
     'mmseg::_base_/models/upernet_vit-b16_ln_mln.py', 'mmseg::_base_/datasets/cityscapes.py',

@@ -1,6 +1,7 @@
-# Sparsity-aware adaptation of mmseg's dense model: a random configuration at every iteration.
-# Afterwards one checkpoint can be tested at any sparsity, and searched. The paper gives no schedule
-# for Cityscapes; this one is a third of the dense model's, at a tenth of its learning rate.
+# Sparsity-aware adaptation of mmseg's dense model, with a random sparsity configuration at every
+# iteration. The adapted checkpoint can be tested at any sparsity, and searched. The paper gives no
+# schedule for Cityscapes; this one is a third of the dense schedule at a tenth of its learning
+# rate.
 _base_ = ['./mask2former_sparsevit_cityscapes_dense.py']
 
 model = dict(backbone=dict(init_cfg=None, skipped='linear'))

@@ -1,5 +1,5 @@
-# Mask2Former, Swin-L (ImageNet-22k, 384): mmseg's own Cityscapes recipe with the sparse backbone in
-# its place, dense. Trained on crops of 512x1024, tested on whole images of 1024x2048.
+# Mask2Former with Swin-L (ImageNet-22k, 384): mmseg's Cityscapes recipe with the sparse backbone,
+# run dense. Trained on crops of 512x1024, tested on whole images of 1024x2048.
 _base_ = ['mmseg::mask2former/mask2former_swin-l-in22k-384x384-pre_8xb2-90k_cityscapes-512x1024.py']
 custom_imports = dict(imports=['sparsevit_mm'], allow_failed_imports=False)
 

@@ -1,5 +1,5 @@
-# Sparsity-aware adaptation of the dense 3x model: a random configuration at every iteration.
-# Afterwards one checkpoint can be tested at any sparsity, and searched.
+# Sparsity-aware adaptation of the dense 3x model, with a random sparsity configuration at every
+# iteration. The adapted checkpoint can be tested at any sparsity, and searched.
 _base_ = ['./mask_rcnn_sparsevit_dense.py']
 
 model = dict(backbone=dict(init_cfg=None, skipped='linear'))

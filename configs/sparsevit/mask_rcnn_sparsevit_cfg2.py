@@ -1,4 +1,4 @@
-# Configuration 2 of SparseViT, table 1.
+# Configuration 2 of table 1 in the SparseViT paper.
 _base_ = ['./mask_rcnn_sparsevit_finetune.py']
 
 model = dict(

@@ -1,5 +1,5 @@
-# Mask R-CNN, Swin-T, 3x schedule: mmdet's own recipe with the sparse backbone in its place, dense,
-# and the fixed test size of SparseViT.
+# Mask R-CNN with Swin-T, 3x schedule: mmdet's recipe with the sparse backbone, run dense, and the
+# fixed test size of SparseViT.
 _base_ = ['mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_ms-crop-3x_coco.py']
 custom_imports = dict(imports=['sparsevit_mm'], allow_failed_imports=False)
 

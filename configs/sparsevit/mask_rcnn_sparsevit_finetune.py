@@ -1,4 +1,4 @@
-# Fine-tuning at one configuration: give the ratios and the adapted checkpoint,
+# Fine-tuning at one sparsity configuration; pass the ratios and the adapted checkpoint:
 #   --cfg-options model.backbone.sparsity="[[.3,.3],[0,0],[.1,.1,.2,.2,.2,.2],[0,0]]" load_from=...
 _base_ = ['./mask_rcnn_sparsevit_dense.py']
 

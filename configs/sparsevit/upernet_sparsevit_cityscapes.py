@@ -1,4 +1,4 @@
-# Sparsity-aware adaptation of the dense UPerNet, which is to be trained first; a third of its
+# Sparsity-aware adaptation of the dense UPerNet, which must be trained first: a third of its
 # schedule at a tenth of its learning rate.
 _base_ = ['./upernet_sparsevit_cityscapes_dense.py', '../_base_/adaptation_27k.py']
 

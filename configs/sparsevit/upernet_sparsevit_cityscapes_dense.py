@@ -1,4 +1,4 @@
-# UPerNet, Swin-T (ImageNet-1k), on Cityscapes, dense: mmseg's optimiser for Swin with its
+# Dense UPerNet with Swin-T (ImageNet-1k) on Cityscapes: mmseg's model, its optimizer for Swin, its
 # Cityscapes data and its schedule of 80,000 iterations. mmseg ships no checkpoint of this model.
 _base_ = [
     'mmseg::_base_/models/upernet_swin.py', 'mmseg::_base_/datasets/cityscapes.py',

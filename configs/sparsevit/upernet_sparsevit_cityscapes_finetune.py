@@ -1,7 +1,7 @@
-# Fine-tuning at one configuration: give the ratios and the adapted checkpoint,
+# Fine-tuning at one sparsity configuration; pass the ratios and the adapted checkpoint:
 #   --cfg-options model.backbone.sparsity="[.3,0,[.1,.2,.2],0]" load_from=...
-# Crops have other windows of highest activation than whole images: where memory allows, train at
-# the size of the test (docs/history.md, CamVid).
+# The windows of highest activation differ between crops and whole images: if memory allows, train
+# at the test size (docs/history.md, CamVid).
 _base_ = ['./upernet_sparsevit_cityscapes_dense.py']
 
 model = dict(backbone=dict(init_cfg=None, skipped='linear'))

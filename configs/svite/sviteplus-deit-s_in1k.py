@@ -1,6 +1,6 @@
-# SViTE+: DeiT-S from scratch on ImageNet-1k with half of its weights and 70% of its patches, by
-# the recipe of DeiT in mmpretrain, of 300 epochs; about 80 updates of the masks, as published.
-# Patches are chosen once, after the position embedding; the class token runs beside them.
+# SViTE+: DeiT-S trained from scratch on ImageNet-1k with half of its weights and 70% of its
+# patches. mmpretrain's DeiT recipe of 300 epochs, with about 80 mask updates, as published. Patches
+# are selected once, after the position embedding; the class token is always kept.
 _base_ = ['mmpretrain::deit/deit-small_4xb256_in1k.py']
 custom_imports = dict(imports=['sparsevit_mm'], allow_failed_imports=False)
 
