@@ -87,7 +87,7 @@ def test_heads_and_neurons_of_a_mask_rcnn_move_and_are_taken_out(tmp_path):
     made.val_dataloader = made.val_evaluator = made.val_cfg = None
     made.optim_wrapper = dict(ADAMW, clip_grad=dict(max_norm=1.))
     made.dump(tmp_path / 'trained.py')
-    runner, watch = build_runner(made), unit_toy.Watch()
+    runner, watch = build_runner(made), Watch()
     runner.register_hook(watch)
     runner.train()
     unit_toy.check_laws(runner, watch.steps)

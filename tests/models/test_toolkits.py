@@ -134,6 +134,8 @@ def config_files():
 
 @pytest.mark.parametrize('path', config_files())
 def test_every_config_parses_and_its_model_builds(path):
+    if path.stem.endswith('_in1k'):
+        pytest.importorskip('mmpretrain')
     cfg = Config.fromfile(path)
     model = build(cfg)
     if 'SparseSwinTransformer' in cfg.pretty_text:
