@@ -1,4 +1,4 @@
-"""A search in a terminal: its progress, and the table at its end."""
+"""Terminal output of a search: progress bar and final table."""
 import os
 
 from rich.console import Console
@@ -14,28 +14,28 @@ from ..search.study import SparsitySearch
 from ..search.summary import Summary
 from .statistics import backbone_alone, less_dense, less_dense_heading
 
-SAID_EVERY = 60.  # seconds of waiting
-DRIFT = .05  # of the dense latency during a search, from which on it is said
+SAID_EVERY = 60.  # seconds between printed lines while waiting
+DRIFT = .05  # relative drift of the dense latency above which it is reported
 COLUMNS = (TextColumn('search'), BarColumn(), MofNCompleteColumn(),
            TextColumn('{task.description}'), TimeElapsedColumn(), TextColumn('left'),
            TimeRemainingColumn())
 
 
 class SearchConsole(Watch):
-    """Prints the steps, then shows a progress bar."""
+    """Watch that prints each step, then shows a progress bar."""
 
     def __init__(self):
         self.bar = Progress(*COLUMNS, console=Console(stderr=True))
         self.task = None
-        self._said = 0.  # seconds waited, when that was last printed
+        self._said = 0.  # seconds waited at the last printed line
 
     def say(self, text: str) -> None:
-        if os.environ.get('RANK', '0') == '0':  # the process group may be yet to come
+        if os.environ.get('RANK', '0') == '0':  # there may be no process group yet
             print(f'{text} ...', flush=True)
 
     def prepared(self, pipeline: SearchPipeline) -> None:
         check = pipeline.score_check
-        if check is not None:  # what --importance auto chose by
+        if check is not None:  # the basis of --importance auto
             Console(width=140).print(
                 comparison_table(check, f'scores on {check.num_images} images of val'))
             print(check.sentence, flush=True)
@@ -55,7 +55,7 @@ class SearchConsole(Watch):
         text = f'waiting for worker {worker} for {seconds:.0f} s: {key}'
         if self.task is not None:
             self.bar.update(self.task, description=text)
-        self._said = min(self._said, seconds)  # it is another that is waited for now
+        self._said = min(self._said, seconds)  # a shorter wait is a new one
         if seconds - self._said >= SAID_EVERY:
             self._said = seconds
             print(text, flush=True)
@@ -65,7 +65,7 @@ class SearchConsole(Watch):
 
 
 def estimate(summary: Summary, request: SearchRequest, done: int) -> str:
-    """How long the search may take, by what its dense evaluation took."""
+    """Describe how long the search may take, judging by its dense evaluation."""
     left = max(0, request.num_trials - done)
     seconds = summary.dense.seconds or 0.
     text = (f'{left} candidates of up to {seconds:.0f} s each, {left * seconds / 3600:.1f} h for '
@@ -79,7 +79,7 @@ def estimate(summary: Summary, request: SearchRequest, done: int) -> str:
 
 
 def show_search(result: SearchResult) -> None:
-    """Prints what was found."""
+    """Print the result table and notes about the measurement."""
     summary, dense = result.summary, result.summary.dense
     on_some = summary.dense_full is not None
     of_model = any(f.backbone for f in summary.finalists)

@@ -1,4 +1,4 @@
-"""The figures of a search's report."""
+"""Figures of the search report."""
 from typing import Dict, List, Mapping, Sequence
 
 import matplotlib
@@ -22,11 +22,11 @@ LATENCY = 'latency (ms)'
 
 
 def draw_tradeoff(record: SearchRecord, alike: Sequence[Candidate]) -> Figure:
-    """Metric over latency: candidates, front, and what they stand beside.
+    """Plot metric over latency: candidates, front, references, dense model and finalists.
 
     Args:
-        record: The search.
-        alike: Candidates that are within noise of the best.
+        record: Record of the search.
+        alike: Candidates within noise of the best.
     """
     summary = record.summary
     figure, (axes, ) = _figure(4.2)
@@ -61,11 +61,11 @@ def draw_tradeoff(record: SearchRecord, alike: Sequence[Candidate]) -> Figure:
 
 
 def draw_ratios(record: SearchRecord, labels: Sequence[str]) -> Figure:
-    """The ratio of every pair of the finalists, as a table of colours.
+    """Plot the sparsity ratios of the finalists as a heat map, one column per pair of blocks.
 
     Args:
-        record: The search.
-        labels: One for each finalist.
+        record: Record of the search.
+        labels: Row label of each finalist.
     """
     configs = [f.candidate.config for f in record.summary.finalists]
     pairs = [len(stage[::2]) for stage in configs[0].ratios]
@@ -90,10 +90,10 @@ def draw_ratios(record: SearchRecord, labels: Sequence[str]) -> Figure:
 
 
 def draw_importances(shares: Mapping[str, Sequence[float]]) -> Figure:
-    """A bar for each stage, parted into its pairs, and for each knob.
+    """Plot one bar per stage, split into its pairs of blocks, and one per knob.
 
     Args:
-        shares: From :func:`~.statistics.importances`.
+        shares: Result of :func:`~.statistics.importances`.
     """
     figure, (axes, ) = _figure(.9 + .36 * len(shares))
     for stage, pairs in enumerate(shares.values()):
@@ -112,7 +112,7 @@ def draw_importances(shares: Mapping[str, Sequence[float]]) -> Figure:
 
 
 def draw_sensitivity(record: SearchRecord) -> Figure:
-    """What pruning one stage alone does: to the metric, and for the latency."""
+    """Plot the metric over ratio and over latency when one stage alone is pruned."""
     figure, (by_ratio, by_latency) = _figure(5.4, 2)
     dense = record.summary.dense
     stages: Dict[int, List] = {}
@@ -135,7 +135,7 @@ def draw_sensitivity(record: SearchRecord) -> Figure:
 
 
 def draw_progress(record: SearchRecord) -> Figure:
-    """How far the search had come, over evaluations and over hours, and who evaluated."""
+    """Plot search progress over evaluations and over hours, coloured by worker if at most six."""
     judged = [j for j in record.judged if j.candidate.state in (EVALUATED, REJECTED)]
     reached = progress([j.candidate for j in judged], record.pareto)
     hours = hours_of(judged, record.judged[0])
@@ -163,7 +163,7 @@ def draw_progress(record: SearchRecord) -> Figure:
 
 
 def draw_check(record: SearchRecord) -> Figure:
-    """Latencies measured again at the end, as difference to those of the search."""
+    """Plot how much the latencies remeasured at the end differ from those of the search."""
     latencies = {c.trial: c.latency for c in record.summary.candidates}
     points = {trial: (latencies[trial], 100 * (again / latencies[trial] - 1))
               for trial, again in record.again.items()}
@@ -185,7 +185,7 @@ def draw_check(record: SearchRecord) -> Figure:
 
 
 def draw_first_look(candidates: Sequence[Candidate], metric: str) -> Figure:
-    """The metric over that of the first look, of evaluated candidates that had one."""
+    """Plot the metric of the full evaluation over that of the first look."""
     figure, (axes, ) = _figure(3.3)
     _dots(axes, [(c.first_look, c.metric) for c in candidates], '', 'o', SKY, BLUE, 5)
     axes.set_xlabel(f'{short(metric)}, first look')
@@ -194,17 +194,17 @@ def draw_first_look(candidates: Sequence[Candidate], metric: str) -> Figure:
 
 
 def short(metric: str) -> str:
-    """The last part of a metric's key."""
+    """Return the last part of a metric's key."""
     return metric.rsplit('/', 1)[-1]
 
 
 def hours_of(judged: Sequence[Judged], first: Judged) -> List[float]:
-    """When each was through, in hours since the first began."""
+    """Return when each candidate ended, in hours since the start of `first`."""
     return [(j.end - first.start).total_seconds() / 3600 for j in judged]
 
 
 def _figure(height: float, panels: int = 1):
-    """Panels below each other."""
+    """Create a figure of vertically stacked panels."""
     figure = Figure(figsize=(WIDTH, height), layout='constrained')
     axes = figure.subplots(panels, 1, squeeze=False)
     return figure, list(axes.flat)
@@ -227,8 +227,8 @@ def _with_interval(axes: Axes, candidate: Candidate, latency: float, label: str,
 
 
 def _cut_off(axes: Axes, summary: Summary) -> None:
-    """Ends the axis below the candidates where references are so far below that these would be
-    told apart no more; arrows say where they are."""
+    """Cut the y-axis below the candidates if references lie so far below that the candidates would
+    be indistinguishable; arrows mark those references."""
     metrics = [summary.dense.metric, *(c.metric for c in summary.evaluated)]
     low, height = min(metrics), max(metrics) - min(metrics)
     floor = low - .25 * height
@@ -251,7 +251,7 @@ def _limits(axes: Axes, record: SearchRecord) -> None:
 
 
 def limits_of(record: SearchRecord) -> Limits:
-    """In milliseconds."""
+    """Return the limits of the search, in milliseconds."""
     identity = record.summary.identity
     values = {key: identity[key] for key in ('max_latency', 'min_latency', 'of_dense')
               if identity.get(key) is not None}
@@ -259,7 +259,7 @@ def limits_of(record: SearchRecord) -> Limits:
 
 
 def _legend(figure: Figure, axes: Axes) -> None:
-    """Above the axes, where no data are."""
+    """Add a legend above the axes, clear of the data."""
     handles, labels = axes.get_legend_handles_labels()
     figure.legend(handles, labels, loc='outside upper left', ncols=3, fontsize='small',
                   columnspacing=1.2, handletextpad=.5)

@@ -1,5 +1,4 @@
-"""Parts of a page: one HTML file that needs nothing beside it. The template lays them out, and
-escapes all text."""
+"""Parts of a self-contained HTML page. The template lays them out and escapes all text."""
 import base64
 import io
 from pathlib import Path
@@ -11,14 +10,16 @@ from PIL import Image
 from .svg import Draw, render
 
 TEMPLATE = 'report.html'
-QUALITY = 88  # of JPEGs
+QUALITY = 88  # JPEG quality
 
 
 class Section(NamedTuple):
-    """Attributes:
-        key: Its anchor.
-        title: Text.
-        parts: From the functions below.
+    """Section of a page.
+
+    Attributes:
+        key: Anchor of the section.
+        title: Heading.
+        parts: Results of the functions below.
     """
     key: str
     title: str
@@ -26,7 +27,7 @@ class Section(NamedTuple):
 
 
 def page(title: str, head: Sequence[dict], sections: Sequence[Section]) -> str:
-    """The HTML of a page, with links to its sections below its head."""
+    """Return the HTML of a page, with links to its sections below its head."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(__package__, '.'), autoescape=True, trim_blocks=True,
         lstrip_blocks=True, undefined=jinja2.StrictUndefined)
@@ -34,50 +35,51 @@ def page(title: str, head: Sequence[dict], sections: Sequence[Section]) -> str:
 
 
 def paragraph(text: str, kind: str = '') -> dict:
-    """Of class 'lead', 'how' (to read what follows) or 'note' (what is missing), or plain."""
+    """Return a paragraph: plain, or of class 'lead', 'how' (reading aid) or 'note' (what is
+    missing)."""
     return dict(part='paragraph', text=text, kind=kind)
 
 
 def tiles(figures: Sequence[Sequence[str]]) -> dict:
-    """A row of figures, each with what it is."""
+    """Return a row of key figures, given as (value, description) pairs."""
     return dict(part='tiles', figures=figures)
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence], left: Collection[str] = (),
           wrap: Collection[str] = (), first: bool = False) -> dict:
-    """A table that scrolls by itself where it is wider than the page.
+    """Return a table that scrolls on its own if it is wider than the page.
 
     Args:
-        heads: Of the columns.
-        rows: Cells; None gives a dash.
-        left: Columns aligned to the left, by their heads; numbers are to the right.
-        wrap: Those of `left` that may take several lines.
-        first: Whether the first row stands out.
+        heads: Column headings.
+        rows: Cells of each row; None is shown as a dash.
+        left: Headings of the left-aligned columns; the others are right-aligned.
+        wrap: Headings in `left` whose cells may wrap.
+        first: Whether to highlight the first row.
     """
     kinds = [' '.join(['left'] * (head in left) + ['wrap'] * (head in wrap)) for head in heads]
     return dict(part='table', heads=heads, rows=rows, kinds=kinds, first=first)
 
 
 def details(summary: str, *parts: dict) -> dict:
-    """What is shown on a click."""
+    """Return a block that expands on a click."""
     return dict(part='details', summary=summary, parts=parts)
 
 
 def figure(name: str, draw: Draw, what: str, how: str, folder: Path) -> dict:
-    """A figure as wide as the page allows; a PNG of it goes to the folder.
+    """Return a figure as wide as the page allows, and save it as PNG.
 
     Args:
-        name: Of the file.
-        draw: Gives the figure.
-        what: Tells those who do not see it what it shows.
-        how: Tells how to read it.
-        folder: For ``NAME.png``.
+        name: File name without suffix, unique within the page.
+        draw: Function that returns the figure.
+        what: Text alternative for screen readers.
+        how: Caption that explains how to read the figure.
+        folder: Directory of ``NAME.png``.
     """
     return dict(part='figure', svg=render(draw, name, folder), what=what, how=how)
 
 
 def picture(path: Path) -> dict:
-    """An image file, as JPEG inside the page."""
+    """Return an image file embedded as JPEG."""
     buffer = io.BytesIO()
     with Image.open(path) as image:
         image.convert('RGB').save(buffer, 'JPEG', quality=QUALITY)

@@ -1,4 +1,4 @@
-"""The report of a search: one HTML page that people read, and its figures as PNG."""
+"""Report of a search: one HTML page, and its figures as PNG."""
 from pathlib import Path
 from typing import List, Optional, Sequence
 
@@ -21,18 +21,18 @@ NO_REFERENCES = 'Not recorded: run the search with --references.'
 
 
 def write_report(record: SearchRecord, images: int = 2, device: str = 'cpu') -> Path:
-    """Writes ``report.html`` and the PNGs of ``report/`` into the work directory.
+    """Write ``report.html`` and the PNGs of ``report/`` to the work directory.
 
     Args:
-        record: From :func:`~.source.read_search`.
-        images: To show kept windows of the winner on; none if 0.
-        device: Where the winner runs for these.
+        record: Result of :func:`~.source.read_search`.
+        images: Number of images on which to show the winner's kept windows; 0 for none.
+        device: Device on which the winner runs for these images.
 
     Returns:
-        The page. A failure leaves the page that was there before.
+        Path of the page. The write is atomic: a failure keeps the previous page.
 
     Raises:
-        ValueError: `images` is negative.
+        ValueError: If `images` is negative.
     """
     if images < 0:
         raise ValueError(f'--images {images}: 0 or more')

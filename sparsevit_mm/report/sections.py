@@ -1,4 +1,4 @@
-"""Sections of a search's report: what mattered, how it went, how far its figures can be trusted."""
+"""Sections of the search report: importances, sensitivity, progress, checks and kept windows."""
 from collections import Counter
 from pathlib import Path
 from typing import List
@@ -158,11 +158,13 @@ def first_look_section(record: SearchRecord, folder: Path) -> Section:
 
 
 def winner_config(record: SearchRecord) -> Config:
-    """The config that was searched, at the winner's point: by the study's figures. Files that lie
-    in the work directory are not run.
+    """Return the searched config at the winner's operating point.
+
+    The point comes from the study; configs written to the work directory are not executed.
 
     Raises:
-        FileNotFoundError, ValueError: The search has not ended; its config is not there.
+        FileNotFoundError: If the config does not exist.
+        ValueError: If the search has not ended.
     """
     finalists = record.summary.finalists
     if not finalists:
@@ -182,7 +184,7 @@ def windows_section(record: SearchRecord, images: int, folder: Path, device: str
     try:
         drawn = draw_kept_windows(winner_config(record), str(record.manifest.get('checkpoint')),
                                   images, folder, device)
-    except Exception as error:  # whatever a model and its data may raise
+    except Exception as error:  # a model and its data may raise anything
         parts = [paragraph(f'Not drawn: {_first_line(error)}', 'note')]
         return Section('windows', title, parts)
     return Section('windows', title, [

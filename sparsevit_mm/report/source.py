@@ -1,4 +1,4 @@
-"""What a work directory says of its search: the study, and where the rest lies."""
+"""Reading of a search from its work directory: the study and the paths in ``search.json``."""
 import json
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,16 +15,16 @@ from ..search.store.storage import open_storage
 from ..search.store.urls import JOURNAL, shown
 from ..search.summary import Summary
 
-PATIENCE = 30.  # seconds that a storage may be out of reach: a report is asked for by hand
+PATIENCE = 30.  # seconds to retry an unreachable storage: short, as a user waits for the report
 
 
 class Judged(NamedTuple):
-    """A candidate, with who judged it and when.
+    """Candidate with its worker and times.
 
     Attributes:
         candidate: The candidate.
-        worker: Id of the worker; empty if the trial names none.
-        start, end: Local time.
+        worker: Id of the worker that judged it; empty if the trial names none.
+        start, end: Local times of the start and end of the trial.
     """
     candidate: Candidate
     worker: str
@@ -34,17 +34,17 @@ class Judged(NamedTuple):
 
 @dataclass
 class SearchRecord:
-    """A search and its work directory.
+    """Search read from its work directory.
 
     Attributes:
         work_dir: Work directory of the search.
-        manifest: What the search left in ``search.json``.
+        manifest: Content of ``search.json``.
         storage: URL of the storage, without password.
-        summary: The search.
-        pareto: Whether low latency was an objective too.
-        judged: All candidates, in the order in which they were through.
-        again: Trial -> milliseconds, of all candidates that were measured again at the end, less
-            the drift of the dense model.
+        summary: Summary of the study.
+        pareto: Whether latency was a second objective.
+        judged: Candidates in the order in which their trials ended.
+        again: Trial number -> latency in milliseconds of each candidate remeasured at the end,
+            corrected for the drift of the dense model.
     """
     work_dir: Path
     manifest: Dict
@@ -56,25 +56,25 @@ class SearchRecord:
 
     @property
     def best(self) -> Optional[Candidate]:
-        """The winner once there is one, before that the best so far; None before the first
-        evaluation. Of a Pareto search the best of all."""
+        """The winner, or the best candidate so far if the search has not ended; in a Pareto search,
+        always the candidate with the best metric. None before the first evaluation."""
         if self.summary.finalists and not self.pareto:
             return self.summary.finalists[0].candidate
         return self.summary.front[-1] if self.summary.front else None
 
 
 def read_search(work_dir: Path, storage: Optional[str] = None) -> SearchRecord:
-    """Reads the study that a search left in its work directory.
+    """Read a search from its work directory.
 
     Args:
         work_dir: Work directory of ``tools/search_sparsity.py``.
-        storage: URL of the storage, where the one in ``search.json`` lacks its password, or was
+        storage: URL of the storage; needed if the one in ``search.json`` lacks its password or has
             moved.
 
     Raises:
-        FileNotFoundError: No ``search.json``, or no file of the storage.
-        ValueError: ``search.json`` is broken; the storage refuses; it holds no such study, or one
-            that no search made.
+        FileNotFoundError: If ``search.json`` or the file of the storage does not exist.
+        ValueError: If ``search.json`` is broken, the storage refuses access, or it does not hold
+            the study, or the study was not made by a search.
     """
     manifest = _read_manifest(Path(work_dir))
     url, name = storage or manifest['storage'], manifest['study']
@@ -109,7 +109,7 @@ def _read_manifest(work_dir: Path) -> Dict:
 
 
 def _check_file(url: str) -> None:
-    """Raises FileNotFoundError where the storage is a file that is not there: opening would make
+    """Raise FileNotFoundError if the storage is a file that does not exist: opening it would create
     it."""
     if url.startswith(JOURNAL):
         path = url[len(JOURNAL):]

@@ -1,4 +1,4 @@
-"""Figures of a search that need computing: importances and progress."""
+"""Statistics of a search: importances, progress, and differences to the dense model."""
 from typing import Dict, List, Sequence, Tuple
 
 import numpy as np
@@ -11,29 +11,28 @@ from ..operating_point import short_names
 from ..search.candidates import Candidate
 from ..search.summary import Finalist, Summary
 
-FEWEST = 20  # evaluations, for importances that say something
+FEWEST = 20  # evaluations needed for meaningful importances
 
 Point = Tuple[float, float]
 
 
 def importances(candidates: Sequence[Candidate]) -> Dict[str, List[float]]:
-    """How much of the metric's variation among candidates goes with the ratio of each pair, and
-    with each knob.
+    """Compute how much of the metric's variation each pair of blocks and each knob explains.
 
-    Optuna's mean decrease in impurity (of a random forest, scikit-learn's): what it gives the
-    pairs of a stage may be added up. Optuna's default, PED-ANOVA, looks at each pair alone; a
-    stage of nine pairs that move together would count nine times.
+    Uses Optuna's mean decrease in impurity (a scikit-learn random forest), whose shares may be
+    summed over the pairs of a stage. Optuna's default, PED-ANOVA, rates each pair on its own, so a
+    stage of nine correlated pairs would count nine times.
 
     Args:
-        candidates: Those with a metric are used.
+        candidates: Candidates; those without a metric are ignored.
 
     Returns:
-        'stage N' -> one share per (plain, shifted) pair, and the end of a knob's name -> its share;
-        all of them add up to 1.
+        'stage N' -> one share per (plain, shifted) pair, and short name of each knob -> [share].
+        All shares add up to 1.
 
     Raises:
-        ValueError: Fewer than 20 were evaluated, or all have the same metric.
-        ImportError: scikit-learn is not installed.
+        ValueError: If fewer than 20 candidates were evaluated, or all have the same metric.
+        ImportError: If scikit-learn is not installed.
     """
     candidates = [c for c in candidates if c.metric is not None]
     if len(candidates) < FEWEST:
@@ -65,8 +64,8 @@ def importances(candidates: Sequence[Candidate]) -> Dict[str, List[float]]:
 
 
 def front_area(points: Sequence[Point], corner: Point) -> float:
-    """Area between the front of (latency, metric) points and a corner that all of them beat: the
-    hypervolume of two objectives."""
+    """Compute the hypervolume of (latency, metric) points: the area between their front and a
+    reference point `corner` that none of them is worse than."""
     area, reached = 0., corner[1]
     for latency, metric in sorted(points, key=lambda p: (p[0], -p[1])):
         if metric > reached:
@@ -76,12 +75,12 @@ def front_area(points: Sequence[Point], corner: Point) -> float:
 
 
 def progress(candidates: Sequence[Candidate], pareto: bool) -> List[float]:
-    """How far the search had come with each candidate: the best metric so far, or, of a Pareto
-    search, the area under the front as share of what it is at the end.
+    """Compute the progress of a search after each candidate.
 
     Args:
-        candidates: Evaluated ones, in the order of evaluation.
-        pareto: Which of both.
+        candidates: Evaluated candidates, in the order of evaluation.
+        pareto: Whether to return the area under the front as a share of its final value, instead
+            of the best metric so far.
     """
     if not pareto:
         return np.maximum.accumulate([c.metric for c in candidates]).tolist()
@@ -92,8 +91,8 @@ def progress(candidates: Sequence[Candidate], pareto: bool) -> List[float]:
 
 
 def less_dense(summary: Summary, finalist: Finalist) -> str:
-    """The finalist's metric less the dense model's, with the 95% interval where the evaluator can
-    be resampled; by the best evidence there is."""
+    """Format the finalist's metric minus the dense model's, with its 95% confidence interval if
+    there are bootstrap resamples. Uses all of val where it was evaluated."""
     one, other = summary.resampled_of(finalist), summary.dense_resampled
     if one is None or other is None:
         return f'{summary.metric_of(finalist) - summary.dense_metric:+.4f}'
@@ -101,7 +100,8 @@ def less_dense(summary: Summary, finalist: Finalist) -> str:
 
 
 def less_dense_heading(summary: Summary) -> str:
-    """Heading of :func:`less_dense`, which names what was drawn: scenes, blocks or images."""
+    """Return the column heading of :func:`less_dense`, with the resampled unit: scenes, blocks or
+    images."""
     resampled = summary.dense_resampled
     if resampled is None:
         return 'less dense'
@@ -110,8 +110,8 @@ def less_dense_heading(summary: Summary) -> str:
 
 
 def backbone_alone(finalist: Finalist) -> List[str]:
-    """Latency of the backbone without the rest of the model, where both were measured: one cell of
-    a table, or none."""
+    """Return a table cell with the latency of the backbone alone, sparse and dense; an empty list
+    if it was not measured."""
     if finalist.backbone is None:
         return []
     sparse, dense = finalist.backbone

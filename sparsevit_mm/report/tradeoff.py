@@ -1,11 +1,11 @@
-"""The figure of a search: metric over latency, with the dense model and the winner marked."""
+"""Figure of a search: metric over latency, with the dense model and the winner or front."""
 import math
 from pathlib import Path
 from typing import Dict, Optional, Sequence, Tuple
 
 import matplotlib
 
-matplotlib.use('Agg')  # noqa: E402 - no screen is needed
+matplotlib.use('Agg')  # noqa: E402 - works without a display
 import matplotlib.pyplot as plt
 
 from ..files import replacing
@@ -22,14 +22,14 @@ def draw_tradeoff(path: Path,
                   setting: str,
                   limits: Sequence[float] = (),
                   rejected: Optional[Sequence[float]] = None) -> None:
-    """Draws a PNG.
+    """Draw metric over latency as PNG.
 
     Args:
-        path: File to write.
+        path: Path of the PNG.
         candidates: (latency in ms, metric) of each evaluated candidate.
-        marked: Name -> its points; several points of one name are joined by a line.
+        marked: Label -> points; several points of one label are joined by a line.
         metric: Name of the metric.
-        setting: Where the latency was measured, for the axis.
+        setting: Latency setting, shown on the axis.
         limits: Latency limits in ms, drawn as lines.
         rejected: Latencies in ms of candidates outside the limits, which have no metric.
     """
@@ -56,7 +56,7 @@ def draw_tradeoff(path: Path,
 
 
 def draw_search(path: Path, result: SearchResult) -> None:
-    """The figure of a finished search, as PNG."""
+    """Draw the trade-off of a finished search as PNG."""
     summary, limits = result.summary, result.limits
     marked = {'dense': [(summary.dense.latency, summary.dense.metric)]}
     if summary.is_pareto:

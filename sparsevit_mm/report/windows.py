@@ -1,4 +1,4 @@
-"""The windows that a search's winner runs, on a few images of the data it was searched on."""
+"""Kept windows of the winner of a search, on a few images of its data."""
 from pathlib import Path
 from typing import List
 
@@ -16,22 +16,22 @@ from ..visualization.panel import PanelPainter
 
 def draw_kept_windows(cfg: Config, checkpoint: str, number: int, folder: Path,
                       device: str = 'cpu') -> List[Path]:
-    """Draws what ``tools/visualize_windows.py`` draws, of images of val, or of test where val is
-    not there.
+    """Draw the figures of ``tools/visualize_windows.py`` for images of val, or of test if the files
+    of val do not exist.
 
     Args:
         cfg: Config of the winner.
-        checkpoint: Checkpoint that fits it.
-        number: Of images, spread over the data.
-        folder: Gets the PNGs; made if it is not there.
+        checkpoint: Path of a checkpoint that fits the config.
+        number: Number of images, evenly spaced over the dataset.
+        folder: Directory of the PNGs, created if needed.
         device: Name of a torch device.
 
     Returns:
-        NAME_panel.png and NAME_windows.png of each image, TOKEN_windows.png of each frame of
-        several cameras.
+        Paths of NAME_panel.png and NAME_windows.png for each image, or of TOKEN_windows.png for
+        each multi-camera frame.
 
     Raises:
-        FileNotFoundError, ValueError: As check_split, FileInferencer and FrameInferencer.
+        FileNotFoundError, ValueError: See check_split, FileInferencer and FrameInferencer.
     """
     prepare(cfg, device)
     split = _split(cfg)
@@ -50,7 +50,7 @@ def _split(cfg: Config) -> str:
 
 
 def _spread(size: int, number: int) -> List[int]:
-    """Places in the middle of equal parts of a data set."""
+    """Return `number` indices, each in the middle of an equal part of the dataset."""
     number = min(size, number)
     return [int((i + .5) * size / number) for i in range(number)]
 
