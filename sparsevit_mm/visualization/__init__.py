@@ -1,5 +1,5 @@
-"""Figures of searches and of kept windows. Importing it registers `KeptWindowsHook` in mmengine's
-root registry; it needs matplotlib."""
+"""Figures of kept windows, breakdowns and masks. Needs matplotlib. Importing it registers
+`KeptWindowsHook` in mmengine's root registry."""
 from .kept_windows_hook import KeptWindowsHook
 
 __all__ = ['KeptWindowsHook']

@@ -1,5 +1,5 @@
-"""Where the accuracy went: a dense and a sparse model's figures by class and by object size, each
-beside the share of that area which the sparse backbone ran."""
+"""Breakdown of accuracy by class and object size for the dense and sparse models, with the share
+of each part's area that the sparse backbone ran."""
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
@@ -20,15 +20,15 @@ from .windows import Placement, count_blocks
 
 @dataclass
 class Row:
-    """A part of the data. Lists hold one value per configuration, the dense one first.
+    """Part of the data. Lists hold one value per configuration, the dense one first.
 
     Attributes:
         group: 'all', 'size', 'class' or 'image'.
-        name: 'small' or 'person', say.
-        count: How many there are in the ground truth.
-        unit: Of what: 'objects', 'pixels' or 'images'.
-        figures: By metric; None where the evaluator has no figure.
-        shares: Share of the area that ran, mean over the blocks, in [0, 1]; None without area.
+        name: Name within the group, such as 'small' or 'person'.
+        count: Number of units in the ground truth; of group 'image', of evaluated images.
+        unit: What is counted: 'objects', 'pixels' or 'images'.
+        figures: Metric -> values; None where the evaluator gives none.
+        shares: Share of the area that ran, averaged over the blocks, in [0, 1]; None without area.
     """
     group: str
     name: str
@@ -40,10 +40,12 @@ class Row:
 
 @dataclass
 class Breakdown:
-    """Attributes:
-        labels: Of the configurations, 'dense' first.
-        metrics: 'box AP' and 'mask AP' in [0, 1], or 'IoU (%)'.
-        rows: All, sizes, classes; the whole image last.
+    """Result of :func:`break_down`.
+
+    Attributes:
+        labels: Labels of the configurations, 'dense' first.
+        metrics: 'box AP', 'mask AP' or both, in [0, 1]; or 'IoU (%)'.
+        rows: Rows for all, sizes (detection only) and classes, then the whole image.
     """
     labels: List[str]
     metrics: List[str]
@@ -54,11 +56,11 @@ _SCORES = {'CocoMetric': DetectionScore, 'IoUMetric': SegmentationScore}
 
 
 def scored_by(cfg: Config, split: str) -> str:
-    """'CocoMetric' or 'IoUMetric', whichever scores the split ('val' or 'test').
+    """Return which metric scores the split ('val' or 'test'): 'CocoMetric' or 'IoUMetric'.
 
     Raises:
-        ValueError: It is scored by neither, or not at all; or the model slides over the image, so
-            that its backbone sees a pixel several times.
+        ValueError: If neither metric scores the split, or the model uses sliding-window inference,
+            where the backbone sees a pixel several times.
     """
     evaluators = cfg.get(f'{split}_evaluator')
     evaluators = evaluators if isinstance(evaluators, (list, tuple)) else [evaluators or {}]
@@ -76,12 +78,12 @@ def scored_by(cfg: Config, split: str) -> str:
 
 
 class ShareRecorder(Hook):
-    """Tells, while it records a validation, which share of the blocks ran at each pixel.
+    """Hook that reports the share of the blocks that ran at each pixel of a recorded validation.
 
     Args:
-        backbone: Of the runner's model.
-        add: Called with each data sample and its shares, (H, W) float64 in [0, 1] in the original
-            size of the image.
+        backbone: Backbone of the runner's model.
+        add: Callback that receives each data sample and its shares, (H, W) float64 in [0, 1] at
+            the original size of the image.
     """
 
     def __init__(self, backbone: SparseBackbone, add: Callable):
@@ -90,7 +92,7 @@ class ShareRecorder(Hook):
 
     @contextmanager
     def recording(self) -> Iterator[List[float]]:
-        """Within the context the mean share of each image is added to a list."""
+        """Record validations within the context, yielding a list of each image's mean share."""
         self.means = []
         with self.backbone.recording() as self.maps:
             try:
@@ -114,19 +116,20 @@ class ShareRecorder(Hook):
 def break_down(cfg: Config, checkpoint: str, configs: Sequence[SparsityConfig],
                split: str = 'test',
                report: Callable[[str], None] = lambda label: None) -> Breakdown:
-    """Evaluates a checkpoint dense and at other configurations, with the config's own data.
+    """Evaluate a checkpoint dense and at other configurations, with the config's own data.
 
     Args:
-        cfg: The config.
-        checkpoint: Checkpoint file of the whole model.
-        configs: To set beside the dense model.
+        cfg: Config of the whole model.
+        checkpoint: Path of a checkpoint of the whole model.
+        configs: Sparse configurations to compare with the dense model.
         split: 'val' or 'test'.
-        report: Called with the label of each configuration before it is evaluated.
+        report: Callback that receives the label of each configuration before its evaluation.
 
     Raises:
-        ValueError: See :func:`scored_by` and :class:`~..evaluation.evaluator.Evaluator`; a
-            configuration is dense; the dense model detects nothing; there is no ground truth.
-        FileNotFoundError: The checkpoint is not there.
+        ValueError: See :func:`scored_by` and :class:`~..evaluation.evaluator.Evaluator`. Also if
+            CocoMetric scores neither bbox nor segm, a configuration is dense, the dense model
+            detects nothing, or the split has no ground truth.
+        FileNotFoundError: If the checkpoint does not exist.
     """
     kind = scored_by(cfg, split)
     for config in configs:
@@ -166,7 +169,7 @@ def break_down(cfg: Config, checkpoint: str, configs: Sequence[SparsityConfig],
 
 
 def _append(rows: List[Row], figures: Dict[str, Values], shares: Values) -> None:
-    """One more configuration."""
+    """Append the values of one configuration to the rows."""
     for i, row in enumerate(rows):
         for name, values in figures.items():
             row.figures[name].append(values[i])

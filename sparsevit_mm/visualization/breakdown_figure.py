@@ -1,4 +1,4 @@
-"""A breakdown as CSV and as figure."""
+"""Output of a breakdown as CSV and as figure."""
 import csv
 import math
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Optional
 
 import matplotlib
 
-matplotlib.use('Agg')  # noqa: E402 - no screen is needed
+matplotlib.use('Agg')  # noqa: E402 - works without a display
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 
@@ -15,7 +15,7 @@ from .breakdown import Breakdown
 
 
 def write_breakdown(path: Path, breakdown: Breakdown) -> None:
-    """One line per row; empty cells where there is no figure, or no area to run."""
+    """Write one CSV line per row, with empty cells for missing values."""
     quantities = [*breakdown.metrics, 'share run']
     with replacing(path) as partial, partial.open('w', newline='') as file:
         writer = csv.writer(file)
@@ -32,13 +32,13 @@ def _text(value: Optional[float]) -> str:
 
 
 def draw_breakdown(path: Path, breakdown: Breakdown, title: str) -> None:
-    """Draws a PNG: per metric a panel of bars, a row for each part of the data that has objects or
-    pixels, and a panel of the shares that ran, with that of the whole image as a line.
+    """Draw a breakdown as PNG: one bar panel per metric, with a row for each part of the data that
+    is not empty, and a panel of the shares that ran, where a dashed line marks the whole image.
 
     Args:
-        path: File to write.
-        breakdown: What to draw.
-        title: Of the figure.
+        path: Path of the PNG.
+        breakdown: Breakdown to draw.
+        title: Title of the figure.
     """
     *rows, whole = breakdown.rows
     rows = [row for row in rows if row.count]
@@ -53,7 +53,7 @@ def draw_breakdown(path: Path, breakdown: Breakdown, title: str) -> None:
         for axes, name in zip(panels, breakdown.metrics):
             axes.barh(heights, [row.figures[name][i] or 0 for row in rows], width, color=color,
                       label=label)
-        if i == 0:  # dense, all of it ran
+        if i == 0:  # dense: everything ran
             continue
         shares = [math.nan if row.shares[i] is None else row.shares[i] for row in rows]
         panels[-1].axvline(whole.shares[i], color=color, linestyle='--', linewidth=1)

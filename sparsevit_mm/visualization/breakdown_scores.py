@@ -1,5 +1,5 @@
-"""What the rows of a breakdown score: the parts of CocoMetric's AP and of IoUMetric's mIoU, and the
-share of their area that ran."""
+"""Scores of a breakdown's rows: parts of CocoMetric's AP or IoUMetric's mIoU, and the share of
+their area that ran."""
 import io
 import math
 from contextlib import redirect_stdout
@@ -16,7 +16,7 @@ ALL, SIZE, CLASS = 'all', 'size', 'class'
 
 
 class DetectionScore:
-    """CocoMetric: AP by object size and class. Crowd regions are no objects."""
+    """AP of CocoMetric by object size and class. Crowd regions do not count as objects."""
     unit = 'objects'
 
     def __init__(self, metric):
@@ -27,10 +27,11 @@ class DetectionScore:
                              f'bbox or segm')
         self.metric = metric
         self.record = DetectionRecord(metric, list(self.metrics.values()))
-        self.share: Dict[int, float] = {}  # by annotation
+        self.share: Dict[int, float] = {}  # by annotation id
 
     def rows(self) -> List[Tuple[str, str, int]]:
-        """(group, name, count); after the first evaluation, which settles images and classes."""
+        """Return (group, name, count) of each row, after the first evaluation, which sets the
+        images and classes of the metric."""
         metric, truth = self.metric, self.metric._coco_api
         objects = [a for a in truth.loadAnns(truth.getAnnIds(metric.img_ids, metric.cat_ids))
                    if not a.get('iscrowd')]
@@ -45,14 +46,14 @@ class DetectionScore:
         return [(group, name, len(ids)) for group, name, ids in self.members]
 
     def add(self, sample: BaseDataElement, share: np.ndarray) -> None:
-        """Takes in what ran of one image, (H, W) in its original size."""
+        """Add the (H, W) shares of one image, at its original size."""
         for annotation in self.metric._coco_api.imgToAnns[sample.img_id]:
             if not annotation.get('iscrowd'):
                 area = self._area(annotation, share.shape)
                 self.share[annotation['id']] = float(share[area].mean())
 
     def _area(self, annotation: Dict, size: Tuple[int, int]):
-        """Index of the mask where masks are scored, else of the box; at least one pixel."""
+        """Return the index of the mask if masks are scored, else of the box; never empty."""
         if 'segm' in self.metrics.values() and annotation.get('segmentation'):
             mask = self.metric._coco_api.annToMask(annotation).astype(bool)
             if mask.any():
@@ -72,15 +73,15 @@ class DetectionScore:
         return {name: self._ap(kind) for name, kind in self.metrics.items()}
 
     def _ap(self, kind: str) -> Values:
-        """As CocoMetric computes it, which keeps three decimals and no classes of mask AP."""
+        """Compute AP as CocoMetric does, but unrounded and per class for box and mask alike."""
         metric, truth = self.metric, self.metric._coco_api
         detections = self.record.detections[kind]
         if not detections:
             return [0. if ids else None for _, _, ids in self.members]
-        if kind == 'segm':  # else the size of a detection would be that of its box
+        if kind == 'segm':  # otherwise pycocotools takes the area from the box
             for detection in detections:
                 del detection['bbox']
-        with redirect_stdout(io.StringIO()):  # pycocotools talks
+        with redirect_stdout(io.StringIO()):  # pycocotools prints
             evaluation = COCOeval(truth, truth.loadRes(detections), kind)
             evaluation.params.catIds, evaluation.params.imgIds = metric.cat_ids, metric.img_ids
             evaluation.params.maxDets = list(metric.proposal_nums)
@@ -94,7 +95,7 @@ class DetectionScore:
 
 
 class SegmentationScore:
-    """IoUMetric: IoU by class."""
+    """IoU of IoUMetric by class."""
     unit = 'pixels'
     metrics = ['IoU (%)']
 
@@ -104,13 +105,13 @@ class SegmentationScore:
         self.ran, self.seen = np.zeros((2, len(self.classes)))
 
     def rows(self) -> List[Tuple[str, str, int]]:
-        """(group, name, count); after an evaluation."""
+        """Return (group, name, count) of each row. Call it after an evaluation."""
         pixels = self._totals()[3].astype(int).tolist()
         return [(ALL, 'all classes', sum(pixels)),
                 *((CLASS, name, count) for name, count in zip(self.classes, pixels))]
 
     def add(self, sample: BaseDataElement, share: np.ndarray) -> None:
-        """Takes in what ran of one image, (H, W) in its original size."""
+        """Add the (H, W) shares of one image, at its original size."""
         label = sample.gt_sem_seg.data.squeeze().cpu().numpy().astype(int)
         inside = (label != self.metric.ignore_index) & (label < len(self.classes))
         self.ran += np.bincount(label[inside], share[inside], len(self.classes))
@@ -123,7 +124,7 @@ class SegmentationScore:
         return shares
 
     def figures(self) -> Dict[str, Values]:
-        """A class that is neither there nor predicted has no IoU, unless nan_to_num gives one."""
+        """Compute IoU. A class neither labelled nor predicted has none unless nan_to_num is set."""
         intersection, union = self._totals()[:2]
         missing = self.metric.nan_to_num
         iou = [100 * i / u if u else missing if missing is None else 100. * missing
@@ -132,5 +133,5 @@ class SegmentationScore:
         return {self.metrics[0]: [float(np.mean(there)) if there else None, *iou]}
 
     def _totals(self) -> np.ndarray:
-        """(4, classes): intersection, union, prediction and label, in pixels."""
+        """Return (4, classes): intersection, union, prediction and label, in pixels."""
         return self.record.areas.sum(1)

@@ -1,4 +1,4 @@
-"""How a budget of windows moves between the cameras of a car, frame by frame."""
+"""Distribution of the window budget over the cameras of a car, frame by frame."""
 from typing import Dict, List, NamedTuple, Sequence
 
 import numpy as np
@@ -12,19 +12,21 @@ WIDTH, HEIGHT = 10., 6.  # inches
 
 
 class Budget(NamedTuple):
-    """Of one frame.
+    """Window budget of one frame.
 
     Attributes:
-        shares: Camera -> its share of what ran, the mean over stages; they sum to 1. Stages of a
-            Swin cost about the same.
-        objects: Camera -> ground-truth boxes whose middle it sees; empty without ground truth.
+        shares: Camera -> its share of what ran, averaged over the stages, as the stages of a Swin
+            cost about the same. The shares sum to 1.
+        objects: Camera -> number of ground-truth boxes whose centre it sees; empty without ground
+            truth.
     """
     shares: Dict[str, float]
     objects: Dict[str, int]
 
 
 def budget_of(views: Sequence[View], boxes: Dict[str, np.ndarray]) -> Budget:
-    """See :func:`~.camera_panel.draw_frame` for the arguments."""
+    """Compute the budget of one frame. For the arguments see
+    :func:`~.camera_panel.draw_frame`."""
     ran = np.array([[stage.run.sum() for stage in view.stages] for view in views], float)
     shares = (ran / ran.sum(0)).mean(1)
     names = [view.camera for view in views]
@@ -36,7 +38,7 @@ def budget_of(views: Sequence[View], boxes: Dict[str, np.ndarray]) -> Budget:
 
 
 def _seen(points: np.ndarray, view: View) -> int:
-    """How many of (N, 3) points of the LiDAR frame lie in the image."""
+    """Count how many of (N, 3) points in the LiDAR frame lie in the image."""
     u, v, depth = (points @ view.lidar2img[:, :3].T + view.lidar2img[:, 3]).T
     height, width = view.image.shape[:2]
     with np.errstate(divide='ignore', invalid='ignore'):
@@ -46,8 +48,8 @@ def _seen(points: np.ndarray, view: View) -> int:
 
 
 def draw_budgets(budgets: Sequence[Budget], title: str) -> np.ndarray:
-    """A line for each camera: its share of the windows over the frames, and below it the objects
-    that it sees, where they are known.
+    """Plot each camera's share of the windows over the frames, and below it the number of objects
+    in its view if all frames have ground truth.
 
     Returns:
         (h, w, 3) uint8, RGB.
@@ -79,7 +81,8 @@ def draw_budgets(budgets: Sequence[Budget], title: str) -> np.ndarray:
 
 
 def correlation(budgets: Sequence[Budget]) -> float:
-    """Pearson's, of share and objects over all cameras and frames; NaN where either is constant."""
+    """Compute Pearson's correlation of share and number of objects over all cameras and frames; NaN
+    without ground truth or if either is constant."""
     pairs: List[Sequence[float]] = [(b.shares[c], b.objects[c]) for b in budgets for c in b.objects]
     if not pairs or not np.ptp(pairs, axis=0).all():
         return float('nan')

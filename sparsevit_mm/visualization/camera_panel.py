@@ -1,5 +1,4 @@
-"""Figures of frames of several cameras: blocks run in each image, 3D boxes, and the scene from
-above."""
+"""Figures of multi-camera frames: blocks run in each image, 3D boxes, and a bird's-eye view."""
 from typing import Dict, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
@@ -13,27 +12,27 @@ from .overlay import (BAR, GAP, HEAD, LABEL, Counts, add_axes, add_bar, grey, ne
                       show_counts, sum_of)
 
 GROUND_TRUTH, PREDICTION = 'ground truth', 'prediction'
-BOX_COLORS = {GROUND_TRUTH: 'white', PREDICTION: '#ff2d55'}  # no colours of counts
+BOX_COLORS = {GROUND_TRUTH: 'white', PREDICTION: '#ff2d55'}  # not in the colour map of the counts
 GROUND, LINES, CAR = '#26282c', '#565a60', '#9aa0a8'
 COLUMNS = 3
-WIDTH = 5.  # of an image; in inches, as all sizes
-NEAR = .1  # of a camera's axis nothing nearer is drawn; in metres
-RING = 10  # metres from one ring around the car to the next
-# Corners as in mmdet3d's LiDARInstance3DBoxes: x along the heading, 0 to 3 at the back.
+WIDTH = 5.  # of one image; all sizes are in inches
+NEAR = .1  # near plane: depth in metres below which nothing is drawn
+RING = 10  # metres between the rings around the car
+# Corner order of mmdet3d's LiDARInstance3DBoxes: x along the heading, 0 to 3 at the back.
 EDGES = np.array([(0, 1), (1, 2), (2, 3), (3, 0), (4, 5), (5, 6), (6, 7), (7, 4), (0, 4), (1, 5),
                   (2, 6), (3, 7)])
 GROUND_CORNERS = [0, 4, 7, 3]
 
 
 class View(NamedTuple):
-    """What one camera of a frame shows.
+    """Image of one camera of a frame.
 
     Attributes:
-        camera: Name.
+        camera: Name of the camera.
         image: (H, W, 3) uint8, RGB, as the network sees it.
-        stages: Blocks run at each of its pixels.
-        lidar2img: (3, 4), (x, y, z, 1) in metres of the LiDAR frame -> (d u, d v, d), the pixel
-            (u, v) with pixel centres at integers and the depth d in metres.
+        stages: Blocks run at each pixel, for each stage.
+        lidar2img: (3, 4) projection of (x, y, z, 1), in metres of the LiDAR frame, to (d u, d v, d)
+            with the depth d in metres and the pixel (u, v), whose centre has integer coordinates.
     """
     camera: str
     image: np.ndarray
@@ -43,19 +42,18 @@ class View(NamedTuple):
 
 def draw_frame(views: Sequence[View], boxes: Dict[str, np.ndarray],
                area: Sequence[Tuple[float, float]], title: str) -> np.ndarray:
-    """The images in rows of three, coloured by the blocks run of all stages, and beside them the
-    scene from above, with the car in its middle.
+    """Draw the images in rows of three, coloured by the blocks run over all stages, beside a
+    bird's-eye view with the car at the origin.
 
     Args:
-        views: Of one frame, all of one size.
-        boxes: Of :data:`GROUND_TRUTH`, :data:`PREDICTION` or both, (N, 8, 3): corners in metres
-            of the LiDAR frame (nuScenes': x right, y ahead, z up), in the order of mmdet3d's
-            boxes.
-        area: First and last x, first and last y of the scene from above, in metres.
-        title: Of the figure.
+        views: Views of one frame, all of one size.
+        boxes: :data:`GROUND_TRUTH`, :data:`PREDICTION` or both -> (N, 8, 3) box corners in metres
+            of the LiDAR frame (as in nuScenes: x right, y ahead, z up), in mmdet3d's corner order.
+        area: (min, max) of x and of y of the bird's-eye view, in metres.
+        title: Title of the figure.
 
     Returns:
-        (h, w, 3) uint8, RGB: 100 pixels an inch, each image five inches wide.
+        (h, w, 3) uint8, RGB, at 100 pixels per inch; each image is five inches wide.
     """
     height, width = views[0].image.shape[:2]
     columns, rows = min(len(views), COLUMNS), -(-len(views) // COLUMNS)
@@ -77,7 +75,7 @@ def draw_frame(views: Sequence[View], boxes: Dict[str, np.ndarray],
 
 
 def draw_view(axes: Axes, view: View, boxes: Dict[str, np.ndarray]) -> None:
-    """One image, coloured by the blocks run of all stages, with the edges of boxes."""
+    """Draw one image, coloured by the blocks run over all stages, with the box edges."""
     counts = sum_of(view.stages)
     axes.imshow(grey(view.image))
     show_counts(axes, counts)
@@ -91,8 +89,8 @@ def draw_view(axes: Axes, view: View, boxes: Dict[str, np.ndarray]) -> None:
 
 def draw_from_above(axes: Axes, boxes: Dict[str, np.ndarray],
                     area: Sequence[Tuple[float, float]]) -> None:
-    """Boxes on the ground, each with a line from its middle to its front: ahead is up, and right
-    is right. See :func:`draw_frame`."""
+    """Draw the bird's-eye view, with ahead pointing up: the outline of each box and a line from
+    its centre to its front. For the arguments see :func:`draw_frame`."""
     right, ahead = area
     axes.set(xlim=right, ylim=ahead, xticks=[], yticks=[], aspect='equal', facecolor=GROUND)
     for radius in range(RING, round(np.hypot(*np.abs(area).max(1))), RING):
@@ -106,19 +104,19 @@ def draw_from_above(axes: Axes, boxes: Dict[str, np.ndarray],
 
 
 def project_edges(corners: np.ndarray, lidar2img: np.ndarray) -> np.ndarray:
-    """The edges of boxes in an image, but for what lies behind the camera's near plane.
+    """Project box edges into an image, clipped at the camera's near plane.
 
     Args:
         corners: (N, 8, 3), see :func:`draw_frame`.
         lidar2img: (3, 4), see :class:`View`.
 
     Returns:
-        (M, 2, 2): both ends (u, v) of M <= 12 N edges, in pixels; they may lie outside.
+        (M, 2, 2): both ends (u, v) of M <= 12 N edges, in pixels, possibly outside the image.
     """
     points = corners @ lidar2img[:, :3].T + lidar2img[:, 3]
     ends = points[:, EDGES].reshape(-1, 2, 3)
     ends = ends[(ends[..., 2] >= NEAR).any(1)]
-    behind = ends[..., 2] < NEAR  # at most one of the two ends
+    behind = ends[..., 2] < NEAR  # at most one end of each remaining edge
     edge = np.nonzero(behind)[0]
     hidden, seen = ends[behind], ends[edge][~behind[edge]]
     share = (NEAR - seen[:, 2:]) / (hidden[:, 2:] - seen[:, 2:])
@@ -127,13 +125,13 @@ def project_edges(corners: np.ndarray, lidar2img: np.ndarray) -> np.ndarray:
 
 
 def _draw_lines(axes: Axes, lines: np.ndarray, kind: str) -> None:
-    for color, width in (('#0008', 2.2), (BOX_COLORS[kind], 1.1)):  # dark beneath, on any ground
+    for color, width in (('#0008', 2.2), (BOX_COLORS[kind], 1.1)):  # with a dark outline
         axes.add_collection(LineCollection(
             lines, colors=color, linewidths=width, capstyle='round'), autolim=False)
 
 
 def _add_legend(figure: Figure, middle: float, boxes: Dict[str, np.ndarray]) -> None:
-    """At the bottom of the figure, `middle` inches from its left."""
+    """Add a legend at the bottom of the figure, centred `middle` inches from its left."""
     handles = [Line2D([], [], color=BOX_COLORS[kind], label=f'{kind} ({len(corners)})')
                for kind, corners in boxes.items()]
     figure.legend(handles=handles, loc='lower center', ncols=len(handles), fontsize=9,

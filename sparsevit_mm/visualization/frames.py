@@ -1,4 +1,4 @@
-"""A model on frames of several cameras: its windows that run in each image, and its 3D boxes."""
+"""Inference on multi-camera frames: the windows that ran in each image, and the 3D boxes."""
 from typing import Dict, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
@@ -15,29 +15,31 @@ from .inference import file_pipeline, run_recorded
 from .windows import Placement, count_blocks
 
 LOADER = 'LoadCameras'
-SCORE = .3  # of the boxes drawn at least, as in mmdet's visualizers
+SCORE = .3  # minimum score of drawn boxes, as in mmdet's visualizers
 CAMERA_KEYS = ('cameras', 'cam2img', 'lidar2cam', 'img_aug_matrix')
 
 
 class Frame(NamedTuple):
-    """What :func:`~.camera_panel.draw_frame` draws: see there."""
+    """Arguments of :func:`~.camera_panel.draw_frame`."""
     views: List[View]
     boxes: Dict[str, np.ndarray]
     area: Sequence[Tuple[float, float]]
 
 
 class FrameInferencer:
-    """Runs a model of several cameras on frames of a data set.
+    """Run a multi-camera model on frames of a dataset.
 
     Args:
-        cfg: The config; the sparsity is that of its backbone. Its model has an
-            ``img_view_transformer`` with a ``grid`` on the ground, as :class:`BEVDet`.
-        checkpoint: File.
-        dataset: From :func:`open_test_split`.
+        cfg: Config of the whole model, which sets the sparsity of its backbone. The model must have
+            an ``img_view_transformer`` with a ground ``grid``, as :class:`BEVDet` has.
+        checkpoint: Path of the checkpoint.
+        dataset: Result of :func:`open_test_split`.
         device: Name of a torch device.
 
     Raises:
-        FileNotFoundError, ValueError: As find_backbone and check_fits; no such device.
+        FileNotFoundError: If the checkpoint does not exist.
+        ValueError: If the config does not hold exactly one sparse backbone, the checkpoint is
+            broken or does not fit the model, or torch cannot use the device.
     """
 
     def __init__(self, cfg: Config, checkpoint: str, dataset: BaseDataset, device: str = 'cpu'):
@@ -47,16 +49,17 @@ class FrameInferencer:
         self.backbone = get_sparse_backbone(self.model)
 
     def __call__(self, index: int) -> Frame:
-        """Runs the frame at a position of the data set.
+        """Run the frame at a position of the dataset.
 
-        Ground truth is drawn where the data set holds any, and of the predicted boxes those with
-        a score of 0.3 or more.
+        The result holds the ground truth if the dataset has any, and the predicted boxes with a
+        score of at least 0.3.
 
         Raises:
-            ValueError: As :func:`~.windows.count_blocks`; the pipeline does not keep the cameras.
+            ValueError: See :func:`~.windows.count_blocks`. Also if the pipeline does not keep the
+                camera parameters.
         """
         packed = self.dataset[index]
-        images = packed['inputs']['img'].numpy()[:, ::-1].transpose(0, 2, 3, 1)  # of BGR
+        images = packed['inputs']['img'].numpy()[:, ::-1].transpose(0, 2, 3, 1)  # BGR to RGB
         prediction, maps = run_recorded(self.model, packed)
         meta = prediction.metainfo
         missing = [key for key in CAMERA_KEYS if key not in meta]
@@ -81,16 +84,16 @@ class FrameInferencer:
 
 
 def loads_cameras(cfg: Config) -> bool:
-    """Whether the config's test pipeline loads several cameras. Raises as file_pipeline."""
+    """Whether the config's test pipeline loads several cameras. ValueError if there is none."""
     return LOADER in map(step_name, file_pipeline(cfg))
 
 
 def open_test_split(cfg: Config) -> BaseDataset:
-    """The data set that the config tests on.
+    """Build the test dataset of a config.
 
     Raises:
-        ValueError: The config has no test data loader.
-        FileNotFoundError: Names each file and folder that is missing.
+        ValueError: If the config has no test_dataloader.
+        FileNotFoundError: If files or folders are missing; the message lists them.
     """
     check_split(cfg, 'test')
     init_default_scope(cfg.get('default_scope', 'mmengine'))
@@ -98,14 +101,17 @@ def open_test_split(cfg: Config) -> BaseDataset:
 
 
 def find_frames(dataset: BaseDataset, names: Sequence[str]) -> Dict[str, int]:
-    """Positions in the data set by sample token, each once.
+    """Map the named samples to their positions in the dataset, without duplicates.
 
     Args:
-        dataset: From :func:`open_test_split`.
-        names: Sample tokens, and positions as decimal numbers.
+        dataset: Result of :func:`open_test_split`.
+        names: Sample tokens, or positions as decimal numbers.
+
+    Returns:
+        Sample token -> position.
 
     Raises:
-        ValueError: Names all that are neither.
+        ValueError: If names are neither; the message lists them.
     """
     tokens = [dataset.get_data_info(i)['token'] for i in range(len(dataset))]
     places = {**{str(i): i for i in range(len(tokens))}, **{t: i for i, t in enumerate(tokens)}}
@@ -118,5 +124,5 @@ def find_frames(dataset: BaseDataset, names: Sequence[str]) -> Dict[str, int]:
 
 
 def _corners(boxes) -> np.ndarray:
-    """(N, 8, 3) float64 of mmdet3d's boxes."""
+    """Return the (N, 8, 3) float64 corners of mmdet3d's boxes."""
     return boxes.corners.double().cpu().numpy()

@@ -1,4 +1,4 @@
-"""Ground truth of image files, found in the data sets of a config, in the image's own pixels."""
+"""Ground truth of image files from the datasets of a config, in original image coordinates."""
 import os
 from functools import lru_cache
 from typing import Callable, Dict, List, Sequence
@@ -16,20 +16,20 @@ Step = Callable[[dict], dict]
 
 
 def split_leaves(cfg: Config, split: str) -> List[ConfigDict]:
-    """The data sets of 'test', 'val' or 'train', without their wrappers."""
+    """Return the dataset configs of 'test', 'val' or 'train', without their wrappers."""
     loader = cfg.get(f'{split}_dataloader') or {}
     return list(leaves(loader['dataset'])) if 'dataset' in loader else []
 
 
 def find_ground_truths(cfg: Config, paths: Sequence[str],
                        model: BaseModel) -> Dict[str, BaseDataElement]:
-    """Ground truth of image files that the test, validation or training data hold.
+    """Find the ground truth of image files in the test, validation and training data.
 
-    Data sets whose files are not there are passed over. Annotations are loaded by the first
-    pipeline that loads any: test pipelines often do not.
+    Splits whose files do not exist are skipped. A dataset whose own pipeline loads no annotations,
+    as is common for test pipelines, uses the first pipeline that does.
 
     Returns:
-        Path, as given -> data sample, for the images found.
+        Path as given -> data sample, for the images found.
     """
     found: Dict[str, BaseDataElement] = {}
     datasets = [leaf for split in SPLITS for leaf in split_leaves(cfg, split)]
@@ -49,8 +49,8 @@ def find_ground_truths(cfg: Config, paths: Sequence[str],
 
 
 def loading_steps(pipeline: Sequence) -> list:
-    """The steps that load image and annotations and pack them, without those that resize, flip or
-    pad; none if the pipeline loads no annotations."""
+    """Return the loading and packing steps of a pipeline, without those that resize, flip or pad;
+    empty if the pipeline loads no annotations."""
     if not any(map(is_annotation_loader, pipeline)):
         return []
     return [step for step in pipeline if step_name(step).startswith(('Load', 'Pack'))]
@@ -58,13 +58,17 @@ def loading_steps(pipeline: Sequence) -> list:
 
 def ground_truths_in(dataset: BaseDataset, paths: Sequence[str], steps: Sequence[Step],
                      model: BaseModel) -> Dict[str, BaseDataElement]:
-    """Ground truth of image files in one data set, as the model's preprocessor hands it on.
+    """Find the ground truth of image files in one dataset, as the model's data preprocessor returns
+    it.
 
     Args:
-        dataset: It is asked for the paths of its images.
-        paths: Files.
+        dataset: Dataset that may hold the images.
+        paths: Image files.
         steps: Transforms that load and pack.
-        model: Its preprocessor is used.
+        model: Model whose data preprocessor is used.
+
+    Returns:
+        Path as given -> data sample, for the images found.
     """
     wanted = {absolute(path) for path in paths}
     found: Dict[str, BaseDataElement] = {}
@@ -83,7 +87,7 @@ def ground_truths_in(dataset: BaseDataset, paths: Sequence[str], steps: Sequence
 
 
 def check_split(cfg: Config, split: str) -> None:
-    """As :func:`~sparsevit_mm.config.data.check_data`, without the evaluator's files."""
+    """Run :func:`~sparsevit_mm.config.data.check_data` without the evaluator's files."""
     check_data(Config({f'{split}_dataloader': cfg.get(f'{split}_dataloader')}), split)
 
 
@@ -96,9 +100,9 @@ def _is_there(cfg: Config, split: str) -> bool:
 
 
 def absolute(path: str) -> str:
-    """The one path of a file that is named in several ways."""
+    """Return the canonical path of a file: its folder resolved, its name as given."""
     folder, name = os.path.split(path)
     return os.path.join(_real(folder), name)
 
 
-_real = lru_cache(maxsize=4096)(os.path.realpath)  # folders are often links, and few
+_real = lru_cache(maxsize=4096)(os.path.realpath)  # there are few folders, often symlinks

@@ -1,4 +1,4 @@
-"""A model on image files: its windows that run, its prediction, drawn on the image as it is."""
+"""Inference on image files: the windows that ran and the prediction, at original image size."""
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -20,12 +20,12 @@ from .windows import Placement, count_blocks
 
 
 class Inference(NamedTuple):
-    """Of one image file.
+    """Result of one image file.
 
     Attributes:
-        image: (H, W, 3) uint8, RGB, in its own size.
-        stages: Blocks run at each of its pixels.
-        prediction: The model's data sample.
+        image: (H, W, 3) uint8, RGB, at its original size.
+        stages: Blocks run at each pixel, for each stage.
+        prediction: Data sample returned by the model.
     """
     image: np.ndarray
     stages: List[Counts]
@@ -33,20 +33,21 @@ class Inference(NamedTuple):
 
 
 class FileInferencer:
-    """Runs a model of any toolkit on image files, by the config's test pipeline.
+    """Run a model of any toolkit on image files, with the config's test pipeline.
 
     Args:
-        cfg: The config; the sparsity is that of its backbone.
-        checkpoint: File.
+        cfg: Config of the whole model, which sets the sparsity of its backbone.
+        checkpoint: Path of the checkpoint.
         device: Name of a torch device.
 
     Attributes:
-        model: In eval mode.
-        dataset_meta: Classes and palette, from the checkpoint, else from the data sets.
+        model: The model, in eval mode.
+        dataset_meta: Classes and palette, see :func:`dataset_meta`.
 
     Raises:
-        FileNotFoundError, ValueError: As find_backbone and check_fits; no test pipeline; no such
-            device.
+        FileNotFoundError: If the checkpoint does not exist.
+        ValueError: If the config has no test pipeline or not exactly one sparse backbone, the
+            checkpoint is broken or does not fit the model, or torch cannot use the device.
     """
 
     def __init__(self, cfg: Config, checkpoint: str, device: str = 'cpu'):
@@ -57,7 +58,7 @@ class FileInferencer:
         self.backbone = get_sparse_backbone(self.model)
 
     def __call__(self, path: str) -> Inference:
-        """Raises ValueError as :func:`~.windows.count_blocks`."""
+        """Run one image file. Raises ValueError, see :func:`~.windows.count_blocks`."""
         image = read_image(path)
         packed = self.pipeline(dict(img_path=str(path), img_id=0))
         prediction, maps = run_recorded(self.model, packed)
@@ -67,17 +68,17 @@ class FileInferencer:
 
 
 def run_recorded(model: BaseModel, packed: Dict) -> Tuple[BaseDataElement, List[List[Tensor]]]:
-    """The model's data sample of what a pipeline packed, and the maps of
-    ``recording()`` of the backbone."""
+    """Run a model on the output of a pipeline. Return its data sample, and the maps of the
+    backbone's ``recording()``."""
     with torch.no_grad(), get_sparse_backbone(model).recording() as maps:
         return model.test_step(pseudo_collate([packed]))[0], maps
 
 
 def file_pipeline(cfg: Config) -> List[Dict]:
-    """The config's test pipeline, for files without annotations.
+    """Return the config's test pipeline without the steps that load annotations.
 
     Raises:
-        ValueError: There is none.
+        ValueError: If there is none.
     """
     pipelines = [leaf.get('pipeline') for leaf in split_leaves(cfg, 'test')]
     steps = next(filter(None, [*pipelines, cfg.get('test_pipeline')]), None)
@@ -88,8 +89,8 @@ def file_pipeline(cfg: Config) -> List[Dict]:
 
 
 def dataset_meta(cfg: Config, checkpoint_meta: Dict) -> Optional[Dict]:
-    """Classes and palette: of the checkpoint, completed by the first data set of the same classes;
-    None where nobody names classes."""
+    """Return classes and palette of the checkpoint, completed from the config's datasets of the
+    same classes; None if neither names classes."""
     meta = {key.lower(): value for key, value in
             (checkpoint_meta.get('dataset_meta') or checkpoint_meta).items()}
     meta = {key: meta[key] for key in ('classes', 'palette') if meta.get(key)}
@@ -104,11 +105,11 @@ def dataset_meta(cfg: Config, checkpoint_meta: Dict) -> Optional[Dict]:
 
 
 def check_images(paths: Sequence[str]) -> None:
-    """Makes sure that image files can be read.
+    """Check that image files can be read.
 
     Raises:
-        FileNotFoundError: Names every file that is not there.
-        ValueError: Names every file that is no image.
+        FileNotFoundError: If files do not exist; the message lists them.
+        ValueError: If files are not readable images; the message lists them.
     """
     missing = [str(path) for path in paths if not Path(path).is_file()]
     if missing:
@@ -125,10 +126,10 @@ def check_images(paths: Sequence[str]) -> None:
 
 
 def read_image(path: str) -> np.ndarray:
-    """(H, W, 3) uint8, RGB, turned as its EXIF says, as in mm's pipelines.
+    """Read an image as (H, W, 3) uint8, RGB, rotated by its EXIF data as the toolkits do.
 
     Raises:
-        ValueError: The file holds no image that mmcv reads.
+        ValueError: If mmcv cannot read the file as an image.
     """
     content = Path(path).read_bytes()
     image = mmcv.imfrombytes(content) if content else None
@@ -138,8 +139,8 @@ def read_image(path: str) -> np.ndarray:
 
 
 def output_names(paths: Sequence[str]) -> Dict[str, str]:
-    """A name for each file, without its folder and suffix: NAME, then NAME-2, NAME-3 for other
-    files of that name. A file that is given twice counts once."""
+    """Map each file to a unique name without folder and suffix: NAME, then NAME-2, NAME-3 for other
+    files of that name. A file given twice is listed once."""
     names: Dict[str, str] = {}
     given = set()
     for path in map(str, paths):

@@ -1,4 +1,4 @@
-"""Kept windows, prediction and ground truth of a few images in every validation and test."""
+"""Hook that draws kept windows, prediction and ground truth in every validation and test."""
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Optional, Sequence
@@ -19,41 +19,42 @@ from .windows import Placement, count_blocks
 
 @HOOKS.register_module()
 class KeptWindowsHook(Hook):
-    """Draws which windows ran for the first images of each validation and test.
+    """Hook that draws which windows ran for the first images of each validation and test.
 
     The panels go to ``runner.visualizer`` as ``val_kept_windows_0``, ``test_kept_windows_0`` and
-    so on, at the training iteration as step: to TensorBoard with ``TensorboardVisBackend``, to
-    ``vis_data/vis_image`` with ``LocalVisBackend``. The prediction is drawn by the toolkit's
-    visualizer that the config names; ground truth where the data set's pipeline loads it.
+    so on, with the training iteration as step: to TensorBoard with ``TensorboardVisBackend``, to
+    ``vis_data/vis_image`` with ``LocalVisBackend``. The visualizer named in the config draws the
+    prediction, and the ground truth if the dataset's pipeline loads it.
 
-    Only the main process draws, and windows are recorded for these images alone; until then they
-    run eagerly, whatever the backbone's `execution`. Images are read from disk by the ``img_path``
-    of their data samples; without one, with those of several cameras, or where the model runs its
-    backbone several times for an image, a warning is logged and nothing drawn.
+    Only the main process draws. It records windows only until the images are drawn; the backbone
+    runs these batches eagerly, whatever its `execution`. Images are read from the ``img_path`` of
+    their data samples. If a sample has no single ``img_path`` (several cameras), its image cannot
+    be read, or the backbone does not run exactly once per image, the hook logs a warning and draws
+    nothing more in this pass.
 
     Args:
-        num_images: Images to draw.
+        num_images: Number of images to draw.
 
     Raises:
-        ValueError: `num_images` is not positive; before training, the model has no sparse
-            backbone.
+        ValueError: If `num_images` is not positive, or, when the runner starts, if the model does
+            not have exactly one sparse backbone.
     """
-    # Before SparsityAdaptationHook in after_val_epoch, whose further passes are not to be drawn.
+    # In after_val_epoch this runs before SparsityAdaptationHook, whose extra passes are not drawn.
     priority = 'HIGH'
 
     def __init__(self, num_images: int = 4):
         if num_images < 1:
             raise ValueError(f'num_images is {num_images}, not positive')
         self.num_images = num_images
-        self.missing = 0  # images still to draw in this pass
+        self.missing = 0  # images left to draw in this pass
         self.recording = ExitStack()
 
     def before_run(self, runner) -> None:
         self.backbone = get_sparse_backbone(runner.model)
 
-    # mmengine calls these four for training, validation and test alike, `mode` telling which.
+    # mmengine calls these four methods for training, validation and test; `mode` tells which.
     def _before_epoch(self, runner, mode: str = 'train') -> None:
-        self.recording.close()  # of a pass that was broken off
+        self.recording.close()  # an interrupted pass leaves it open
         self.missing = 0
         if mode != 'train' and is_main_process():
             self.missing = self.num_images
@@ -102,7 +103,7 @@ class KeptWindowsHook(Hook):
         return self.painter.panel(image, stages, title, sample, self._ground_truth(runner, path))
 
     def _ground_truth(self, runner, path: str) -> Optional[BaseDataElement]:
-        """Loaded again: the data sample may hold it in the pixels of the resized image."""
+        """Load the ground truth again: the data sample may hold it at the resized scale."""
         steps = loading_steps(getattr(getattr(self.dataset, 'pipeline', None), 'transforms', ()))
         if not steps:
             return None
@@ -111,4 +112,4 @@ class KeptWindowsHook(Hook):
 
 
 class _Undrawable(Exception):
-    """Why an image can not be drawn; no reason to end a training."""
+    """Reason why an image cannot be drawn. It must not stop training."""

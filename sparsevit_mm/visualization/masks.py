@@ -1,12 +1,11 @@
-"""What sparse training left of a model: densities by layer, heads and neurons by block, and how the
-masks moved."""
+"""Masks of sparse training: density by layer, heads and neurons by block, and their history."""
 import json
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import matplotlib
 
-matplotlib.use('Agg')  # noqa: E402 - no screen is needed
+matplotlib.use('Agg')  # noqa: E402 - works without a display
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from torch import Tensor
@@ -22,10 +21,12 @@ KEPT, NEW, GONE = 'C0', 'C1', '0.88'
 
 
 class TrainedMasks(NamedTuple):
-    """Attributes:
+    """Masks of a checkpoint.
+
+    Attributes:
         kind: :data:`WEIGHTS` or :data:`UNITS`.
-        now, start: By layer, or by block and kind of unit: bool masks, at the checkpoint and before
-            the first iteration.
+        now, start: Bool masks at the checkpoint and before the first iteration, by layer, or by
+            block and kind of unit.
     """
     kind: str
     now: Dict[str, Tensor]
@@ -33,10 +34,12 @@ class TrainedMasks(NamedTuple):
 
 
 class History(NamedTuple):
-    """Attributes:
-        iters: Iterations that were logged.
-        moved: Weights or units that the update before moved.
-        new: Share of the masks that was not there at the start.
+    """Logged changes of the masks.
+
+    Attributes:
+        iters: Logged iterations.
+        moved: Number of weights or units that the last update moved.
+        new: Share of the existing weights or units that did not exist at the start.
     """
     iters: List[int]
     moved: List[float]
@@ -44,11 +47,11 @@ class History(NamedTuple):
 
 
 def read_masks(path: str) -> TrainedMasks:
-    """The masks of a checkpoint.
+    """Read the masks of a checkpoint.
 
     Raises:
-        FileNotFoundError: It is not there.
-        ValueError: It is no checkpoint, or of no sparse training.
+        FileNotFoundError: If the checkpoint does not exist.
+        ValueError: If the file is not a checkpoint, or holds no masks of sparse training.
     """
     checkpoint = read_checkpoint(path)
     for kind in (WEIGHTS, UNITS):
@@ -62,16 +65,16 @@ def read_masks(path: str) -> TrainedMasks:
 
 
 def find_log(checkpoint: Path) -> Optional[Path]:
-    """The newest log of a checkpoint's work directory that the training left; None without one."""
+    """Return the newest training log in a checkpoint's work directory; None if there is none."""
     return max(checkpoint.parent.glob('*/vis_data/scalars.json'), default=None)
 
 
 def read_history(log: Path, kind: str) -> History:
-    """How the masks moved, by mmengine's ``scalars.json``.
+    """Read the changes of the masks from mmengine's ``scalars.json``.
 
     Raises:
-        FileNotFoundError: It is not there.
-        ValueError: It says nothing of masks.
+        FileNotFoundError: If the log does not exist.
+        ValueError: If it logs no masks of this kind.
     """
     if not log.is_file():
         raise FileNotFoundError(f'log {log} is not there')
@@ -88,8 +91,8 @@ def read_history(log: Path, kind: str) -> History:
 
 
 def draw_masks(path: Path, masks: TrainedMasks, history: Optional[History], title: str) -> None:
-    """Draws a PNG: the density of each layer, or the heads and neurons of each block; and, with a
-    history, how the masks moved."""
+    """Draw a PNG of the density of each layer, or the heads and neurons of each block, and, with a
+    history, of how the masks changed."""
     draw = _draw_weights if masks.kind == WEIGHTS else _draw_units
     rows = len(masks.now) if masks.kind == WEIGHTS else len(masks.now) // 2
     panels = 1 if masks.kind == WEIGHTS else 2
@@ -106,7 +109,7 @@ def draw_masks(path: Path, masks: TrainedMasks, history: Optional[History], titl
 
 
 def shares(now: Tensor, start: Tensor) -> Tuple[float, float]:
-    """Of all weights or units: the share that exists since the start, and that came later."""
+    """Return the shares of all weights or units that exist since the start and that grew later."""
     return (float((now & start).float().mean()), float((now & ~start).float().mean()))
 
 

@@ -1,4 +1,4 @@
-"""Figures of kept windows: the number of blocks that ran, laid over the image as colour."""
+"""Figures of kept windows: the number of blocks run, overlaid on the image as colour."""
 import textwrap
 from pathlib import Path
 from typing import Dict, List, NamedTuple, Sequence, Tuple
@@ -16,19 +16,19 @@ from matplotlib.ticker import MaxNLocator
 from ..files import replacing
 
 COLORS = 'viridis'
-OPACITY = .5  # of the colour: the image stays visible beneath
+OPACITY = .5  # of the overlay, so that the image stays visible
 DPI = 100
-WIDTH = 10.  # of a figure; all sizes in inches
+WIDTH = 10.  # of a figure; all sizes are in inches
 GAP, HEAD, TITLE, BAR, LABEL = .15, .27, .24, .13, .42
 
 
 class Counts(NamedTuple):
-    """How many blocks ran at each pixel.
+    """Number of blocks run at each pixel.
 
     Attributes:
-        name: Of the stage or stages.
+        name: Name of the stage or stages.
         run: (H, W) int, 0 to `blocks`.
-        blocks: Blocks there are.
+        blocks: Total number of blocks.
     """
     name: str
     run: np.ndarray
@@ -36,23 +36,23 @@ class Counts(NamedTuple):
 
     @property
     def share(self) -> float:
-        """Share of the image that ran, as the mean over blocks. Windows of padding play no part, so
-        that it need not equal the share of windows that the sparsity keeps."""
+        """Share of the image that ran, averaged over blocks. Padding is excluded, so it may differ
+        from the share of windows that the sparsity keeps."""
         return float(self.run.mean()) / self.blocks
 
 
 def sum_of(stages: Sequence[Counts]) -> Counts:
-    """The counts of several stages as one."""
+    """Sum the counts of several stages."""
     return Counts('all stages', sum(s.run for s in stages), sum(s.blocks for s in stages))
 
 
 def draw_stages(image: np.ndarray, stages: Sequence[Counts], title: str) -> np.ndarray:
-    """The image, beside it the blocks run of all stages, and below each stage for itself.
+    """Draw the image, the blocks run over all stages beside it, and each stage below.
 
     Args:
         image: (H, W, 3) uint8, RGB.
-        stages: One for each stage, of the image's size.
-        title: Of the figure.
+        stages: Counts of each stage, at the image's size.
+        title: Title of the figure.
 
     Returns:
         (h, w, 3) uint8, RGB: a figure 1000 pixels wide.
@@ -68,13 +68,13 @@ def draw_stages(image: np.ndarray, stages: Sequence[Counts], title: str) -> np.n
 
 def draw_panel(image: np.ndarray, stages: Sequence[Counts], others: Dict[str, np.ndarray],
                title: str) -> np.ndarray:
-    """The blocks run of all stages beside other pictures of the image.
+    """Draw the blocks run over all stages beside other pictures of the image.
 
     Args:
         image: (H, W, 3) uint8, RGB.
-        stages: One for each stage, of the image's size.
-        others: Title -> RGB picture, in the image's proportions.
-        title: Of the figure.
+        stages: Counts of each stage, at the image's size.
+        others: Title -> RGB picture, with the image's aspect ratio.
+        title: Title of the figure.
 
     Returns:
         (h, w, 3) uint8, RGB: a figure 1000 pixels wide.
@@ -88,20 +88,20 @@ def draw_panel(image: np.ndarray, stages: Sequence[Counts], others: Dict[str, np
 
 
 def check_folder(path: Path) -> None:
-    """Raises FileExistsError where a file stands in the place of a folder to be made."""
+    """Raise FileExistsError if the folder, or one of its parents, exists as a file."""
     for place in (path, *path.parents):
         if place.exists() and not place.is_dir():
             raise FileExistsError(f'{place} is a file, not a folder')
 
 
 def write_png(path: Path, picture: np.ndarray) -> None:
-    """Writes an RGB picture; a failure leaves what stood at `path` before."""
+    """Write an RGB picture as PNG. The write is atomic."""
     with replacing(path) as partial:
         imsave(partial, picture, format='png')
 
 
 class _Cells(NamedTuple):
-    """A row of pictures of one size, each with a title above and room for a colour bar below."""
+    """Row of equally sized pictures, each with a title above and room for a colour bar below."""
     width: float
     height: float
 
@@ -130,17 +130,17 @@ class _Cells(NamedTuple):
 def _cells(columns: int, image: np.ndarray) -> _Cells:
     width = (WIDTH - GAP) / columns - GAP
     height, across = image.shape[:2]
-    return _Cells(width, width * min(max(height / across, .2), 2.))  # no figure of any height
+    return _Cells(width, width * min(max(height / across, .2), 2.))  # bounds the height
 
 
 def show_counts(axes: Axes, counts: Counts) -> None:
-    """Colours a :func:`grey` image, already in the axes, by its counts."""
+    """Overlay the counts on a :func:`grey` image that is already in the axes."""
     colors, norm = _colors(counts.blocks)
     axes.imshow(counts.run, cmap=colors, norm=norm, alpha=OPACITY, interpolation='nearest')
 
 
 def add_bar(figure: Figure, left: float, top: float, width: float, blocks: int) -> None:
-    """The bar that explains the colours, its place in inches from the figure's top left corner."""
+    """Add the colour bar of the counts, placed in inches from the figure's top left corner."""
     colors, norm = _colors(blocks)
     bar = figure.colorbar(ScalarMappable(norm, colors), orientation='horizontal',
                           cax=add_axes(figure, left, top, width, BAR),
@@ -155,25 +155,27 @@ def _colors(blocks: int) -> Tuple[ListedColormap, BoundaryNorm]:
 
 
 def new_figure(title: str, height: float, width: float = WIDTH) -> Tuple[Figure, float]:
-    """A figure with its title, and the distance from its top to the rest, of that height."""
+    """Create a figure with a title above content of the given height. Return the figure and the
+    content's distance from the top."""
     lines: List[str] = textwrap.wrap(title, int(10 * width)) or ['']
     top = TITLE * (len(lines) + .3)
     figure = Figure(figsize=(width, top + height), dpi=DPI)
     figure.text(.5, 1 - .3 * TITLE / (top + height), '\n'.join(lines), ha='center', va='top',
-                fontsize=12, parse_math=False)  # a file name may hold a dollar
+                fontsize=12, parse_math=False)  # file names may contain $
     return figure, top
 
 
 def add_axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Axes at a place in inches from the figure's top left corner."""
+    """Add axes, placed in inches from the figure's top left corner."""
     across, down = figure.get_size_inches()
     return figure.add_axes((left / across, 1 - (top + height) / down, width / across,
                             height / down))
 
 
 def grey(image: np.ndarray) -> np.ndarray:
-    """Luma, so that the only colour is that of the counts: stretched, so that it shows beneath,
-    and neither black nor white, which would pass for lower and higher counts."""
+    """Convert an image to grey, so that only the counts have colour. The contrast is stretched to
+    stay visible beneath the overlay, without black and white, which would look like lower and
+    higher counts."""
     luma = image[..., :3] @ np.array([.299, .587, .114])
     low, high = np.percentile(luma, (1, 99))
     luma = 40 + 180 * ((luma - low) / max(high - low, 1)).clip(0, 1)**.8
@@ -181,7 +183,7 @@ def grey(image: np.ndarray) -> np.ndarray:
 
 
 def pixels_of(figure: Figure) -> np.ndarray:
-    """(h, w, 3) uint8, RGB."""
+    """Render a figure as (h, w, 3) uint8, RGB."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()

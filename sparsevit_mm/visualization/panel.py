@@ -1,4 +1,4 @@
-"""Prediction and ground truth in the toolkit's own colours, beside the windows that ran."""
+"""Panels of kept windows beside prediction and ground truth drawn by the toolkit's visualizer."""
 from typing import Dict, Optional, Sequence
 
 import matplotlib
@@ -13,12 +13,12 @@ NAME = 'kept_windows'
 
 
 class PanelPainter:
-    """Draws panels.
+    """Draw panels of kept windows, prediction and ground truth.
 
     Args:
-        settings: ``visualizer`` of a config; its backends are left out. Without one that draws
-            data samples a panel shows the kept windows alone.
-        dataset_meta: Classes and palette of the data set; a palette that is missing is made.
+        settings: ``visualizer`` of a config; its backends are ignored. Without a visualizer that
+            draws data samples, panels show the kept windows alone.
+        dataset_meta: Classes and palette of the dataset; a missing palette is generated.
     """
 
     def __init__(self, settings: Optional[Dict], dataset_meta: Optional[Dict]):
@@ -32,7 +32,8 @@ class PanelPainter:
     def panel(self, image: np.ndarray, stages: Sequence[Counts], title: str,
               prediction: Optional[BaseDataElement] = None,
               truth: Optional[BaseDataElement] = None) -> np.ndarray:
-        """See :func:`~.overlay.draw_panel`. The data samples are in the image's own pixels."""
+        """Draw a panel, see :func:`~.overlay.draw_panel`. The data samples use original image
+        coordinates."""
         parts = {}
         if self.visualizer is not None:
             if prediction is not None:
@@ -47,7 +48,7 @@ class PanelPainter:
 
 
 def with_palette(dataset_meta: Dict) -> Dict:
-    """The meta with a colour for each class, (0 to 255) RGB, where it has none."""
+    """Return the meta with an RGB colour (0 to 255) for each class if it has no palette."""
     if dataset_meta.get('palette'):
         return dict(dataset_meta)
     number = len(dataset_meta['classes'])
@@ -56,8 +57,8 @@ def with_palette(dataset_meta: Dict) -> Dict:
 
 
 def _build(settings: Dict) -> Visualizer:
-    """A visualizer beside that of the Runner: VISUALIZERS.build would make it the current one,
-    which mm's own hooks draw on."""
+    """Build a visualizer separate from the Runner's. VISUALIZERS.build would make it the current
+    instance, on which the toolkits' own hooks draw."""
     settings = {**settings, 'name': NAME, 'vis_backends': None, 'save_dir': None}
     kind = settings.pop('type')
     with VISUALIZERS.switch_scope_and_registry(settings.pop('_scope_', None)) as registry:

@@ -1,4 +1,4 @@
-"""How many blocks ran at each pixel of an image."""
+"""Number of blocks run at each pixel of an image."""
 from typing import Dict, List, NamedTuple, Optional, Sequence
 
 import numpy as np
@@ -10,8 +10,8 @@ from .overlay import Counts
 
 
 class Placement(NamedTuple):
-    """Where an image lies in the input of the network: from the top left corner on, resized and
-    perhaps flipped. What is left of the input is padding.
+    """Placement of an image in the network input: at the top left corner, resized and possibly
+    flipped. The rest of the input is padding.
 
     Attributes:
         size: (height, width) of the image as the network sees it, in pixels.
@@ -22,10 +22,10 @@ class Placement(NamedTuple):
 
     @classmethod
     def from_metainfo(cls, metainfo: Dict) -> 'Placement':
-        """Reads the metainfo of a data sample.
+        """Read the metainfo of a data sample.
 
-        ``img_shape`` counts the padding of a pipeline's ``Pad``; ``scale_factor``, (width,
-        height), tells it from the image.
+        ``img_shape`` includes the padding of a pipeline's ``Pad``; ``scale_factor``, (width,
+        height), tells the image from the padding.
         """
         size = tuple(metainfo['img_shape'][:2])
         scale = metainfo.get('scale_factor')
@@ -38,18 +38,18 @@ class Placement(NamedTuple):
 
 def count_blocks(backbone: SparseBackbone, maps: List[List[Tensor]], shape: Sequence[int],
                  placement: Placement, index: int = 0) -> List[Counts]:
-    """How many blocks of each stage ran at each pixel of an image.
+    """Count how many blocks of each stage ran at each pixel of an image.
 
     Args:
-        backbone: That was recorded.
-        maps: From its ``recording()``, of one forward pass.
+        backbone: Recorded backbone.
+        maps: Maps of one forward pass, from the backbone's ``recording()``.
         shape: (height, width) of the image to draw on, in pixels.
-        placement: Of the image in the input of the network.
-        index: Of the image in the batch.
+        placement: Placement of the image in the network input.
+        index: Index of the image in the batch.
 
     Raises:
-        ValueError: There was not one pass but none or several, as with inference by sliding
-            windows: no map of the image then exists.
+        ValueError: If the backbone did not run exactly once, for example with sliding-window
+            inference, where there is no single map of the image.
     """
     passes = len(maps[0]) / backbone.depths[0]
     if passes != 1:
@@ -62,7 +62,7 @@ def count_blocks(backbone: SparseBackbone, maps: List[List[Tensor]], shape: Sequ
 
 def _count(blocks: Sequence[Tensor], side: int, shape: Sequence[int], placement: Placement,
            index: int) -> np.ndarray:
-    """(height, width) int64: each pixel takes the count of the token at its centre."""
+    """Return (height, width) int64: for each pixel, the count of the token at its centre."""
     count = torch.stack([block[index] for block in blocks]).sum(0).numpy()
     rows, cols = (
         np.minimum((np.arange(pixels) + .5) * extent / pixels // side, tokens - 1).astype(int)
