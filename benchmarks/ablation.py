@@ -1,9 +1,9 @@
-"""What adaptation owes to the score, to the update of skipped windows and to its losses: the metric
-at several uniform sparsities of models that were adapted alike but for one of these.
+"""Ablation of the adaptation: effect of the score, of the update of skipped windows and of the
+losses on the metric at several uniform sparsities.
 
-For each seed one dense model is trained from scratch; each variant is adapted from it, under the
-score that it is then tested with, and the dense model is trained on for as long. Each result has a
-file of its own, and what is there is not made again.
+For each seed, one dense model is trained from scratch. Each variant is adapted from it with the
+score that it is then tested with, and the dense model is trained for as many more iterations.
+Finished results are kept in files and not computed again.
 """
 import argparse
 import json
@@ -24,12 +24,12 @@ from sparsevit_mm.evaluation.intervals import Resampled
 
 SPARSITIES = 0, .3, .5, .7
 HOOK, BACKBONE = 'custom_hooks.0.', 'model.backbone.'
-BASE = 'variation, linear'  # what the others are compared with: the configs' own
+BASE = 'variation, linear'  # the setting of the configs, which the others are compared with
 LONGER = 'dense, trained on'
 
 
 class Task(NamedTuple):
-    """Configs, and iterations of both trainings."""
+    """Configs, and iterations of the dense training and of the adaptation."""
     dense: str
     adapt: str
     iters: Tuple[int, int]
@@ -97,8 +97,8 @@ def make_jobs(task: Task, folder: Path, seed: int, names: List[str]) -> List[Job
 
 
 def report(folder: Path, seeds: List[int], names: List[str]) -> None:
-    """Prints means over seeds, and the mean over the sparse ones less that of BASE, with the
-    interval over images."""
+    """Print means over seeds, and the difference from BASE of the mean over the sparse
+    configurations, with its confidence interval over images."""
     table = Table(title=f'{folder.name}, seeds {seeds}', title_justify='left')
     for column in ('', *map('{:.0%}'.format, SPARSITIES), f'mean of sparse, less "{BASE}" (95%)'):
         table.add_column(column)

@@ -1,7 +1,7 @@
-"""BEVDet's pooling against the plain way: a feature for each point, added to its cell.
+"""Compare our BEV pooling with the plain way, which adds a feature for each point to its cell.
 
-Six cameras of nuScenes' focal length all round the car, at the sizes of BEVDet-Tiny. Both ways run
-in turn on the same points; ratios are of the medians.
+The setting is six cameras around the car with nuScenes' focal length, at the sizes of BEVDet-Tiny.
+Both ways run in turn on the same points; ratios are of medians.
 """
 import argparse
 
@@ -28,7 +28,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def cells(batch: int, device: str) -> torch.Tensor:
-    """(B, V, D, h, w): cell of each point; cameras 1.5 m above the ground, looking outwards."""
+    """Return the cell of each point, (B, V, D, h, w); the cameras look outwards from the origin."""
     lidar2cam = torch.eye(4, dtype=torch.float64).repeat(VIEWS, 1, 1)
     for view in range(VIEWS):
         yaw = 2 * np.pi * view / VIEWS
@@ -72,7 +72,7 @@ def main() -> None:
             middle = timer()
             torch.autograd.grad(pooled.sum(), (depth, context))
             end = timer()
-            if i >= 2:  # after warming up
+            if i >= 2:  # after warm-up
                 times[name].append((1e3 * (middle - start), 1e3 * (end - start)))
     torch.testing.assert_close(ways['plain'](), ways['this pool'](), atol=1e-4, rtol=1e-4)
 

@@ -1,15 +1,15 @@
-"""The published claim: at equal latency, is a sparse model at full size better than a dense one on
-smaller images, or a narrower one?
+"""Test the published claim: at equal latency, is a sparse model at full resolution better than a
+dense model on smaller images, or than a narrower model?
 
-On CamVid, real street scenes of 480x360, which are expected in data/camvid_cityscapes in the layout
-of Cityscapes, or on the miniature COCO. For each seed a dense model and two narrower ones are
-trained from scratch. From the dense one go on, for as many iterations, the adapted model and dense
-ones at the image sizes that take the latencies asked for; then all are fine-tuned as they are to
-run, the adapted one at uniform and at searched sparsities. Fine-tuning and tests are on whole
-images.
+Runs on CamVid (real street scenes of 480x360, expected in data/camvid_cityscapes in the layout of
+Cityscapes) or on the miniature COCO. For each seed, a dense model and two narrower ones are trained
+from scratch. The dense model is adapted. For as many iterations, training continues without pruning
+for the narrower models and for the dense one, at full size and at the image sizes that match the
+requested latencies. Finally each model is fine-tuned as it will run, the adapted one at uniform and
+at searched sparsities. Fine-tuning and tests use whole images.
 
-Each result has a file of its own, and what is there is not made again: a killed run goes on, and
-further seeds or latencies are added to those that are done.
+Finished results are kept in files and not computed again, so an interrupted run continues, and more
+seeds or latencies can be added.
 """
 import argparse
 import json
@@ -40,18 +40,18 @@ Shape = Tuple[int, int]
 
 
 class Task(NamedTuple):
-    """What differs between the data sets.
+    """Settings of a data set.
 
     Attributes:
-        dense, adapt: Configs.
-        iters: Of training, of adaptation, of fine-tuning.
-        limits: Latencies, as shares of the dense one.
-        batch: Images of a pass whose latency is measured.
-        block: Consecutive images that the bootstrap draws together.
-        shapes: (H, W) of smaller images.
-        heads: Channels of the stages -> options that fit neck and heads to them.
-        crop: (H, W) of images -> options that train on crops of them; None where training takes
-            whole images.
+        dense, adapt: Configs of the dense training and of the adaptation.
+        iters: Iterations of training, adaptation and fine-tuning.
+        limits: Latency limits as shares of the dense latency.
+        batch: Batch size of the latency measurement.
+        block: Number of consecutive images that a bootstrap resample draws together.
+        shapes: Candidate sizes (H, W) of smaller images.
+        heads: Maps channels of the stages to options that fit neck and heads to them.
+        crop: Maps the (H, W) of images to options that train on crops of them; None if training
+            uses whole images.
     """
     dense: Path
     adapt: Path
@@ -65,7 +65,7 @@ class Task(NamedTuple):
 
 
 def crop_camvid(shape: Shape) -> Dict:
-    crop = tuple(round(side / 24) * 16 for side in shape)  # two thirds, as the config has
+    crop = tuple(round(side / 24) * 16 for side in shape)  # two thirds, as in the config
     return {'train_dataloader.dataset.pipeline.2.ratio_range': (.5, 1.5),
             'train_dataloader.dataset.pipeline.3.crop_size': crop,
             'model.data_preprocessor.size': crop}
@@ -91,12 +91,13 @@ class Row(NamedTuple):
     """One model of the comparison.
 
     Attributes:
-        name: Of its files.
-        start: The checkpoint it goes on from.
+        name: Name of its files.
+        start: Model that its training starts from: 'dense', 'adapted' or 'narrow{width}'.
         shape: (H, W) of its images.
         width: Channels of the first stage.
-        sparsity: A configuration; a share of the dense latency for the searched one.
-        limit: Share of the dense latency that it is to stay below; None for the dense model.
+        sparsity: Sparsity configuration; for a searched one, the latency limit.
+        limit: Latency limit as a share of the dense latency; None for the dense and the narrower
+            models.
     """
     name: str
     start: str
@@ -132,7 +133,8 @@ def width_options(task: Task, width: int) -> Dict:
 
 
 def size_options(task: Task, shape: Shape, whole: bool) -> Dict:
-    """Settings that make the config train and test at another size, on crops or whole images."""
+    """Return options to train and test at another image size; training is on crops unless `whole`.
+    """
     train_step, val_step, test_step = (
         f'{split}_dataloader.dataset.pipeline' for split in ('train', 'val', 'test'))
     options = {f'{train_step}.2.scale': shape[::-1], f'{val_step}.1.scale': shape[::-1],
@@ -151,8 +153,11 @@ def backbone_of(task: Task, width: int = 32):
 
 
 def measure(task: Task, path: Path, limits: List[float]) -> None:
-    """Writes which image size comes nearest to each latency, which uniform sparsity is no slower,
-    and what the narrower models take: medians of ratios to the dense one, all in turn."""
+    """Measure latencies and write, for each limit, the image size that comes closest and the lowest
+    uniform sparsity that is not slower than it; also the latencies of the narrower models.
+
+    All models run in turn; latencies are medians over rounds of the ratio to the dense model.
+    """
     full, backbone = full_shape(task), backbone_of(task)
     dense = SparsityConfig(0., backbone.depths)
     uniform = [SparsityConfig(i / 50, backbone.depths) for i in range(4, 46, 2)]
@@ -193,7 +198,7 @@ def rows(task: Task, found: Dict, limits: List[float]) -> List[Row]:
 
 
 def searched(path: Path) -> List:
-    """The sparsity of a winner's config."""
+    """Return the sparsity in a winner's config."""
     return load_config(str(path)).model.backbone.sparsity
 
 
@@ -227,7 +232,7 @@ def make_jobs(args: argparse.Namespace, seed: int, found: Dict) -> List[Job]:
             type='Pretrained', checkpoint=str(args.pretrained))}
     starts = {'dense': training('base', task.dense, None, schedule(dense_iters), pretrained)}
     for width in WIDTHS.values():
-        if not args.pretrained:  # there are no weights for them
+        if not args.pretrained:  # there are no pretrained weights for narrower models
             starts[f'narrow{width}'] = training(
                 f'narrow{width}', task.dense, None, schedule(dense_iters),
                 width_options(task, width))
@@ -257,7 +262,7 @@ def make_jobs(args: argparse.Namespace, seed: int, found: Dict) -> List[Job]:
 
 def finetuning(task: Task, folder: Path, row: Row, start: Path, sparsity, seed: int, iters: int,
                options: List[Dict], needs: List[Path]) -> Job:
-    """Trains on whole images, as the row is to run."""
+    """Return the job that fine-tunes on whole images with the row's size and sparsity."""
     checkpoint = folder / f'{row.name}.pth'
 
     def run() -> None:
@@ -272,8 +277,8 @@ def finetuning(task: Task, folder: Path, row: Row, start: Path, sparsity, seed: 
 
 
 def report(args: argparse.Namespace, found: Dict) -> None:
-    """Prints the mean over seeds, with the interval over blocks of frames of the mean's difference
-    from the searched model at the same latency."""
+    """Print means over seeds, and the gain of the searched model at the same latency with its
+    confidence interval over blocks of frames."""
     def read(name: str) -> Optional[List[Dict]]:
         paths = [args.work_dir / f'seed{seed}' / f'{name}.json' for seed in args.seeds]
         held = [json.loads(path.read_text())['test'] for path in paths if path.exists()]

@@ -1,9 +1,9 @@
-"""What token evolution and sparse training are worth on small images: narrow DeiTs, trained alike.
+"""Compare token evolution and sparse training on small images, with narrow DeiTs.
 
-Made for CIFAR-10 as files: DATA/{train,test}/CLASS/*.jpg of 32x32. Of each class the first 2,000
-images by file name are trained on, all of test are tested. Every variant is the same DeiT (patch 4,
-width 64, depth 9, 4 heads) under the same schedule; tokens or weights are what differs. Jobs that
-are done are not run again.
+Made for CIFAR-10 as files: DATA/{train,test}/CLASS/*.jpg of 32x32. Training uses the first 2,000
+images of each class by file name; the test uses all test images. All variants are the same DeiT
+(patch 4, width 64, depth 9, 4 heads) with the same schedule, and differ in the tokens or weights
+that they use. Finished jobs are not run again.
 """
 import argparse
 import json
@@ -39,11 +39,11 @@ RESAMPLES = 2000
 
 class Variant(NamedTuple):
     """Attributes:
-        keep: Share of the tokens that run in all layers but the dense ones.
-        settings: Of the backbone.
-        drop: Whether tokens that do not run are left out for good, of the head too.
-        weights: None, 'svite', 'static', 'magnitude' or 's2vite'.
-        compacted: Settings of the smaller backbone that is made of the trained one.
+        keep: Keep ratio of the tokens in all layers except the dense ones.
+        settings: Settings of the backbone.
+        drop: Whether the head ignores tokens that do not run.
+        weights: Kind of sparse training: None, 'svite', 'static', 'magnitude' or 's2vite'.
+        compacted: Settings of the compacted backbone.
     """
     keep: float = 1.
     settings: Dict = {}
@@ -86,12 +86,12 @@ def parse_args() -> argparse.Namespace:
 
 
 class Classifier(nn.Module):
-    """The backbone, and one linear layer on the normalised mean of its patches; in training on its
-    class token too (Evo-ViT, section 4.1).
+    """Backbone with one linear layer on the normalised mean of its patches and, for training, on
+    its class token (Evo-ViT, section 4.1).
 
     Args:
-        variant: What it is.
-        compacted: Whether heads and neurons that are left over after training do not exist.
+        variant: The variant.
+        compacted: Whether to build the backbone without the heads and neurons that training prunes.
     """
 
     def __init__(self, variant: Variant, compacted: bool = False):
@@ -101,12 +101,12 @@ class Classifier(nn.Module):
             img_size=SIZE, patch_size=4, embed_dims=WIDTH, num_layers=DEPTH, num_heads=HEADS,
             patch_bias=True, output_cls_token=True, norm_cfg=dict(type='LN', eps=1e-6), **settings,
             **(variant.compacted if compacted else {}))
-        self.backbone.sparsity = 1 - variant.keep  # of all but the dense layers
+        self.backbone.sparsity = 1 - variant.keep  # in all but the dense layers
         self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, CLASSES)
         self.drop = variant.drop
 
     def forward(self, images: Tensor) -> Tuple[Tensor, Tensor]:
-        """(B, 3, H, W) -> logits of the patches' mean and of the class token, (B, 10) each."""
+        """Map images (B, 3, H, W) to logits (B, 10) of the mean patch and of the class token."""
         recording = self.backbone.recording() if self.drop else nullcontext([[None]])
         with recording as maps:
             patches, token = self.backbone(images)[-1]
@@ -149,7 +149,7 @@ def train(variant: Variant, seed: int, epochs: int, images: Tensor, labels: Tens
 
 @torch.no_grad()
 def correct(model: Classifier, images: Tensor, labels: Tensor) -> np.ndarray:
-    """(N, ) bool, of the patches' logits, as published."""
+    """Return which images are classified correctly, (N, ) bool, by the logits of the mean patch."""
     model.eval()
     return np.concatenate([
         (model(normalised(batch))[0].argmax(1) == truth).numpy()
@@ -171,8 +171,8 @@ def run(args: argparse.Namespace, name: str, seed: int, result: Path) -> None:
 
 
 def density(model: Classifier, small: Classifier) -> float:
-    """Share of the weights that are left, in a model that trained and `small`, what is made of it
-    (of the same size, where nothing is taken out)."""
+    """Return the share of weights that remain: in `small`, the compacted model, if it is smaller
+    than the trained `model`; otherwise the nonzero ones of `model`."""
     total, compacted = (sum(w.parameter.numel() for w in maskable_weights(m).values())
                         for m in (model, small))
     if compacted < total:
@@ -181,7 +181,7 @@ def density(model: Classifier, small: Classifier) -> float:
 
 
 def check_epochs(results: Sequence[Path], epochs: int) -> None:
-    """Raises ValueError where a result was trained for another number of epochs."""
+    """Raise a ValueError if a result was trained for another number of epochs."""
     for path in results:
         made = json.loads(path.read_text()).get('epochs', EPOCHS) if path.exists() else epochs
         if made != epochs:
@@ -196,8 +196,8 @@ def hits_of(result: Path) -> np.ndarray:
 
 
 def interval(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> Tuple[float, ...]:
-    """Accuracy of one variant less another's in points, and its 95% interval over images and
-    seeds, which are both resampled."""
+    """Return the difference in accuracy of two variants in percentage points, and the ends of its
+    95% interval; both images and seeds are resampled."""
     rng = np.random.default_rng(0)
     gain = 100 * (np.stack(one).astype(float) - np.stack(other))
     draws = [gain[rng.integers(len(gain), size=len(gain))].mean(0)[
@@ -206,7 +206,8 @@ def interval(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> Tuple[fl
 
 
 def throughput(names: Sequence[str], rounds: int = 9) -> Dict[str, List[float]]:
-    """Seconds of a batch, of each variant in turn, after a round of warm-up; one thread."""
+    """Measure the seconds per batch of each variant, in turn, with one thread after one warm-up
+    round."""
     torch.set_num_threads(1)
     models = {name: Classifier(VARIANTS[name], compacted=True).eval() for name in names}
     images = torch.randn(BATCH, 3, SIZE, SIZE)

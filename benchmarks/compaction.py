@@ -1,7 +1,7 @@
-"""Latency of models compacted at 60% of heads and neurons over the dense ones, against the ratio of
-their MACs: both in turn in every round, medians over rounds.
+"""Compare the latency of models compacted to 60% of heads and neurons with the dense models, and
+with the ratio of MACs. Both models run in turn in every round; figures are medians over rounds.
 
-Random weights: which heads and neurons went has no influence on the time.
+The weights are random: which heads and neurons are removed does not influence the latency.
 """
 import argparse
 from typing import Dict
@@ -33,7 +33,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def compacted(config: dict, density: float):
-    """The dense backbone, and the same compacted, in eval mode."""
+    """Build a dense backbone and its compacted counterpart, in eval mode."""
     dense = MODELS.build(config).eval()
     pruned = MODELS.build(config)
     pruned.load_state_dict(dense.state_dict())
@@ -47,7 +47,7 @@ def compacted(config: dict, density: float):
 
 
 def measure(models, image: torch.Tensor, rounds: int) -> np.ndarray:
-    """(rounds, models) seconds, after a round of warm-up."""
+    """Measure the latencies in seconds, (rounds, models), after one warm-up round."""
     times = []
     for _ in range(rounds + 1):
         row = []

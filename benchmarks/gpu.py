@@ -1,10 +1,10 @@
-"""A GPU in one command: do the backbones compute on it what they compute on the CPU, how fast are
-they there, and where does the time go.
+"""Check and benchmark the backbones on a GPU in one command: whether results agree with the CPU,
+how fast they are, and where the time goes.
 
-Needs torch, mmengine and mmcv's Python part; Triton, mmsegmentation, timm and torchvision where
-they are. Each part runs in a process of its own within a share of --budget, and leaves PART.json; a
-part that is done is not run again. gpu.md holds the tables. --quick tries all of it in a minute, on
-the CPU too.
+Needs torch, mmengine and the Python part of mmcv; uses Triton, mmsegmentation, timm and torchvision
+if installed. Each part runs in a separate process within a share of --budget and writes PART.json;
+finished parts are not run again. gpu.md contains the tables. --quick tries everything in a minute,
+also on the CPU.
 """
 import argparse
 import json
@@ -15,7 +15,8 @@ import traceback
 from pathlib import Path
 from typing import Callable, Dict, Iterator, List
 
-os.environ.setdefault('PYTORCH_NVML_BASED_CUDA_CHECK', '1')  # to look for a GPU must not use it
+# Looking for a GPU must not initialise CUDA: the parts run in forked processes.
+os.environ.setdefault('PYTORCH_NVML_BASED_CUDA_CHECK', '1')
 
 import torch  # noqa: E402
 from gpu_checks import equality, executions, triton_kernel  # noqa: E402
@@ -26,7 +27,7 @@ from gpu_speed import (latency_table, profiled, swin_latency, training_step,  # 
 from sparsevit_mm.cost.latency import device_name  # noqa: E402
 from sparsevit_mm.files import replacing  # noqa: E402
 
-# Part -> what yields its rows, and its share of the budget.
+# Maps each part to the function that yields its rows and to its share of the budget.
 PARTS = {
     'equality': (lambda a: equality(a.device, a.quick), .1),
     'execution': (lambda a: executions(a.device, a.quick), .15),
@@ -37,7 +38,7 @@ PARTS = {
     'profile': (lambda a: profiled(a.device, a.quick), .05),
     'table': (lambda a: latency_table(a.device, a.quick), .12),
 }
-GRACE = 20.  # seconds beyond its share, before a part is killed
+GRACE = 20.  # seconds that a part may exceed its share before it is killed
 
 
 def parse_args() -> argparse.Namespace:
@@ -57,7 +58,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def run_part(name: str, args: argparse.Namespace) -> None:
-    """Leaves its rows after each of them; a part that raises leaves its traceback too."""
+    """Run a part and save its rows after each of them; if it raises, save the traceback too."""
     make, share = PARTS[name]
     end, result = time.monotonic() + share * args.budget, args.out / f'{name}.json'
     record: Dict = dict(part=name, quick=args.quick, done=False, rows=[], **environment(args))
@@ -74,7 +75,7 @@ def run_part(name: str, args: argparse.Namespace) -> None:
 
 
 def within(rows: Iterator[Dict], end: float) -> Iterator[Dict]:
-    """The rows, until the time is over. Raises TimeoutError if there are more."""
+    """Yield rows until the time is over; raise a TimeoutError if there are more."""
     for row in rows:
         yield row
         if time.monotonic() > end:
@@ -100,7 +101,11 @@ def is_done(path: Path, quick: bool) -> bool:
 
 
 def in_process(run: Callable, seconds: float, *args) -> bool:
-    """Whether it ended by itself. A GPU that an error made unusable is so for that process."""
+    """Run a function in a process, so that a GPU error does not affect later parts.
+
+    Returns:
+        Whether the function succeeded within the given seconds; after that it is killed.
+    """
     process = multiprocessing.get_context('fork').Process(target=run, args=args)
     process.start()
     process.join(seconds)

@@ -1,5 +1,7 @@
-"""Whether the backbones on a device give what they give on the CPU in fp32, in every precision and
-execution. Each check is a row: what, how far apart, whether that is within its bound."""
+"""Checks of the backbones on a device against the CPU in fp32, in every precision and execution.
+
+Each check is a row: its name, the difference, and whether that is within the bound.
+"""
 from contextlib import nullcontext
 from copy import deepcopy
 from typing import Callable, Dict, Iterator, List, NamedTuple, Tuple
@@ -13,18 +15,18 @@ from sparsevit_mm.models.swin.attention import WindowMSA
 from sparsevit_mm.models.swin.kernels import triton_attention
 from sparsevit_mm.models.windows import partition
 
-# Of the largest value of a feature map or gradient. Low precision has about 3 and 2 digits, and a
-# network of twelve blocks adds up their rounding.
+# Bounds of the difference, relative to the largest value of a feature map or to the L2 norm of the
+# gradient. fp16 and bf16 have about 3 and 2 digits, and rounding accumulates over twelve blocks.
 BOUNDS = dict(fp32=2e-3, fp16=2e-2, bf16=.15)
-SAME_CHOICE = .9  # share of the windows or tokens that run in both: near-ties go either way
+SAME_CHOICE = .9  # lowest share of windows or tokens selected in both; near-ties may differ
 
 
 class Case(NamedTuple):
     """Attributes:
-        name: Of the backbone.
-        make: Makes it, random weights.
+        name: Name of the backbone.
+        make: Function that builds it with random weights.
         shape: (H, W) of its images.
-        pruned: A sparsity that it is checked at, beside dense.
+        pruned: Sparsity at which it is checked, besides dense.
     """
     name: str
     make: Callable[[], nn.Module]
@@ -33,7 +35,7 @@ class Case(NamedTuple):
 
 
 def cases(quick: bool) -> List[Case]:
-    """Swin-T, DeiT-S and LeViT-128S; narrow ones if `quick`."""
+    """Return cases for Swin-T, DeiT-S and LeViT-128S, or narrow versions if `quick`."""
     if quick:
         levit = dict(embed_dims=(16, 24, 32), num_heads=(1, 2, 2), depths=(2, 2, 2), key_dims=8)
         return [
@@ -53,8 +55,10 @@ def cases(quick: bool) -> List[Case]:
 
 
 def equality(device: str, quick: bool) -> Iterator[Dict]:
-    """Features and gradients on the device against those on the CPU in fp32; pruned at a sparsity,
-    features alone where the same windows or tokens ran."""
+    """Compare features, dense and pruned, and dense gradients on the device with the CPU in fp32.
+
+    If different windows or tokens ran, their overlap is checked in place of the features.
+    """
     for case in cases(quick):
         torch.manual_seed(0)
         model, image = case.make().eval(), torch.randn(2, 3, *case.shape)
@@ -73,7 +77,7 @@ def equality(device: str, quick: bool) -> Iterator[Dict]:
             if dtype == 'fp32' or autocast:
                 model.sparsity = here.sparsity = 0.
                 expected, got = (_gradient(model, lambda: model(image)), _gradient(here, run))
-                # As one vector: keys' biases have no gradient but rounding.
+                # Compare as one vector: the gradient of key biases is nothing but rounding.
                 apart = float((got - expected).norm() / expected.norm())
                 yield dict(what=f'{name}, gradients, L2', difference=apart, bound=BOUNDS[dtype],
                            ok=apart <= BOUNDS[dtype])
@@ -81,8 +85,8 @@ def equality(device: str, quick: bool) -> Iterator[Dict]:
 
 
 def executions(device: str, quick: bool) -> Iterator[Dict]:
-    """Captured and compiled execution against eager on the same device; a second image, and one of
-    another size, which a stale recording would get wrong."""
+    """Compare captured and compiled execution with eager on the same device. A second image and one
+    of another size reveal stale recordings."""
     kinds = ['compiled'] + ['captured'] * (device != 'cpu')
     if device == 'cpu':
         yield dict(what='captured', skipped='needs CUDA')
@@ -93,7 +97,7 @@ def executions(device: str, quick: bool) -> Iterator[Dict]:
             other = deepcopy(eager)
             other.execution = kind
             height, width = case.shape
-            # ViTs keep their size where they have positions of it.
+            # ViTs and LeViT keep their size, because their position embeddings are made for it.
             second = (height, width) if case.name.startswith(('ViT', 'DeiT', 'LeViT')) else (
                 height - 32, width)
             for shape in ((height, width), (height, width), second):
@@ -107,8 +111,8 @@ def executions(device: str, quick: bool) -> Iterator[Dict]:
 
 
 def triton_kernel(device: str, quick: bool) -> Iterator[Dict]:
-    """The attention kernel against the reference, on the device itself: window sizes, masks,
-    precisions, ragged head widths."""
+    """Compare the Triton attention kernel on the device with the reference on the CPU, for several
+    window sizes, head widths and precisions, with and without masks."""
     if not triton_attention.is_available(torch.device(device)):
         yield dict(what='Triton kernel', skipped='needs CUDA and Triton 3')
         return
@@ -147,7 +151,7 @@ def _runner(model: nn.Module, image: Tensor, device: str, autocast) -> Callable:
 
 
 def _recorded(model: nn.Module, run: Callable) -> Tuple[List[Tensor], List[Tensor]]:
-    """Features, and the bool maps of what ran."""
+    """Return the features, and bool maps of the windows or tokens that ran."""
     with torch.inference_mode():
         features = _flat(run())
         with model.recording() as maps:
@@ -156,7 +160,7 @@ def _recorded(model: nn.Module, run: Callable) -> Tuple[List[Tensor], List[Tenso
 
 
 def _flat(features) -> List[Tensor]:
-    """Feature maps as fp32 on the CPU, class tokens beside them."""
+    """Return feature maps and class tokens as a flat list, in fp32 on the CPU."""
     found: List[Tensor] = []
     for feature in features:
         found += _flat(feature) if isinstance(feature, (tuple, list)) else [feature.float().cpu()]
@@ -186,12 +190,12 @@ def _compare_features(name: str, expected, got, places, own, dtype: str) -> Iter
     shared = min((float((a & b).sum() / a.sum()) for a, b in zip(places, own)), default=1.)
     if shared == 1:
         yield _row(name, expected, got, dtype)
-    else:  # other windows, other features
+    else:  # features of different windows are not comparable
         yield dict(what=name + ', the same chosen', share=shared, ok=shared >= SAME_CHOICE)
 
 
 def _row(what: str, expected: List[Tensor], got: List[Tensor], dtype: str) -> Dict:
-    """The largest difference, as a share of the largest value of its tensor."""
+    """Return a check of the largest difference, relative to the largest value of its tensor."""
     if len(expected) != len(got):
         return dict(what=what, error=f'{len(got)} tensors, {len(expected)} expected', ok=False)
     worst = max(float((a - b).abs().max() / a.abs().max().clamp(min=1e-12))

@@ -1,4 +1,4 @@
-"""The results of gpu.py as tables."""
+"""Markdown tables of the results of gpu.py."""
 from typing import Dict, List
 
 

@@ -1,4 +1,4 @@
-"""Latency, training, profile and latency table of the backbones on one device."""
+"""Latency, training speed, profile and latency table of the backbones on one device."""
 from time import monotonic
 from typing import Dict, Iterator, List
 
@@ -18,7 +18,7 @@ from sparsevit_mm.models.swin.kernels.triton_attention import is_available
 from sparsevit_mm.weights import WeightMasks, maskable_weights
 from sparsevit_mm.weights.masking import draw_masks
 
-# Model, images, (H, W), dtype, whether compiled execution is among them: it takes a minute.
+# Model, batch size, (H, W), dtype, and whether to include compiled execution, which takes a minute.
 SETTINGS = [('swin-t', 4, (672, 672), 'fp16', True), ('swin-t', 1, (672, 672), 'fp16', False),
             ('swin-t', 6, (256, 704), 'fp16', False), ('swin-t', 1, (1024, 2048), 'fp16', False),
             ('swin-l', 1, (1024, 2048), 'fp16', False), ('swin-t', 4, (672, 672), 'fp32', False)]
@@ -31,8 +31,7 @@ DENSITY = .5
 
 
 def swin_latency(device: str, quick: bool, rounds: int) -> Iterator[Dict]:
-    """Ours in every execution beside the peers', in turn; ratios to the first peer and to ours
-    dense in the same execution are for the reader of the rows."""
+    """Measure our Swin in every execution and the peers, in turn; see :func:`_rows`."""
     for model, batch, shape, dtype, compiled in QUICK if quick else SETTINGS:
         image = make_image(batch, shape, dtype, device)
         with torch.no_grad():
@@ -59,7 +58,7 @@ def _ours(model: str, image: torch.Tensor, execution: str, triton: bool, state) 
 
 
 def vit_latency(device: str, quick: bool, rounds: int) -> Iterator[Dict]:
-    """DeiT-S dense and with half of the tokens in eight of twelve layers."""
+    """Measure DeiT-S dense and with half of the tokens in eight of twelve layers."""
     settings = [(2, 64, 'fp32')] if quick else [(16, 224, 'fp16'), (1, 512, 'fp16')]
     for batch, side, dtype in settings:
         image = make_image(batch, (side, side), dtype, device)
@@ -80,8 +79,8 @@ def vit_latency(device: str, quick: bool, rounds: int) -> Iterator[Dict]:
 
 
 def _rows(subjects: List[Subject], times: List[List[float]]) -> List[Dict]:
-    """Medians and quartiles in ms; medians over rounds of the ratio to the first subject, and to
-    ours dense in the same execution."""
+    """Return medians and quartiles in ms, medians over rounds of the ratios to the first subject
+    and to ours dense in the same execution, and the ratio of MACs to ours dense."""
     first = np.array(times[0])
     dense = {s.execution: np.array(t) for s, t in zip(subjects, times) if s.name == 'ours dense'}
     macs = {s.execution: s.macs for s in subjects if s.name == 'ours dense'}
@@ -98,8 +97,8 @@ def _rows(subjects: List[Subject], times: List[List[float]]) -> List[Dict]:
 
 
 def training_step(device: str, quick: bool, rounds: int) -> Iterator[Dict]:
-    """Time and memory of a step of Swin-T, dense and pruned, beside the toolkit's class; and of
-    DeiT-S with an optimizer, without and with masks of sparse training."""
+    """Measure time and memory of forward and backward of Swin-T, dense and pruned, and of the
+    toolkit's class; and of a training step of DeiT-S with and without masks of sparse training."""
     shape, batch = ((96, 96), 1) if quick else ((672, 672), 4)
     image = make_image(batch, shape, 'fp32', device)
     from subjects import toolkit_swin
@@ -154,7 +153,7 @@ def _masked_step(device: str, quick: bool, rounds: int) -> Dict:
 
 
 def profiled(device: str, quick: bool) -> Iterator[Dict]:
-    """Where the time goes: kernels by time, launches, and the share in which the device waited."""
+    """Profile Swin-T: time by kernel, number of launches, and share of time the device is idle."""
     batch, shape, dtype = (1, (96, 96), 'fp32') if quick else (4, (672, 672), 'fp16')
     image = make_image(batch, shape, dtype, device)
     cuda = device != 'cpu'
@@ -191,7 +190,7 @@ def _is_kernel(event) -> bool:
 
 
 def _self_time(event, cuda: bool) -> float:
-    """Microseconds."""
+    """Return the time of an event itself, without its children, in microseconds."""
     if not cuda:
         return event.self_cpu_time_total
     time = getattr(event, 'self_device_time_total', None)
@@ -199,7 +198,7 @@ def _self_time(event, cuda: bool) -> float:
 
 
 def latency_table(device: str, quick: bool) -> Iterator[Dict]:
-    """Whether a table of additive costs predicts configurations that it was not fitted to."""
+    """Measure latency tables and check their predictions of configurations left out of the fit."""
     for execution in ['eager'] + ['captured'] * (device != 'cpu'):
         shape, budget, dtype = ((64, 96), 60., 'fp32') if quick else ((672, 672), 25., 'fp16')
         setting = LatencySetting(shape, 1 if quick else 4, dtype, device, execution=execution)

@@ -1,4 +1,4 @@
-"""Trainings and tests side by side: jobs that wait for each other, each in a process of its own."""
+"""Parallel trainings and tests: jobs with dependencies, each in a separate process."""
 import os
 import sys
 import time
@@ -11,9 +11,9 @@ class Job(NamedTuple):
     """One step.
 
     Attributes:
-        done: Its result; a job whose result is there is not run again.
-        run: Makes it.
-        needs: Results of other jobs that must be there first.
+        done: File of its result; a job whose result exists is not run.
+        run: Function that writes the result.
+        needs: Results of other jobs that must exist first.
     """
     done: Path
     run: Callable[[], None]
@@ -21,13 +21,13 @@ class Job(NamedTuple):
 
 
 def run_jobs(jobs: Sequence[Job], workers: int) -> List[Path]:
-    """Runs jobs in their order, as soon as what they need is there, up to `workers` at once.
+    """Run jobs in order, as soon as the results they need exist, up to `workers` at once.
 
-    Processes are forked, so that imports are paid for once; nothing may have touched the GPU
-    before. What a job prints goes to the file beside its result that ends in `.log`.
+    Processes are forked, so that modules are imported once; CUDA must not be initialised before.
+    The output of a job goes to a `.log` file beside its result.
 
     Returns:
-        Results that could not be made, those of jobs that waited for them included.
+        Results that could not be made, including those of jobs that depend on them.
     """
     waiting = [job for job in jobs if not job.done.exists()]
     running: Dict[int, Job] = {}
@@ -42,7 +42,7 @@ def run_jobs(jobs: Sequence[Job], workers: int) -> List[Path]:
                 waiting.remove(job)
                 running[_fork(job)] = job
         if not running:
-            failed += [job.done for job in waiting]  # what they need is no job's result
+            failed += [job.done for job in waiting]  # no job makes what they need
             break
         pid, status = os.wait()
         job = running.pop(pid)

@@ -1,14 +1,15 @@
-"""Windows and weights at once: is a search over both better, at equal latency, than one over
-windows alone or over widths alone?
+"""Is a joint search over windows and widths better, at equal latency, than a search over windows
+alone or over widths alone?
 
-On the miniature COCO. For each seed one dense model is trained from scratch and its heads and
-neurons are put in order. From there three models are adapted for as many iterations: with windows
-drawn, with widths drawn, and with both. Each gets a Pareto search over what it was adapted to, on
-the images of val; the winners are tested on the test images, without fine-tuning, and measured in
-turn. A limit that the fastest point of a search does not reach with a margin is left out for it.
+Runs on the miniature COCO. For each seed, one dense model is trained from scratch, and its heads
+and neurons are ordered. From there, three models are adapted for equally many iterations: with
+random window sparsities, with random widths, and with both. Each gets a Pareto search over what it
+was adapted to, on the images of val. The winners are tested on the test images, without
+fine-tuning, and their latencies are measured in turn. A limit that the fastest point of a search
+does not meet with a margin is skipped for that search.
 
-Each result has a file of its own, and what is there is not made again: a killed run goes on, and
-further seeds are added to those that are done.
+Finished results are kept in files and not computed again, so an interrupted run continues, and more
+seeds can be added.
 """
 import argparse
 import json
@@ -40,14 +41,14 @@ from sparsevit_mm.widths import StageWidths, width_name
 
 DENSE = CONFIGS / 'mask_rcnn_swin-narrow_mini_coco.py'
 ADAPT = CONFIGS / 'mask_rcnn_sparsevit-narrow_mini_coco.py'
-BATCH = 8  # images of a pass whose latency is measured
-ROUNDS = 25  # of the winners at the end
-MARGIN = 1.15  # of the fastest point's latency
+BATCH = 8  # of the latency measurement
+ROUNDS = 25  # of the final measurement of the winners
+MARGIN = 1.15  # a limit must be at least this many times the latency of the fastest point
 JOINT = 'joint'
 
 
 class Kind(NamedTuple):
-    """What adaptation draws and a search chooses: windows, widths or both."""
+    """What the adaptation draws and the search chooses: windows, widths or both."""
     windows: bool
     widths: bool
 
@@ -88,7 +89,7 @@ def setting() -> LatencySetting:
 
 def find_front(kind: Kind, checkpoint: Path, folder: Path, seed: int,
                args: argparse.Namespace) -> None:
-    """Searches; the winners' configs lie in the folder. Goes on from where it was killed."""
+    """Run or resume a Pareto search, which writes the winners' configs to the folder."""
     fastest = folder / 'fastest.json'
     if not fastest.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,7 +106,7 @@ def find_front(kind: Kind, checkpoint: Path, folder: Path, seed: int,
 
 
 def ratio_of_fastest(kind: Kind, shares: List[float]) -> float:
-    """Of its latency to the dense one."""
+    """Measure the latency of the fastest point of a search relative to dense."""
     backbone = build_backbone(load_config(str(ADAPT))).eval()
     narrow = width_knobs(dict(heads=shares, ffn=shares), backbone.all_units())
     space = PointSpace.beside(backbone.space if kind.windows else backbone.space.of([0.]),
@@ -116,7 +117,7 @@ def ratio_of_fastest(kind: Kind, shares: List[float]) -> float:
 
 
 def points_of(folder: Path, limits: List[str]) -> Dict[str, SparsityConfig]:
-    """Limit -> the winner of a search, of those that it could reach."""
+    """Read the winners of a search, by limit, without the limits that it could not reach."""
     found = {}
     for limit in limits:
         winner = folder / f'winner_{limit.replace("%", "pct")}.py'
@@ -137,7 +138,7 @@ def test_winners(checkpoint: Path, result: Path, folder: Path, seed: int,
 
 
 def measure(folder: Path, result: Path, limits: List[str]) -> None:
-    """Writes the latencies of all winners, in turn, as shares of the dense one."""
+    """Measure all winners in turn and write their latencies relative to dense."""
     points = {f'{kind} {limit}': point for kind in KINDS
               for limit, point in points_of(folder / kind, limits).items()}
     meter = LatencyMeter(build_backbone(load_config(str(ADAPT))).eval(), setting(), ROUNDS)
@@ -171,7 +172,7 @@ def make_jobs(args: argparse.Namespace, seed: int) -> List[Job]:
 
 
 def report(args: argparse.Namespace) -> None:
-    """Prints means over seeds, with the interval over images of the joint search's advantage."""
+    """Print means over seeds, and the gain of the joint search with its interval over images."""
     def read(name: str) -> List[Dict]:
         return [json.loads((args.work_dir / f'seed{seed}' / f'{name}.json').read_text())
                 for seed in args.seeds]

@@ -1,8 +1,8 @@
-"""Workers of one search are killed at random moments and replaced; then it is checked that nothing
-recorded was lost, and that nothing was done twice but what a killed worker was at.
+"""Kill and replace workers of a search at random moments, then check that no recorded evaluation
+was lost and that none was repeated except those of killed workers.
 
-The landscape is a formula, an evaluation a short sleep: what is tried is the search's engine and
-the storage, on one machine.
+The metric is a formula and an evaluation a short sleep: the test covers the search engine and the
+storage, on one machine.
 """
 import argparse
 import json
@@ -44,12 +44,12 @@ def metric_of(config: SparsityConfig) -> float:
 
 
 class Worker:
-    """What each process runs, and the log of what it does.
+    """Worker process that logs the start and end of each evaluation.
 
     Args:
-        storage: URL.
+        storage: URL of the storage.
         log: File to which every start and end of an evaluation is appended.
-        seconds: Mean duration of an evaluation.
+        seconds: Mean duration of an evaluation in seconds.
     """
 
     def __init__(self, storage: str, log: Path, seconds: float):
@@ -76,11 +76,11 @@ class Worker:
     def _note(self, what: str, config: SparsityConfig) -> None:
         line = json.dumps([what, os.getpid(), str(config)]) + '\n'
         file = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        os.write(file, line.encode())  # one write: lines of several processes do not mix
+        os.write(file, line.encode())  # a single write, so that lines of processes do not mix
         os.close(file)
 
     def starts(self) -> Dict[str, List[int]]:
-        """Workers that began with each configuration, in order."""
+        """Return the process ids that started to evaluate each configuration, in order."""
         begun = defaultdict(list)
         for line in self.log.read_text().splitlines():
             what, pid, config = json.loads(line)
@@ -91,15 +91,16 @@ class Worker:
 
 @dataclass
 class Outcome:
-    """Of a storm.
+    """Result of a storm.
 
     Attributes:
-        kills: Workers killed.
-        crashed: Workers that ended by themselves.
+        kills: Number of killed workers.
+        crashed: Workers that exited on their own.
         evaluated: Candidates recorded as evaluated.
-        repeated: Evaluations begun again after the worker that was at them was killed.
-        lost: Recorded evaluations that are gone or changed.
-        doubled: Evaluations begun although their worker lived, or recorded twice.
+        repeated: Evaluations started again, including the doubled ones.
+        lost: Recorded evaluations that disappeared or changed.
+        doubled: Evaluations started again although their worker was not killed, or recorded more
+            than once.
     """
     kills: int
     crashed: int
@@ -110,8 +111,11 @@ class Outcome:
 
 
 def recorded(storage: str) -> List[Candidate]:
-    """Read in a process of its own: an SQLite connection that is open at a fork can break the locks
-    of the child."""
+    """Return the evaluated candidates of the study.
+
+    Reads them in a separate process, because an SQLite connection that is open at a fork can break
+    the locks of the child.
+    """
 
     def read() -> None:
         study = optuna.load_study(study_name=STUDY, storage=open_storage(storage))
@@ -121,7 +125,7 @@ def recorded(storage: str) -> List[Candidate]:
     here, there = fork.Pipe(duplex=False)
     process = fork.Process(target=read)
     process.start()
-    there.close()  # so that it ends with its process
+    there.close()  # so that recv fails if the process dies
     found = here.recv()
     process.join()
     return found
@@ -129,17 +133,17 @@ def recorded(storage: str) -> List[Candidate]:
 
 def storm(storage: str, folder: Path, workers: int, seconds: float, evaluation: float = .1,
           between: float = 1., seed: int = 0) -> Outcome:
-    """Runs one as soon as there is an evaluation to be killed in, then calm weather until ``CALM``
-    more evaluations are in.
+    """Kill workers at random once an evaluation has started, then let one worker make ``CALM`` more
+    evaluations undisturbed.
 
     Args:
-        storage: URL, of a storage without this study.
-        folder: Where the log goes.
-        workers: How many there are at any time.
-        seconds: How long kills go on.
-        evaluation: Mean duration of an evaluation, in seconds.
-        between: Mean time between kills, in seconds.
-        seed: Of the kills.
+        storage: URL of a storage without this study.
+        folder: Folder for the log.
+        workers: Number of workers at any time.
+        seconds: Duration of the storm in seconds.
+        evaluation: Mean duration of an evaluation in seconds.
+        between: Mean time between kills in seconds.
+        seed: Seed of the kills.
     """
     rng, worker, killed = random.Random(seed), Worker(storage, folder / 'log', evaluation), set()
     processes = [worker.start() for _ in range(workers)]
@@ -164,7 +168,7 @@ def storm(storage: str, folder: Path, workers: int, seconds: float, evaluation: 
 
 
 def _kill(process: multiprocessing.Process, killed: set) -> bool:
-    """Whether it was still there to be killed."""
+    """Kill a worker and return whether it was still running."""
     process.kill()
     process.join()
     if process.exitcode != -signal.SIGKILL:

@@ -1,10 +1,10 @@
-"""Knobs beside windows: is a front of both better at equal latency of the whole model?
+"""Is a search over windows and knobs better, at equal latency of the whole model, than a search
+over windows alone?
 
-The adapted detectors of the demo, one for each seed, as `benchmarks/ablation.py coco` or `make
-demo` leave them. For each, a Pareto search over windows alone, one over windows and the number of
-proposals, and one over windows and the size of the images, all with as many candidates; their
-winners at each point are measured in turn and tested on the test split. Searches go on where they
-were killed.
+Takes adapted detectors of the demo, one per seed, as made by `benchmarks/ablation.py coco` or `make
+demo`. For each, runs Pareto searches with equally many candidates over windows alone, over windows
+and the number of proposals, and over windows and the image size. The winners at each point are
+measured in turn and tested on the test split. Interrupted searches continue.
 """
 import argparse
 import json
@@ -30,7 +30,7 @@ PROPOSALS = 'model.test_cfg.rpn.max_per_img'
 SPACES = {'windows': [], 'windows and proposals': [f'{PROPOSALS}=32,16,8'],
           'windows and image size': ['image_scale=1,.834,.667']}  # 192, 160 and 128 pixels
 POINTS = ['90%', '85%']
-# What mmdet's Mask R-CNN sets, which the demo's does not.
+# Values of mmdet's Mask R-CNN, which the demo's config changes.
 STOCK = {'model.test_cfg.rpn.nms_pre': 1000, PROPOSALS: 1000,
          'model.test_cfg.rcnn.max_per_img': 100}
 GRID = [(sparsity, number) for number in (1000, 300, 100, 32, 16) for sparsity in (0., .6)]
@@ -50,7 +50,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def find(checkpoint: Path, folder: Path, seed: int, args: argparse.Namespace) -> Dict[str, Dict]:
-    """Space and point -> the winner, as JSON holds it."""
+    """Search every space and return the winners as JSON records, keyed by space and point."""
     cfg = load_config(str(CONFIG))
     size = cfg.val_dataloader.dataset.pipeline[1].scale
     setting = LatencySetting(size, args.batch_size, num_threads=1, of='model')
@@ -68,7 +68,11 @@ def find(checkpoint: Path, folder: Path, seed: int, args: argparse.Namespace) ->
 
 def test(checkpoint: Path, winners: Dict[str, Dict], folder: Path,
          args: argparse.Namespace) -> Dict:
-    """Name -> metric, resamples and latency as a ratio to dense, of the test split."""
+    """Evaluate dense and the winners on the test split.
+
+    Returns:
+        Metric, resamples, ratio to the dense latency and label, by name.
+    """
     cfg = load_config(str(CONFIG))
     cfg.work_dir = str(folder / 'test')
     size = cfg.val_dataloader.dataset.pipeline[1].scale
@@ -86,7 +90,7 @@ def test(checkpoint: Path, winners: Dict[str, Dict], folder: Path,
 
 
 def grid(checkpoint: Path, folder: Path, args: argparse.Namespace) -> None:
-    """Prints what sparsity and the number of proposals give and cost, each beside the other."""
+    """Print metric and latency for combinations of sparsity and number of proposals."""
     cfg = load_config(str(CONFIG), STOCK)
     cfg.work_dir = str(folder / 'grid')
     size = cfg.val_dataloader.dataset.pipeline[1].scale

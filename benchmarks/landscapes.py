@@ -1,5 +1,5 @@
-"""Landscapes that a search can be run on in no time: metric and cost of every configuration of a
-space, from a surrogate of what a real search recorded, or made up."""
+"""Landscapes for fast search benchmarks: metric and cost of every configuration of a space, from a
+surrogate of a recorded search or from a formula."""
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,21 +15,22 @@ from sklearn.model_selection import LeaveOneOut, cross_val_predict
 from sparsevit_mm.search.candidates import read_csv
 from sparsevit_mm.sparsity import SparsityConfig, SparsitySpace
 
-LARGEST = 1_000_000  # configurations that are enumerated
-FEWEST = 20  # evaluated configurations of a recording
+LARGEST = 1_000_000  # limit on the number of enumerated configurations
+FEWEST = 20  # evaluated configurations that a surrogate needs
 RECORDED = ('evaluated', 'rejected')  # states with a metric
 
 
 @dataclass
 class Landscape:
-    """Every configuration of a space.
+    """Metric and cost of every configuration of a space.
 
     Attributes:
-        name, about: What it is; how well a surrogate predicts what it was not fitted to.
+        name, about: Name and description; the latter says how well a surrogate predicts
+            configurations that were left out of the fit.
         space: The space.
         genes: All configurations, (N, genes), sorted within their stages.
         metric: (N,), on the scale of 0 to 100.
-        cost: (N,), of dense.
+        cost: (N,), relative to dense.
     """
     name: str
     about: str
@@ -45,21 +46,24 @@ class Landscape:
         return self.index[self.space.encode(config)]
 
     def best(self, limit: float) -> float:
-        """The highest metric at a cost of at most `limit`, of dense."""
+        """Return the highest metric at a cost of at most `limit`, relative to dense."""
         return self.metric[self.cost <= limit].max()
 
 
 def recorded(path: Path) -> Landscape:
-    """The surrogate of a recorded search: of the metric a Gaussian process over the ratios of the
-    pairs (Matern 5/2, one length each, and noise), of the cost a linear fit to the MACs.
+    """Fit a surrogate to a recorded search.
+
+    The metric is a Gaussian process over the ratios of the pairs (Matern 5/2 with one length scale
+    each, and noise), the cost a linear fit to the MACs.
 
     Args:
-        path: CSV with the columns sparsity, state, macs and metric, as a search writes it. Metrics
-            up to 1 are taken for shares and scaled to 100.
+        path: CSV with the columns sparsity, state, macs and metric, as a search writes it. If all
+            metrics are at most 1, they are scaled by 100.
 
     Raises:
-        FileNotFoundError, ValueError: As :func:`~sparsevit_mm.search.candidates.read_csv`; fewer
-            than :data:`FEWEST` evaluated configurations, or a space too large to enumerate.
+        FileNotFoundError, ValueError: See :func:`~sparsevit_mm.search.candidates.read_csv`.
+        ValueError: If there are fewer than :data:`FEWEST` evaluated configurations, or the space is
+            too large to enumerate.
     """
     candidates = read_csv(path)
     seen = np.array([c.state in RECORDED for c in candidates], bool)
@@ -94,15 +98,17 @@ def recorded(path: Path) -> Landscape:
 
 def synthetic(depths: Sequence[int] = (2, 2, 6, 2), top: float = 42.6,
               rugged: float = .05) -> Landscape:
-    """Made up, with the published figures of COCO as the scale: 42.6 dense, some 41.3 at the
-    published ratios of 0.64 of the MACs. Early stages and first pairs lose most, little below a
-    knee of their own; windows lost twice in a row lose more; and every configuration is off the
-    smooth surface by a normal deviation of its own, as metrics on a subset are.
+    """Make a landscape from a formula, on the scale of the published COCO figures: 42.6 dense,
+    about 41.3 at the published ratios with 0.64 of the MACs.
+
+    Each pair of blocks loses metric above a knee; knees and slopes are random. High ratios in two
+    consecutive pairs lose more. Each configuration deviates from the smooth surface by normal
+    noise, as metrics on a subset do.
 
     Args:
-        depths: Of the backbone.
+        depths: Depths of the backbone.
         top: Metric of the dense model.
-        rugged: Standard deviation of what is not smooth.
+        rugged: Standard deviation of the noise.
     """
     space, rng = SparsitySpace(tuple(depths)), np.random.default_rng(0)
     every = enumerate_space(space)
@@ -118,7 +124,7 @@ def synthetic(depths: Sequence[int] = (2, 2, 6, 2), top: float = 42.6,
 
 
 def enumerate_space(space: SparsitySpace) -> np.ndarray:
-    """All configurations as genes, (N, genes). Raises ValueError if there are too many."""
+    """Return all configurations as genes, (N, genes); raise a ValueError if there are too many."""
     if space.count() > LARGEST:
         raise ValueError(f'{space.count():,} configurations of depths {space.depths} are too many '
                          f'to enumerate')

@@ -1,4 +1,4 @@
-"""Latency by turns, the share of matrix products, and the cost of training."""
+"""Interleaved latency measurement, share of matrix products, and cost of training."""
 from typing import Dict, List, Optional, Sequence
 
 import torch
@@ -18,14 +18,16 @@ ATTENTION = 'aten::_scaled_dot_product'
 
 def latencies(subjects: Sequence[Subject], image: Tensor, rounds: int,
               title: str) -> List[List[float]]:
-    """Milliseconds of each subject in each round. Subjects run in turn, after one round that
-    compiles, captures and warms up; on a GPU two more."""
+    """Measure the milliseconds of each subject in each round.
+
+    Subjects run in turn, after one round that compiles, captures and warms up (three on a GPU).
+    """
     warm_up = 3 if image.device.type == 'cuda' else 1
     times: List[List[float]] = [[] for _ in subjects]
     with torch.inference_mode():
         for i in track(range(rounds + warm_up), title):
             for subject, of_subject in zip(subjects, times):
-                start = timer()  # waits for the device
+                start = timer()  # synchronises the device
                 subject.run(image)
                 elapsed = timer() - start
                 if i >= warm_up:
@@ -34,8 +36,8 @@ def latencies(subjects: Sequence[Subject], image: Tensor, rounds: int,
 
 
 def product_shares(subject: Subject, image: Tensor, repeats: int = 3) -> Dict[str, float]:
-    """Shares of the time of an eager subject: linear layers and convolutions, attention (both
-    products and the softmax between them), and all else."""
+    """Return the shares of time that an eager subject spends in linear layers and convolutions, in
+    attention (both products and the softmax between them), and in everything else."""
     cuda = image.device.type == 'cuda'
     activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * cuda
     with torch.inference_mode():
@@ -52,17 +54,17 @@ def product_shares(subject: Subject, image: Tensor, repeats: int = 3) -> Dict[st
             time = event.self_cpu_time_total
         kind = ('products' if event.key in PRODUCTS else
                 'attention' if event.key.startswith(ATTENTION) else 'other')
-        if not cuda or event.key.startswith('aten::'):  # kernels are listed again by themselves
+        if not cuda or event.key.startswith('aten::'):  # kernels are also listed separately
             shares[kind] += time
     total = sum(shares.values())
     return {kind: time / total for kind, time in shares.items()}
 
 
 def overlap(model: str, state: Dict[str, Tensor], image: Tensor, sparsity: float) -> List[float]:
-    """Share of the windows kept in fp32 that are kept in the image's dtype too, for each stage.
+    """Return, for each stage, the share of windows kept in fp32 that the image's dtype keeps too.
 
-    End to end: a stage ranks what the stages before it made in that dtype. With random weights
-    and noise for an image, near-ties are as common as they can be.
+    The comparison is end to end: a stage ranks the outputs of earlier stages in that dtype. Random
+    weights and a noise image are the worst case, with the most near-ties.
     """
     kept = []
     for dtype in (torch.float32, image.dtype):
@@ -85,14 +87,15 @@ def overlap(model: str, state: Dict[str, Tensor], image: Tensor, sparsity: float
 
 def _as_mask(x: Tensor, windows: WindowPartition, selected: Optional[Tensor] = None,
              group: int = 1, *_) -> Tensor:
-    """The arguments of a block whose images share no budget -> (B, nW) bool, what it runs."""
+    """Convert the arguments of a block, whose images share no budget, to the mask of windows that
+    it runs, (B, nW) bool."""
     every = torch.ones(len(x), windows.num_windows, dtype=torch.bool, device=x.device)
     return every if selected is None else torch.zeros_like(every).scatter_(1, selected, True)
 
 
 def training(peer: nn.Module, peer_name: str, image: Tensor, model: str, rounds: int,
              ratios: Sequence[float] = (0., .3, .6)) -> List[dict]:
-    """Forward and backward in turn, and what is kept for the backward pass."""
+    """Measure forward and backward passes of the peer and of ours, in turn, and their memory."""
     backbone = SparseSwinTransformer(**MODELS[model]).to(image.device)
     rows = [dict(name=f'{peer_name} dense', model=peer, ratio=None)]
     rows += [dict(name='ours dense' if r == 0 else f'ours {r:.0%}', model=backbone, ratio=r)
@@ -119,8 +122,8 @@ def training(peer: nn.Module, peer_name: str, image: Tensor, model: str, rounds:
 
 
 def _training_memory(model: nn.Module, image: Tensor) -> int:
-    """Bytes: on CUDA the peak of a training step above what was there before it; on the CPU the
-    tensors kept for the backward pass, weights left out."""
+    """Return the memory of a training step in bytes: on CUDA the peak above the memory allocated
+    before; on the CPU the tensors kept for the backward pass, without weights."""
     if image.device.type == 'cuda':
         torch.cuda.synchronize()
         before = torch.cuda.memory_allocated()

@@ -1,4 +1,4 @@
-"""What benchmarks take from the demo: its generators, its configs, and its way to run the tools."""
+"""Parts of the demo that benchmarks use: its generators, its configs, and its runner of tools."""
 import sys
 from pathlib import Path
 

@@ -1,11 +1,11 @@
-"""Pretrains a Swin backbone as a classifier of small images: the weights from which the narrow
-models of the demos start where a comparison wants a pretrained one.
+"""Pretrain a Swin backbone as a classifier of small images, for comparisons in which the narrow
+models of the demos start from pretrained weights.
 
-Made for Tiny ImageNet-200: 100,000 images of 64x64 in 200 classes. The backbone of a config, dense,
-is trained with a linear layer on the mean of its last features: random resized crops and flips,
-smoothed labels, AdamW, one epoch of warm-up, then cosine decay; bf16 on CUDA, else fp32. All
-images lie on the device and are cropped there. Each epoch's randomness follows from the seed and
-its number alone: a run that was stopped goes on, when called again, as if nothing had been.
+Made for Tiny ImageNet-200: 100,000 images of 64x64 in 200 classes. The backbone of a config is
+trained dense with a linear layer on the mean of its last features: random resized crops and flips,
+label smoothing, AdamW, one epoch of warm-up, then cosine decay; bf16 on CUDA, else fp32. All images
+are kept on the device and cropped there. The randomness of an epoch depends only on the seed and
+its number, so an interrupted run, started again, continues as if it had not been interrupted.
 
 The checkpoint fits SparseSwinTransformer and the SwinTransformer of mmdet and mmseg:
 init_cfg=dict(type='Pretrained', checkpoint=FILE).
@@ -31,14 +31,14 @@ from sparsevit_mm.models.checkpoints import read_checkpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = ROOT / 'demo' / 'configs' / 'upernet_sparsevit-narrow_camvid.py'
-MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # RGB, of mm's data_preprocessor
-PACKS = dict(train=2, val=1)  # files
-MIN_AREA, MAX_ASPECT = .3, 4 / 3  # of a crop
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)  # RGB, as in data_preprocessor
+PACKS = dict(train=2, val=1)  # number of files
+MIN_AREA, MAX_ASPECT = .3, 4 / 3  # of random crops
 SMOOTHING, WEIGHT_DECAY, CLIP = .1, .05, 5.
 
 
 class Split(NamedTuple):
-    """Images, (N, 3, H, W) uint8 RGB, and their classes, (N, ) int64, on the device."""
+    """Images (N, 3, H, W) uint8 RGB and their classes (N,) int64, on the device."""
     images: Tensor
     labels: Tensor
 
@@ -65,10 +65,10 @@ def parse_args() -> argparse.Namespace:
 
 
 def read_encoded(folder: Path, part: str) -> Tuple[List[np.ndarray], np.ndarray]:
-    """The images of 'train' or 'val' as bytes of JPEG or WebP, and their classes, (N, ) int64.
+    """Read the images of 'train' or 'val' as encoded JPEG or WebP, and their classes, (N,) int64.
 
     Raises:
-        FileNotFoundError: `folder` holds neither Tiny ImageNet nor packs.
+        FileNotFoundError: If `folder` contains neither Tiny ImageNet nor packs.
     """
     images, labels = [], []
     for path in sorted(folder.glob(f'*{part}*.npz')):
@@ -93,9 +93,11 @@ def read_encoded(folder: Path, part: str) -> Tuple[List[np.ndarray], np.ndarray]
 
 
 def write_packs(data: Path, folder: Path, quality: int) -> None:
-    """Writes train_0.npz, train_1.npz and val_0.npz: `data`, the WebP images one after another,
-    `offsets`, (N + 1, ) int64, where each begins and the last ends, and `labels`, (N, ) uint8,
-    classes in the order of their names."""
+    """Write train_0.npz, train_1.npz and val_0.npz.
+
+    Each has `data`, the concatenated WebP images; `offsets`, (N + 1,) int64, their boundaries; and
+    `labels`, (N,) uint8, with classes in the order of their names.
+    """
     def to_webp(image):
         pixels = cv2.imdecode(image, cv2.IMREAD_COLOR)
         return cv2.imencode('.webp', pixels, [cv2.IMWRITE_WEBP_QUALITY, quality])[1].ravel()
@@ -115,7 +117,7 @@ def write_packs(data: Path, folder: Path, quality: int) -> None:
 
 
 def load_split(folder: Path, part: str, device: str) -> Split:
-    """Decodes all images, which must be of one size, in colour. Raises as read_encoded."""
+    """Decode all images in colour; they must have the same size. Raises as :func:`read_encoded`."""
     def decode(image):
         return cv2.cvtColor(cv2.imdecode(image, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
@@ -129,12 +131,12 @@ def load_split(folder: Path, part: str, device: str) -> Split:
 
 
 class Classifier(nn.Module):
-    """A dense backbone and a linear layer on the mean of its last features.
+    """Dense backbone with a linear layer on the mean of its last features.
 
     Args:
-        config: A config with a SparseSwinTransformer, whose shape it has.
-        num_classes: Outputs.
-        drop_path: The backbone's stochastic depth.
+        config: Config with a SparseSwinTransformer, which defines the architecture.
+        num_classes: Number of outputs.
+        drop_path: Drop path rate of the backbone.
     """
 
     def __init__(self, config: str, num_classes: int, drop_path: float):
@@ -151,14 +153,14 @@ class Classifier(nn.Module):
             self.register_buffer(name, torch.tensor(value).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) RGB in [0, 255] -> logits, (B, num_classes) fp32."""
+        """Map images (B, 3, H, W), RGB in [0, 255], to logits (B, num_classes) in fp32."""
         with torch.autocast(images.device.type, torch.bfloat16, enabled=images.is_cuda):
             features = self.backbone((images - self.mean) / self.std)[-1]
             return self.head(features.mean((2, 3))).float()
 
 
 def augment(images: Tensor, size: int) -> Tensor:
-    """A random crop of each image, mirrored or not: (B, 3, H, W) -> (B, 3, size, size) fp32."""
+    """Crop and flip each image at random: (B, 3, H, W) to (B, 3, size, size) fp32."""
     def uniform(low, high):
         return torch.empty(len(images), device=images.device).uniform_(low, high)
 
@@ -174,7 +176,7 @@ def augment(images: Tensor, size: int) -> Tensor:
 
 
 def make_optimizer(model: nn.Module, device: str) -> torch.optim.Optimizer:
-    """AdamW that lets norms, biases and position tables be."""
+    """Build AdamW without weight decay of norms, biases and position tables."""
     decayed, others = [], []
     for name, param in model.named_parameters():
         plain = param.dim() < 2 or 'relative_position' in name or 'absolute_pos' in name
@@ -184,19 +186,19 @@ def make_optimizer(model: nn.Module, device: str) -> torch.optim.Optimizer:
 
 
 def learning_rate(peak: float, epoch: float, epochs: int) -> float:
-    """It rises for one epoch, then falls to 0 along a cosine."""
+    """Return the learning rate: linear warm-up for one epoch, then cosine decay to 0."""
     fall = max(0., epoch - 1) / max(1, epochs - 1)
     return peak * min(1., epoch) * (1 + math.cos(math.pi * fall)) / 2
 
 
 def train_epoch(forward: Callable[[Tensor], Tensor], optimizer: torch.optim.Optimizer,
                 train: Split, epoch: int, args: argparse.Namespace) -> float:
-    """One pass in random order, less what fills no batch. Returns the mean loss."""
+    """Train on all full batches in random order and return the mean loss."""
     batch = min(args.batch_size, len(train.labels))
     steps = len(train.labels) // batch
     order = torch.randperm(len(train.labels), device=train.labels.device)[:steps * batch]
     params = [param for group in optimizer.param_groups for param in group['params']]
-    total = torch.zeros((), device=order.device)  # reading it would wait for the device
+    total = torch.zeros((), device=order.device)  # read once, to avoid synchronising every step
     for i, chosen in enumerate(order.split(batch)):
         for group in optimizer.param_groups:
             group['lr'] = learning_rate(args.lr * batch / 512, epoch + (i + .5) / steps,
@@ -213,7 +215,7 @@ def train_epoch(forward: Callable[[Tensor], Tensor], optimizer: torch.optim.Opti
 
 @torch.no_grad()
 def accuracy(model: nn.Module, val: Split, args: argparse.Namespace) -> float:
-    """Percentage of images of whose classes theirs comes first."""
+    """Return the top-1 accuracy in percent."""
     model.eval()
     right = torch.zeros((), device=val.labels.device)
     for images, labels in zip(val.images.split(args.batch_size), val.labels.split(args.batch_size)):
@@ -225,11 +227,13 @@ def accuracy(model: nn.Module, val: Split, args: argparse.Namespace) -> float:
 
 def restore(path: Path, settings: Dict, model: nn.Module,
             optimizer: torch.optim.Optimizer) -> Dict:
-    """Puts the model and the optimizer where an earlier run stopped, if there was one. Returns
-    what is to be known of it: settings, epochs that are done, accuracy.
+    """Restore the model and the optimizer from an earlier run, if there is one.
+
+    Returns:
+        Settings, number of finished epochs, and accuracy.
 
     Raises:
-        ValueError: The file is of another run.
+        ValueError: If the file belongs to a run with other settings.
     """
     if not path.exists():
         return dict(settings=settings, epoch=0, top1=0.)
@@ -239,7 +243,7 @@ def restore(path: Path, settings: Dict, model: nn.Module,
         raise ValueError(f'{path} was made with other settings, {meta.get("settings")}: give '
                          f'another --out, or remove it')
     model.load_state_dict(held['state_dict'])
-    if 'optimizer' in held:  # all but the last have it
+    if 'optimizer' in held:  # the checkpoint of the last epoch has none
         optimizer.load_state_dict(held['optimizer'])
     return meta
 

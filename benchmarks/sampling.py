@@ -1,7 +1,9 @@
-"""How evenly the search covers the cost: MACs of draws, and of generations bred without selection.
+"""How evenly does the search cover the cost? Plot the MACs of draws, and of generations bred
+without selection.
 
-Sets the search's draws, crossover and mutation (sparsevit_mm/search/propose/genes.py) beside the
-published ones: independent draws sorted within the stage, uniform crossover, single fresh genes.
+Compares the search's draws, crossover and mutation (sparsevit_mm/search/propose/genes.py) with the
+published ones: independent draws sorted within the stage, uniform crossover, and mutation that
+redraws single genes.
 """
 import argparse
 from pathlib import Path
@@ -51,7 +53,7 @@ def published_child(space: SparsitySpace, rng: np.random.Generator) -> Callable:
 
 def breed(population: List[SparsityConfig], child: Callable, generations: int,
           rng: np.random.Generator) -> List[SparsityConfig]:
-    """Generations of children of random parents: what the operators favour by themselves."""
+    """Breed generations from random parents, to show the bias of the operators themselves."""
     for _ in range(generations):
         pairs = rng.integers(len(population), size=(len(population), 2))
         population = [child(population[i], population[j]) for i, j in pairs]

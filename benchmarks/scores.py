@@ -1,7 +1,7 @@
-"""What the scores cost: the time that each takes on the maps of all four stages of Swin-T, as a
-share of a dense forward pass in the same run.
+"""Cost of the scores: the time of each on the feature maps of all four stages of Swin-T, relative
+to a dense forward pass in the same run.
 
-Every stage is scored once in a forward pass that prunes it, whatever the sparsity.
+A forward pass scores every pruned stage once, whatever its sparsity.
 """
 import argparse
 from functools import partial
@@ -29,7 +29,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def score_maps(name: str, backbone: SparseSwinTransformer, image: torch.Tensor) -> None:
-    """Scores maps of the sizes that the stages have."""
+    """Score feature maps of the sizes of all stages."""
     height, width = (side // backbone.patch_size for side in image.shape[-2:])
     for stage, x in zip(backbone.stages, backbone.maps):
         TOKEN_SCORES[name](x, stage.map_info((height, width)))
@@ -37,10 +37,10 @@ def score_maps(name: str, backbone: SparseSwinTransformer, image: torch.Tensor) 
 
 
 def shares(shape: Tuple[int, int, int], rounds: int) -> Dict[str, np.ndarray]:
-    """Score -> its time over that of the dense backbone, (rounds,)."""
+    """Measure the time of each score relative to the dense backbone, (rounds,)."""
     batch, height, width = shape
     backbone = SparseSwinTransformer(importance='learned').eval()
-    backbone.selection = Selection('selector')  # which makes its weights too
+    backbone.selection = Selection('selector')  # also creates the selector's weights
     image = torch.randn(batch, 3, height, width)
     sizes = [(height // 4, width // 4)]
     for _ in range(3):

@@ -1,9 +1,10 @@
-"""How many evaluations a search needs to come within 0.1 of the best (on the scale of 0 to 100).
+"""How many evaluations does a search need to come within 0.1 of the best metric (on the scale of 0
+to 100)?
 
-Every sampler searches landscapes that are known throughout (benchmarks/landscapes.py): surrogates
-of recorded searches, and a made-up one. As in a real search, the uniform configurations come
-first, no configuration is evaluated twice, and none outside the limit is evaluated at all: those
-are PRUNED trials, and cost a measurement of latency only. Writes search.md and search.png.
+Every sampler searches fully known landscapes (benchmarks/landscapes.py): surrogates of recorded
+searches, and a synthetic one. As in a real search, the uniform configurations come first, no
+configuration is evaluated twice, and none outside the limit is evaluated: those are PRUNED trials,
+which only cost a latency measurement. Writes search.md and search.png.
 """
 import argparse
 import warnings
@@ -29,9 +30,9 @@ from sparsevit_mm.search.propose.sampler import (SAMPLERS, from_params, make_sam
                                                  to_params)
 
 HERE = Path(__file__).resolve().parent
-NEAR = .1  # to the best
+NEAR = .1  # distance from the best metric
 POPULATION = 20
-PATIENCE, DRAWS = 20, 2000  # as in sparsevit_mm/search/study.py
+PATIENCE, DRAWS = 20, 2000  # see sparsevit_mm/search/study.py
 REFERENCE = 'published'
 
 
@@ -64,8 +65,8 @@ class Result:
     """Searches of one sampler on one landscape.
 
     Attributes:
-        evaluations: Until one was within 0.1 of the best, by seed; inf if none was.
-        trials: Configurations proposed for each that was evaluated.
+        evaluations: Evaluations until one was within 0.1 of the best, by seed; inf if none was.
+        trials: Proposed configurations per evaluated one, mean over seeds.
     """
     landscape: Landscape
     limit: float
@@ -84,10 +85,10 @@ class Result:
 
 def search(landscape: Landscape, limit: float, sampler: str, noise: float, cap: int,
            seed: int) -> tuple:
-    """One search.
+    """Run one search.
 
     Returns:
-        Evaluations until one was within 0.1 of the best, inf if none was; and trials in all.
+        Evaluations until one was within 0.1 of the best, inf if none was; trials per evaluation.
     """
     space, best = landscape.space, landscape.best(limit)
     memo, rng = set(), np.random.default_rng((seed, 1))
@@ -138,7 +139,7 @@ def quiet() -> None:
 
 
 def rows(results: List[Result]) -> List[List[str]]:
-    """Cells of the table, one line per sampler and landscape."""
+    """Return the cells of the table, one row per landscape, limit and sampler."""
     reference = {r.title: r.quartiles[1] for r in results if r.sampler == REFERENCE}
     cells = []
     for r in results:
@@ -152,7 +153,7 @@ def rows(results: List[Result]) -> List[List[str]]:
 
 
 def draw(results: List[Result], cap: int, path: Path) -> None:
-    """Share of searches that have come within 0.1 of the best, over their evaluations."""
+    """Plot the share of searches within 0.1 of the best over the number of evaluations."""
     titles = list(dict.fromkeys(r.title for r in results))
     figure, axes = plt.subplots(1, len(titles), figsize=(1.2 + 3 * len(titles), 3.2), sharey=True,
                                 squeeze=False, constrained_layout=True)

@@ -1,10 +1,10 @@
-"""Who should compete for the windows, and by which score? Metric at equal sparsity, and latency, of
-each way to select, on the miniature COCO with images of mixed shapes (padded batches) or on the
-miniature nuScenes (six cameras).
+"""Which windows should compete with each other, and by which score? Compare the metric at equal
+sparsity, and the latency, of several selections, on the miniature COCO with images of mixed shapes
+(padded batches) or on the miniature nuScenes (six cameras).
 
-For each seed one dense model is trained and adapted; every selection is evaluated with it on the
-test split. Those that share a budget, or know padding, are evaluated once more with a model that
-was adapted under them. What is done is kept, so a killed run goes on where it stopped.
+For each seed, one dense model is trained and adapted, and every selection is evaluated with it on
+the test split. Selections that share a budget or let padding compete are also evaluated with a
+model adapted with them. Results are kept, so an interrupted run continues where it stopped.
 """
 import argparse
 import json
@@ -30,26 +30,26 @@ from sparsevit_mm.models.selection.ranking import Selection
 ROOT = Path(__file__).resolve().parents[1]
 SPARSITIES = .3, .5, .7
 MIXED = 'data/mini_coco_mixed'
-BASE = 'image'  # what the others are compared with: the default
+BASE = 'image'  # the default, which the others are compared with
 
-# Name -> what differs from the default.
+# Each maps names of selections to what differs from the default.
 ALONE = {BASE: {}, 'image, l2': dict(importance='l2'), 'image, random': dict(importance='random')}
 UNAWARE = {'image, padding competes': dict(padding_last=False)}
 SHARED = {'group': dict(scope='group')}
 
 
 class Input(NamedTuple):
-    """What a backbone is timed on.
+    """Input for timing a backbone.
 
     Attributes:
-        shape: (B, 3, H, W), or (B, V, 3, H, W) of frames of V views.
-        sizes: Valid height and width of one image after another.
+        shape: (B, 3, H, W), or (B, V, 3, H, W) for frames of V views.
+        sizes: Valid height and width of each image.
     """
     shape: Tuple[int, ...]
     sizes: Sequence[Tuple[int, int]]
 
     def told(self) -> ToldBatch:
-        """As the model would tell it."""
+        """Return the metadata that the model would pass to the backbone."""
         views = self.shape[1] if len(self.shape) == 5 else 1
         samples = [_Sample(list(self.sizes[i:i + views]) if views > 1 else self.sizes[i])
                    for i in range(0, len(self.sizes), views)]
@@ -57,23 +57,23 @@ class Input(NamedTuple):
 
 
 class _Sample:
-    """As little of a data sample as the backbone looks at."""
+    """The part of a data sample that the backbone reads."""
 
     def __init__(self, img_shape):
         self.metainfo = dict(img_shape=img_shape)
 
 
 class Task(NamedTuple):
-    """What differs between the data sets.
+    """Settings of a data set.
 
     Attributes:
-        dense, adapt: Configs.
-        options: Settings of both, ``__`` for the dot.
-        backbone: Where the backbone stands.
-        variants: Evaluated with the model that was adapted under the default.
-        own: Of these, the ones that a model is adapted under.
-        narrow: The input in the timing of this backbone.
-        full: A config at full size, and its input.
+        dense, adapt: Configs of the dense training and of the adaptation.
+        options: Options of both, with ``__`` for the dot.
+        backbone: Key of the backbone in the config, likewise.
+        variants: Selections that are evaluated with the model adapted with the default.
+        own: Those of them that also get a model adapted with them.
+        narrow: Input for timing the backbone of `adapt`.
+        full: Full-size config, and the input for timing its backbone.
     """
     dense: str
     adapt: str
@@ -119,7 +119,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def adapted_models(task: Task, seed: int, folder: Path) -> Iterator[Tuple[str, Path]]:
-    """Trains; gives what each model was adapted under, and its checkpoint."""
+    """Train, and yield the selection that each model was adapted with and its checkpoint."""
     steps = Steps(ROOT / 'tools', seed)
     dense = steps.train('dense training', CONFIGS / task.dense, folder / 'dense', **task.options)
     for name in (BASE, *task.own):
@@ -132,7 +132,7 @@ def adapted_models(task: Task, seed: int, folder: Path) -> Iterator[Tuple[str, P
 
 def evaluate(task: Task, checkpoint: Path, names: Sequence[str], work_dir: Path, seed: int,
              record: Dict, save) -> None:
-    """Evaluates selections on the test split, each at all sparsities, unless it is recorded."""
+    """Evaluate selections at all sparsities on the test split, except those already recorded."""
     todo = [(name, sparsity) for name in names for sparsity in SPARSITIES
             if f'{name} at {sparsity}' not in record]
     if 'dense' not in record and BASE in names:
@@ -145,7 +145,7 @@ def evaluate(task: Task, checkpoint: Path, names: Sequence[str], work_dir: Path,
     objective = default_metric(cfg)
     resample = evaluator.main.resampler(objective)
     for name, sparsity in todo:
-        torch.manual_seed(seed)  # of random selection
+        torch.manual_seed(seed)  # for random selection
         metrics = evaluator.evaluate(sparsity, Selection(**task.variants[name]))
         key = f'{name} at {sparsity}' if sparsity else 'dense'
         record[key] = dict(metric=metrics.get(objective, 0.),
@@ -164,8 +164,13 @@ def test_as_val(task: Task) -> Config:
 
 def latencies(cfg: Config, variants: Dict[str, Dict], given: Input,
               rounds: int) -> Dict[str, np.ndarray]:
-    """Milliseconds of the backbone, told its metadata, (rounds, sparsities) for each variant and
-    'dense'; all of them in turn, after a round of warm-up."""
+    """Measure the milliseconds of the backbone with its metadata, for each variant and 'dense'.
+
+    All run in turn, after one warm-up round.
+
+    Returns:
+        Arrays of shape (rounds, sparsities), by name; (rounds, 1) for 'dense'.
+    """
     backbone = build_backbone(cfg).eval()
     backbone.told = given.told()
     images = torch.randn(given.shape, generator=torch.Generator().manual_seed(0)).flatten(0, -4)
@@ -185,8 +190,8 @@ def latencies(cfg: Config, variants: Dict[str, Dict], given: Input,
 
 
 def report(task: Task, records: Dict[str, Dict]) -> None:
-    """Prints the table of metrics: of each sparsity the mean over seeds, less that of the default,
-    with its 95% interval over images, and this difference from the lowest to the highest seed."""
+    """Print the table of metrics. For each sparsity: the mean over seeds, its difference from the
+    default with a 95% interval over images, and the range of this difference over seeds."""
     dense = np.mean([record[BASE]['dense']['metric'] for record in records.values()])
     heads = [f'{s:.0%} | less `{BASE}` (95%) | seeds' for s in SPARSITIES]
     print(f'\nSeeds {", ".join(records)}; dense {dense:.3f}\n\n| selection | adapted under | '
@@ -213,7 +218,7 @@ def _resampled(record: Dict) -> Resampled:
 
 
 def report_latency(title: str, given: Input, times: Dict[str, np.ndarray]) -> None:
-    """Prints the table of latencies as shares of the dense one."""
+    """Print the table of latencies relative to dense."""
     shape = 'x'.join(map(str, given.shape))
     print(f'\n{title}, {shape}: dense {np.median(times["dense"]):.0f} ms; latency of dense\n')
     print(f'| selection | {" | ".join(f"{s:.0%}" for s in SPARSITIES)} |')
@@ -225,14 +230,14 @@ def report_latency(title: str, given: Input, times: Dict[str, np.ndarray]) -> No
 
 
 def of_dense(times: Dict[str, np.ndarray], name: str, sparsity: float) -> str:
-    """Median and quartiles of the ratio within each round."""
+    """Format the median and quartiles of the ratio to dense within a round."""
     ratio = times[name][:, SPARSITIES.index(sparsity)] / times['dense'][:, 0]
     low, middle, high = np.percentile(ratio, (25, 50, 75))
     return f'{middle:.2f} ({low:.2f} to {high:.2f})'
 
 
 def rows(task: Task) -> Iterator[Tuple[str, str]]:
-    """What a model was adapted under, and what it is evaluated under."""
+    """Yield pairs of selections: the one a model was adapted with, and the one to evaluate."""
     yield from ((BASE, name) for name in task.variants)
     yield from ((name, name) for name in task.own)
 

@@ -1,4 +1,4 @@
-"""Small images in folders of classes, and their augmentation in a batch."""
+"""Small images in one folder per class, and their augmentation in batches."""
 from pathlib import Path
 from typing import Optional, Tuple
 
@@ -15,7 +15,7 @@ MEAN, STD = torch.tensor([123.7, 116.3, 103.5]), torch.tensor([58.4, 57.1, 57.4]
 
 
 def read_image(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB. Raises ValueError for a file that is no image of SIZE."""
+    """Read an image, (H, W, 3) uint8 RGB; raise a ValueError unless it is an image of SIZE."""
     image = cv2.imread(str(path))
     if image is None or image.shape[:2] != (SIZE, SIZE):
         raise ValueError(f'{path} is no image of {SIZE}x{SIZE}')
@@ -23,8 +23,19 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def read_images(folder: Path, cache: Path, per_class: Optional[int]) -> Tuple[Tensor, Tensor]:
-    """The first images of each class by file name, or all, kept in `cache`: (N, 3, H, W) uint8 RGB,
-    (N, ) int64. Raises FileNotFoundError without folders of classes."""
+    """Read the first `per_class` images of each class by file name, or all if None.
+
+    Args:
+        folder: Folder with one folder per class.
+        cache: File that the images are written to, or read from if it exists.
+        per_class: Number of images per class.
+
+    Returns:
+        Images (N, 3, H, W) uint8 RGB, and labels (N,) int64.
+
+    Raises:
+        FileNotFoundError: If there are no folders of classes.
+    """
     if not cache.exists():
         classes = sorted(path for path in folder.glob('*') if path.is_dir())
         if not classes:
@@ -45,7 +56,7 @@ def normalised(images: Tensor) -> Tensor:
 
 
 def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Flipped, and cropped after padding by 4 pixels."""
+    """Flip at random, and crop at random after padding by 4 pixels."""
     padded = F.pad(images, (4, ) * 4)
     flips = torch.rand(len(images), generator=generator) < .5
     offsets = torch.randint(9, (len(images), 2), generator=generator).tolist()

@@ -1,4 +1,4 @@
-"""How small classifiers train with part of their weights, or of their heads and neurons."""
+"""Sparse training of small classifiers: part of the weights, or part of the heads and neurons."""
 from typing import Dict, Optional
 
 import torch
@@ -16,18 +16,19 @@ UPDATES, UPDATES_END, PRUNED_AT = 80, .8, .75
 
 
 def is_due(i: int, iters: int) -> bool:
-    """Whether masks move after the optimizer's step number `i`, from 1, of so many."""
+    """Whether masks are updated after optimizer step `i` (counted from 1) of `iters`."""
     return i % max(1, round(UPDATES_END * iters / UPDATES)) == 0 and i < UPDATES_END * iters
 
 
 class SparseWeights:
-    """Keeps a model's weights sparse through a training of so many iterations.
+    """Keeps the weights of a model sparse during training.
 
     Args:
         model: The model.
-        kind: None, 'svite', 'static' or 'magnitude'.
-        iters: Of the training.
-        seed: Of the first masks.
+        kind: 'svite' (masks move), 'static' (random masks stay), 'magnitude' (pruned once during
+            training) or None (dense).
+        iters: Number of iterations of the training.
+        seed: Seed of the initial masks.
     """
 
     def __init__(self, model: nn.Module, kind: Optional[str], iters: int, seed: int):
@@ -39,20 +40,20 @@ class SparseWeights:
             self.masks.apply_to_weights()
 
     def begin(self, i: int) -> None:
-        """Before the forward pass of step number `i`, from 1."""
+        """Prepare step `i` (counted from 1) before its forward pass; does nothing here."""
 
     def step(self, i: int, optimizer: Optimizer) -> None:
-        """The optimizer's step number `i`, from 1, and what follows it."""
+        """Make optimizer step `i` (counted from 1) and update and apply the masks."""
         optimizer.step()
         if self.kind == 'magnitude' and i == round(PRUNED_AT * self.iters):
-            drawn = draw_masks(self.weights, DENSITY)  # the same number in each layer
+            drawn = draw_masks(self.weights, DENSITY)  # gives the number of weights per layer
             self.masks = WeightMasks(self.weights, {
                 name: largest(self.weights[name].parameter, int(mask.sum()))
                 for name, mask in drawn.items()})
         if self.masks is None:
             return
         if self.kind == 'svite' and is_due(i, self.iters):
-            self.masks.apply_to_weights()  # what grows starts at 0
+            self.masks.apply_to_weights()  # weights that grow start at 0
             gradients = {name: p.grad for name, p in self.masks.parameters().items()}
             self.masks.drop_and_grow(gradients, drop_fraction(i, self.iters))
         self.masks.apply_to_weights()
@@ -60,7 +61,7 @@ class SparseWeights:
 
 
 class SparseUnits:
-    """The same for heads and FFN neurons, as StructuredSparseTrainingHook does it."""
+    """Like :class:`SparseWeights` for heads and FFN neurons, as in StructuredSparseTrainingHook."""
 
     def __init__(self, model: nn.Module, iters: int):
         self.iters, self.groups = iters, unit_groups(model)
@@ -91,7 +92,7 @@ class SparseUnits:
 
 
 def largest(weight: Tensor, count: int) -> Tensor:
-    """A bool mask of the largest weights, so many."""
+    """Return a bool mask of the `count` weights of largest magnitude."""
     mask = torch.zeros(weight.numel(), dtype=torch.bool)
     mask[weight.detach().abs().flatten().topk(count).indices] = True
     return mask.view_as(weight)

@@ -1,5 +1,5 @@
-"""Street scenes in the layout of Cityscapes, in memory; mIoU, and its intervals over blocks of
-frames."""
+"""Street scenes in the layout of Cityscapes, kept in memory, and their mIoU with intervals over
+blocks of frames."""
 import json
 from pathlib import Path
 from typing import Dict, NamedTuple, Sequence
@@ -14,18 +14,18 @@ from torch import Tensor, nn
 from sparsevit_mm.evaluation.bootstrap import Areas, Resampler
 from sparsevit_mm.evaluation.intervals import Resampled
 
-IGNORED, BLOCK = 255, 5  # label; consecutive frames that are drawn together
+IGNORED, BLOCK = 255, 5  # ignored label; consecutive frames that a resample draws together
 MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
 
 
 class Split(NamedTuple):
-    """Images (N, 3, H, W), normalised, and labels (N, h, w) int64 as large as the files."""
+    """Normalised images (N, 3, H, W), and labels (N, h, w) int64 at the size of the files."""
     images: Tensor
     labels: Tensor
 
 
 def read_split(data: Path, part: str, size: Sequence[int]) -> Split:
-    """Raises FileNotFoundError where there are no images."""
+    """Read a split at an image size of (H, W); raise a FileNotFoundError if it has no images."""
     files = sorted((data / 'leftImg8bit' / part).rglob('*_leftImg8bit.png'))
     if not files:
         raise FileNotFoundError(f'{data} holds no images of {part} in the layout of Cityscapes')
@@ -39,12 +39,12 @@ def read_split(data: Path, part: str, size: Sequence[int]) -> Split:
 
 
 def both_ways(split: Split) -> Split:
-    """The images, and after them the same flipped."""
+    """Return the split followed by its horizontal flip."""
     return Split(*(torch.cat([x, x.flip(-1)]) for x in split))
 
 
 def small_labels(split: Split) -> Tensor:
-    """(N, H, W), labels as large as the input, for training."""
+    """Resize the labels to the size of the images, (N, H, W), for training."""
     return F.interpolate(split.labels[:, None].float(), size=split.images.shape[2:],
                          mode='nearest-exact')[:, 0].long()
 
@@ -55,7 +55,7 @@ def upsampled(logits: Tensor, size: Sequence[int]) -> Tensor:
 
 @torch.no_grad()
 def areas_of(model: nn.Module, split: Split, classes: int) -> np.ndarray:
-    """(2, N, classes), in pixels: intersection and union of each image."""
+    """Return intersection and union of each image and class in pixels, (2, N, classes)."""
     areas = [IoUMetric.intersect_and_union(
         upsampled(model(image[None]), truth.shape).argmax(1)[0], truth, classes, IGNORED)[:2]
         for image, truth in zip(split.images, split.labels)]
@@ -63,7 +63,7 @@ def areas_of(model: nn.Module, split: Split, classes: int) -> np.ndarray:
 
 
 def figures(result: Path) -> Dict[str, Resampled]:
-    """mIoU of each keep ratio, the mean over draws. Images are in the order of the video."""
+    """Return the mIoU by keep ratio, mean over draws; images must be in the order of the video."""
     return {keep: Resampled.mean([_mean_iou(np.array(areas)) for areas in draws])
             for keep, draws in json.loads(result.read_text()).items()}
 

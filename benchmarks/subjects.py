@@ -1,4 +1,4 @@
-"""What is compared: the backbones a user would pick instead, and ours at several sparsities."""
+"""Subjects of the comparison: other implementations of Swin, and ours at several sparsities."""
 import sys
 import types
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ MODELS = {
                    window_size=12),
 }
 UNIFORM = (0., .3, .6, .8)
-PUBLISHED = {  # of Swin-T
+PUBLISHED = {  # for Swin-T
     'cfg1': [[.3, .3], [0, 0], [.1, .1, .2, .2, .2, .2], [0, 0]],
     'cfg2': [[.6, .6], [0, 0], [.2, .2, .4, .4, .5, .5], [0, 0]],
     'cfg3': [[.7, .7], [0, 0], [.2, .2, .4, .4, .5, .5], [0, 0]],
@@ -29,12 +29,12 @@ class Subject:
     """One line of the table.
 
     Attributes:
-        name: Of the backbone and its sparsity.
-        execution: 'eager', 'compiled' or 'captured'; for other backbones 'eager', or 'autocast'
-            where they fail in the dtype asked for.
-        run: Image (B, 3, H, W) -> features.
+        name: Name of the backbone and its sparsity.
+        execution: 'eager', 'compiled' or 'captured', for ours possibly with ' + triton'; for other
+            backbones 'eager', or 'autocast' if they fail in the requested dtype.
+        run: Maps an image (B, 3, H, W) to features.
         macs: Multiply-accumulates per image as this package runs it; None for other backbones.
-        uniform: The sparsity, where it is one for all blocks.
+        uniform: The sparsity if it is the same for all blocks, else None.
     """
     name: str
     execution: str
@@ -45,7 +45,7 @@ class Subject:
 
 def ours(model: str, image: Tensor, executions: Sequence[str], triton: bool,
          state: Dict[str, Tensor]) -> List[Subject]:
-    """Our backbone with a state dict, at every sparsity, one subject for each execution."""
+    """Return our backbone with the given state dict, at every sparsity in every execution."""
     sparsities = {('dense' if r == 0 else f'{r:.0%}'): r for r in UNIFORM}
     if model == 'swin-t':
         sparsities.update(PUBLISHED)
@@ -66,7 +66,7 @@ def ours(model: str, image: Tensor, executions: Sequence[str], triton: bool,
 
 
 def at_sparsity(backbone: nn.Module, sparsity) -> Callable:
-    """The backbone as a function that sets its sparsity first."""
+    """Return a function that sets the sparsity of the backbone and runs it."""
 
     def run(image):
         backbone.sparsity = sparsity
@@ -76,7 +76,7 @@ def at_sparsity(backbone: nn.Module, sparsity) -> Callable:
 
 
 def peers(model: str, image: Tensor) -> Tuple[List[Subject], Dict[str, Tensor], List[str]]:
-    """The other backbones, the weights of the first, and why those are missing that are."""
+    """Return the other backbones, the state dict of the first, and why any of them are missing."""
     missing = []
     name, swin = toolkit_swin()
     backbone = swin(**MODELS[model])
@@ -86,7 +86,7 @@ def peers(model: str, image: Tensor) -> Tuple[List[Subject], Dict[str, Tensor], 
     for name, make in (('timm', _timm_swin), ('torchvision', _torchvision_swin)):
         try:
             subjects.append(_peer(name, make(model, image), image))
-        except Exception as error:  # whatever an optional package fails with is worth a line
+        except Exception as error:  # report any failure of an optional package
             missing.append(f'{name}: {type(error).__name__}: {str(error).splitlines()[0]}')
     return subjects, state, missing
 
@@ -112,8 +112,8 @@ def _peer(name: str, backbone: nn.Module, image: Tensor) -> Subject:
 
 
 def toolkit_swin():
-    """SwinTransformer of mmdet; of mmseg where mmdet can't be imported, without mmcv's compiled
-    operators if need be: Swin uses none."""
+    """Return the name and the SwinTransformer of mmdet, or of mmseg if mmdet can not be imported;
+    mmcv's compiled operators may be missing, because Swin uses none."""
     try:
         from mmdet.models import SwinTransformer
         return 'mmdet', SwinTransformer
@@ -129,7 +129,7 @@ def toolkit_swin():
 
 
 class _Operators(types.ModuleType):
-    """Stands in for mmcv's compiled operators: there is every name, and none can be called."""
+    """Placeholder for mmcv's compiled operators: has every name, but raises when called."""
 
     def __getattr__(self, name):
         if name.startswith('__'):
@@ -160,6 +160,6 @@ def _torchvision_swin(model: str, image: Tensor) -> nn.Module:
 
 
 def make_image(batch_size: int, shape: Sequence[int], dtype: str, device: str) -> Tensor:
-    """(batch_size, 3, H, W), standard normal."""
+    """Return a standard normal image batch (batch_size, 3, H, W), always the same."""
     image = torch.randn(batch_size, 3, *shape, generator=torch.Generator().manual_seed(0))
     return image.to(device, DTYPES[dtype])

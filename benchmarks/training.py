@@ -1,5 +1,5 @@
-"""Training and testing from within a benchmark: what train.py and test.py do, without a process
-and its imports for each."""
+"""Training and testing within the process of a benchmark, which saves the imports of train.py and
+test.py, and searches in a subprocess."""
 import json
 import os
 import subprocess
@@ -21,20 +21,20 @@ TOOLS = Path(__file__).resolve().parents[1] / 'tools'
 
 
 def schedule(iters: int) -> Dict:
-    """Options that make a demo config train for so many iterations."""
+    """Return options that set the number of iterations of a demo config."""
     return {'train_cfg.max_iters': iters, 'param_scheduler.1.end': iters}
 
 
 def train(config: Path, checkpoint: Path, seed: int, load_from: Optional[Path] = None,
           options: Optional[Mapping] = None) -> None:
-    """Trains an iteration-based config without validation.
+    """Train an iteration-based config without validation.
 
     Args:
-        config: Of its custom hooks the adaptation alone has a seed.
-        checkpoint: Where the weights go; the log lies beside it.
-        seed: Of the training.
+        config: The config. Its adaptation hook, if any, also gets the seed.
+        checkpoint: Path of the checkpoint to write; the log goes to a folder beside it.
+        seed: Seed of the training.
         load_from: Checkpoint to start from.
-        options: Merged into the config, as ``--cfg-options``.
+        options: Options merged into the config, as with ``--cfg-options``.
     """
     cfg = load_config(str(config), dict(options or {}))
     cfg.work_dir = str(checkpoint.with_suffix(''))
@@ -58,18 +58,19 @@ def train(config: Path, checkpoint: Path, seed: int, load_from: Optional[Path] =
 def test(config: Path, checkpoint: Path, results: Path, cases: Mapping[str, Tuple],
          options: Optional[Mapping] = None, split: str = 'test', seed: int = 0,
          block: Optional[int] = None) -> None:
-    """Tests a checkpoint at several sparsities.
+    """Test a checkpoint at several sparsities.
 
     Args:
-        config: Its usual metric is the objective.
-        checkpoint: Of the whole model.
-        results: JSON: name -> metric, and the metric on resamples.
-        cases: Name -> sparsity and settings of the Selection; None for the config's.
-        options: Merged into the config.
+        config: The config; the default metric of its evaluator is the objective.
+        checkpoint: Checkpoint of the whole model.
+        results: JSON file to write: the metric, and the metric on resamples, by name of the case.
+        cases: Maps names to the sparsity and the settings of the Selection, or None for the
+            config's.
+        options: Options merged into the config.
         split: 'test' or 'val'.
-        seed: Of random selection.
-        block: Consecutive frames that a resample draws together; by default as
-            :func:`~sparsevit_mm.evaluation.units.find_units` has it.
+        seed: Seed of random selection.
+        block: Number of consecutive frames that a resample draws together; the default is that of
+            :func:`~sparsevit_mm.evaluation.units.find_units`.
     """
     cfg = load_config(str(config), dict(options or {}))
     cfg.work_dir = str(results.with_suffix(''))
@@ -94,7 +95,7 @@ def test(config: Path, checkpoint: Path, results: Path, cases: Mapping[str, Tupl
 
 def search(config: Path, checkpoint: Path, winner: Path, limit: float, trials: int,
            seed: int, batch_size: int = 1) -> None:
-    """Runs search_sparsity.py below a share of the dense latency; it resumes what it began."""
+    """Run or resume search_sparsity.py with a share of the dense latency as the limit."""
     subprocess.run([
         sys.executable, str(TOOLS / 'search_sparsity.py'), str(config), str(checkpoint),
         '--work-dir', str(winner.parent), '--out', str(winner), '--max-latency', f'{limit:.1%}',
@@ -103,7 +104,7 @@ def search(config: Path, checkpoint: Path, winner: Path, limit: float, trials: i
 
 
 def _one_process(cfg: Config) -> None:
-    """Data is loaded by the process that computes: jobs side by side keep the cores busy."""
+    """Load data in the main process, because parallel jobs already use all cores."""
     for split in ('train', 'val', 'test'):
         loader = cfg.get(f'{split}_dataloader')
         if loader:

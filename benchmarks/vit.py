@@ -1,7 +1,7 @@
-"""Latency of a plain ViT with token evolution: each model dense and pruned in turn, and ours dense
-beside mmseg's class; medians over rounds, with the ratio of MACs.
+"""Latency of a plain ViT with token evolution: each model dense and pruned, in turn, and ours dense
+compared with mmseg's class. Figures are medians over rounds, with the ratio of MACs.
 
-Random weights: which patches run has no influence on the time.
+The weights are random: which patches run does not influence the latency.
 """
 import argparse
 from typing import Sequence
@@ -29,7 +29,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def variants(height: int, width: int) -> dict:
-    """Name -> model, pruned."""
+    """Build the pruned models, by name."""
     return {f'keep .5 in 8 of 12, {fast}, {reselect}-wise': EvoVisionTransformer(
         img_size=(height, width), fast=fast, reselect=reselect,
         sparsity=HALF if reselect == 'layer' else [0, .5, .5], **DEIT_S).eval()
@@ -43,7 +43,11 @@ def seconds(model, image: torch.Tensor) -> float:
 
 
 def measure(model, sparsities: Sequence, image: torch.Tensor, rounds: int) -> np.ndarray:
-    """(rounds, configurations) seconds of one model, in turn, after a round of warm-up."""
+    """Measure seconds of a model at several sparsities, in turn, after one warm-up round.
+
+    Returns:
+        Array of shape (rounds, configurations).
+    """
     times = []
     for _ in range(rounds + 1):
         row = []
@@ -55,7 +59,7 @@ def measure(model, sparsities: Sequence, image: torch.Tensor, rounds: int) -> np
 
 
 def peer_times(height: int, width: int, image: torch.Tensor, rounds: int) -> np.ndarray:
-    """(rounds, 2): ours dense, and mmseg's."""
+    """Measure seconds of ours dense and of mmseg's class, (rounds, 2)."""
     from mmseg.models.backbones import VisionTransformer
     peer = VisionTransformer(img_size=(height, width), **DEIT_S)
     peer.train(False)
