@@ -75,10 +75,10 @@ class EvoLeViT(EvolvingBackbone):
                  execution: str = 'eager',
                  init_cfg: Optional[dict] = None):
         if isinstance(arch, str) and arch.lower() not in ARCHS:
-            raise ValueError(f'arch {arch!r} is none of {", ".join(ARCHS)}')
+            raise ValueError(f'arch {arch!r} is not one of {", ".join(ARCHS)}')
         arch = ARCHS[arch.lower()] if isinstance(arch, str) else arch
         if set(arch) != set(ARCHS['128']):
-            raise ValueError(f'arch {arch} must give {", ".join(ARCHS["128"])}')
+            raise ValueError(f'arch {arch} must have the keys {", ".join(ARCHS["128"])}')
         widths, depths = tuple(arch['embed_dims']), tuple(arch['depths'])
         self._depths, self._dense_layers = depths, dense_layers
         super().__init__(fast, reselect, with_cls_token, output_cls_token, in_channels=in_channels,
@@ -121,7 +121,7 @@ class EvoLeViT(EvolvingBackbone):
 
     def _make_space(self, reselect: str) -> SparsitySpace:
         if reselect not in RESELECT:
-            raise ValueError(f'reselect {reselect!r} is none of {", ".join(RESELECT)}')
+            raise ValueError(f'reselect {reselect!r} is not one of {", ".join(RESELECT)}')
         return SparsitySpace(self._depths, group=1 if reselect == 'layer' else max(self._depths),
                              nested=False, dense=self._dense_layers)
 
@@ -153,9 +153,9 @@ class EvoLeViT(EvolvingBackbone):
         if not self.absolute:
             return x
         if owner.poss.shape[1] != x.shape[1]:
-            raise ValueError(f'position embeddings are of {owner.poss.shape[1] - self.prefix} '
-                             f'patches, the input has {x.shape[1] - self.prefix}: set img_size to '
-                             f'its size')
+            raise ValueError(f'position embeddings are for {owner.poss.shape[1] - self.prefix} '
+                             f'patches, but the input has {x.shape[1] - self.prefix}: set img_size '
+                             f'to the input size')
         return x + owner.poss
 
     def _subsample(self, x: Tensor, importance: Optional[Tensor], grid: Tuple[int, int],

@@ -152,7 +152,7 @@ class EvoVisionTransformer(EvolvingBackbone):
                  widths: Optional[dict] = None):
         if pretrained is not None:
             if init_cfg is not None:
-                raise ValueError('pretrained and init_cfg exclude each other')
+                raise ValueError('pretrained and init_cfg are mutually exclusive')
             warnings.warn('pretrained is deprecated, use init_cfg=dict(type="Pretrained", '
                           'checkpoint=...)', DeprecationWarning)
             init_cfg = dict(type='Pretrained', checkpoint=pretrained)
@@ -300,7 +300,7 @@ class EvoVisionTransformer(EvolvingBackbone):
         super()._check_widths(widths)
         fcs = self.layers[0].ffn.num_fcs
         if fcs != 2 and not widths.is_full:
-            raise ValueError(f'widths: an FFN of {fcs} layers can\'t run a part of its neurons')
+            raise ValueError(f'widths: an FFN of {fcs} layers cannot run a subset of its neurons')
 
     def identity(self) -> Dict:
         units = [width for stage in self.unit_numbers() for width in stage]

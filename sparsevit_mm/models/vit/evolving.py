@@ -47,7 +47,7 @@ class EvolvingBackbone(SparseBackbone):
     def __init__(self, fast: str, reselect: str, with_cls_token: bool, output_cls_token: bool,
                  **kwargs):
         if fast not in FAST:
-            raise ValueError(f'fast {fast!r} is none of {", ".join(FAST)}')
+            raise ValueError(f'fast {fast!r} is not one of {", ".join(FAST)}')
         if output_cls_token and not with_cls_token:
             raise ValueError('output_cls_token needs with_cls_token')
         self._reselect, self._selection = reselect, None
@@ -86,8 +86,8 @@ class EvolvingBackbone(SparseBackbone):
         widths = self.widths
         if len(space.depths) != len(self.depths):
             if not widths.is_full:
-                raise ValueError(f'reselect {value!r} has {len(space.depths)} stages, the widths '
-                                 f'are of {len(self.depths)}: set them to None before')
+                raise ValueError(f'reselect {value!r} has {len(space.depths)} stages, but widths '
+                                 f'are set for {len(self.depths)}: set widths to None first')
             widths = StageWidths.of(None, len(space.depths))
         self._reselect, self.space, self._widths = value, space, widths
         self.sparsity = config
@@ -112,7 +112,7 @@ class EvolvingBackbone(SparseBackbone):
         name = selection.importance
         check_config(config, reselect, name, name in ATTENTION, self.space.dense)
         if name == 'class_attention' and not (self.prefix or config.is_dense):
-            raise ValueError("importance 'class_attention' needs with_cls_token; without it take "
+            raise ValueError("importance 'class_attention' needs with_cls_token; without it use "
                              "'received', the attention that patches receive")
 
     def scores_for(self, config: SparsityConfig) -> List[str]:

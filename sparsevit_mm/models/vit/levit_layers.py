@@ -80,8 +80,8 @@ class Biases(nn.Module):
             ValueError: If the size of the map differs from that of the biases.
         """
         if tuple(grid) != self.grid:
-            raise ValueError(f'attention biases are of a map of {self.grid[0]}x{self.grid[1]}, '
-                             f'this one is {grid[0]}x{grid[1]}: set img_size to that of the input')
+            raise ValueError(f'attention biases are for a map of {self.grid[0]}x{self.grid[1]}, '
+                             f'but this one is {grid[0]}x{grid[1]}: set img_size to the input size')
         index = self.attention_bias_idxs[None]
         if kept is not None:
             index = index[0][kept[:, :, None], kept[:, None, :]]

@@ -34,8 +34,8 @@ def load_levit(backbone: nn.Module, source: str, prefix: Optional[str] = None) -
     state = {key: value for key, value in state.items() if key not in left_out}
     if not any('.m1.' in key for key in state):
         state, lacking = from_dense(state, backbone)
-        print_log(f'{source} is of a dense LeViT: {lacking} parameters of token evolution '
-                  f'stay as they are', 'current')
+        print_log(f'{source} is a checkpoint of a dense LeViT: {lacking} token evolution '
+                  f'parameters are not loaded', 'current')
     load_strictly(backbone, state, left_out, source)
 
 

@@ -35,20 +35,22 @@ def make_space(num_layers: int, reselect: str, stages: Optional[Sequence[int]],
             argument.
     """
     if reselect not in RESELECT:
-        raise ValueError(f'reselect {reselect!r} is none of {", ".join(RESELECT)}')
+        raise ValueError(f'reselect {reselect!r} is not one of {", ".join(RESELECT)}')
     third = num_layers // 3
     dense = third if dense_layers is None else dense_layers
     if not 0 <= dense <= num_layers:
-        raise ValueError(f'dense_layers {dense} of {num_layers}')
+        raise ValueError(f'dense_layers {dense} is outside [0, {num_layers}]')
     if reselect == 'layer':
         return SparsitySpace((num_layers, ), group=1, nested=False, dense=dense)
     starts = (third, 2 * third) if stages is None else tuple(stages)
     bounds = (0, *starts, num_layers)
     if list(bounds) != sorted({*bounds}):
-        raise ValueError(f'stages {list(starts)} do not rise from 1 to {num_layers - 1}')
+        raise ValueError(f'stages {list(starts)} must be strictly increasing, within '
+                         f'[1, {num_layers - 1}]')
     depths = tuple(b - a for a, b in zip(bounds, bounds[1:]))
     if dense not in bounds:
-        raise ValueError(f'dense_layers {dense} ends within a stage: {list(starts)}')
+        raise ValueError(f'dense_layers {dense} ends within a stage: stages after the first begin '
+                         f'at layers {list(starts)}')
     return SparsitySpace(depths, group=max(depths), nested=False, dense=dense)
 
 
@@ -71,13 +73,13 @@ def check_config(config: SparsityConfig, reselect: str, score: str, of_attention
     for stage, ratios in enumerate(config.ratios if reselect == 'stage' else ()):
         shared = ratios[max(dense - first, 0):]
         if len(set(shared)) > 1:
-            raise ValueError(f'sparsity of stage {stage} is {list(ratios)}: with '
-                             f"reselect='stage' its layers share one selection, so one ratio")
+            raise ValueError(f'sparsity of stage {stage} is {list(ratios)}: its layers share one '
+                             f"selection with reselect='stage', so their ratios must be equal")
         first += len(ratios)
     if of_attention and config.ratios[0][0]:
         raise ValueError(
-            f'sparsity of the first layer is {config.ratios[0][0]}: there is no attention before '
-            f"it for importance={score!r}; keep it dense, or take 'magnitude' or 'random'")
+            f'sparsity of the first layer is {config.ratios[0][0]}: no earlier layer provides the '
+            f"attention for importance={score!r}; keep it dense, or use 'magnitude' or 'random'")
 
 
 def groups_of(config: SparsityConfig, reselect: str, dense: int) -> List[List[Group]]:

@@ -57,8 +57,8 @@ def load_pretrained(backbone: nn.Module, source: str, prefix: Optional[str] = No
     current = backbone.state_dict()
     state, left_out = translate(state, 'dist_token' in current)
     if 'patch_embed.projection.bias' in set(state) - set(current):
-        raise ValueError(f'{source}: its patch embedding has a bias, the backbone has none: give '
-                         f'it patch_bias=True')
+        raise ValueError(f'{source}: the patch embedding has a bias, but that of the backbone has '
+                         f'none: set patch_bias=True')
     for key in [key for key in state if re.match(r'ln1\.', key) and key not in current]:
         left_out.append(key)
         del state[key]
@@ -90,7 +90,7 @@ def load_strictly(backbone: nn.Module, state: StateDict, left_out: List[str],
         raise ValueError(f'{source} does not fit the backbone.\n  missing: {missing}\n  '
                          f'unexpected: {unexpected}\n  of another shape: {misshapen}')
     if left_out:
-        print_log(f'{source}: left out: {", ".join(left_out)}', 'current')
+        print_log(f'{source}: weights not loaded: {", ".join(left_out)}', 'current')
     backbone.load_state_dict(state, strict=False)
 
 

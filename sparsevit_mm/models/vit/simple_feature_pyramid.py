@@ -41,7 +41,7 @@ class SimpleFeaturePyramid(BaseModule):
         super().__init__(init_cfg=init_cfg)
         width = in_channels if isinstance(in_channels, int) else in_channels[-1]
         if width < 4 or width % 4:
-            raise ValueError(f'in_channels {width} is no multiple of 4')
+            raise ValueError(f'in_channels {width} is not a multiple of 4')
         if num_outs < len(SCALES):
             raise ValueError(f'num_outs {num_outs} is below {len(SCALES)}')
         self.num_outs = num_outs

@@ -106,7 +106,7 @@ def test_gathered_biases_are_those_of_the_patches(make):
     with torch.no_grad():
         (plain, _), (permuted, _) = layer(x, (7, 7), 1), layer(moved, (7, 7), 1, None, order)
     torch.testing.assert_close(plain[:, 1:][:, order[0]], permuted[:, 1:], atol=1e-5, rtol=1e-5)
-    with pytest.raises(ValueError, match='a map of 7x7, this one is 6x7'):
+    with pytest.raises(ValueError, match='7x7.* 6x7'):
         layer(x, (6, 7), 1)
 
 
@@ -135,14 +135,14 @@ def test_it_trains_and_exports(make, tmp_path):
     (dict(reselect='stage', sparsity=[0, [.5, .4, .5], 0]), 'stage 1'),
     (dict(fast='mean'), "fast 'mean'"),
     (dict(with_cls_token=False, sparsity=.5), 'with_cls_token'),
-    (dict(arch=dict(depths=(1, ))), 'must give'), (dict(importance='learned'), 'learned')])
+    (dict(arch=dict(depths=(1, ))), 'arch .*embed_dims'), (dict(importance='learned'), 'learned')])
 def test_settings_that_do_not_fit_are_refused(settings, named):
     with pytest.raises(ValueError, match=named):
         EvoLeViT(**{**dict(arch=SMALL), **settings})
 
 
 def test_an_input_of_another_size_is_refused(make):
-    with pytest.raises(ValueError, match='49 patches, the input has 64'):
+    with pytest.raises(ValueError, match='49 patches.* 64'):
         make()(torch.zeros(1, 3, 128, 128))
 
 

@@ -147,12 +147,14 @@ def test_gather_scatter_and_representative(batch, total, prefix, data):
     (dict(sparsity=[.5, .5]), r'2 entries.*per block \(6\)'),
     (dict(sparsity=[0, 0, 0, 1., 0, 0]), 'block 3 is 1.0, outside'),
     (dict(importance='learned'), "'learned' is none"), (dict(fast='mean'), "fast 'mean'"),
-    (dict(reselect='block'), "reselect 'block'"), (dict(reselect='stage', stages=(4, 2)), 'rise'),
+    (dict(reselect='block'), "reselect 'block'"),
+    (dict(reselect='stage', stages=(4, 2)), r'stages \[4, 2\]'),
     (dict(blend=[.5, .5]), 'blend has 2 values for 6'), (dict(blend=1.5), 'layer 0 is 1.5'),
-    (dict(dense_layers=9), 'dense_layers 9 of 6'),
-    (dict(reselect='stage', dense_layers=3), 'ends within a stage'),
+    (dict(dense_layers=9), r'dense_layers 9 .*6\]'),
+    (dict(reselect='stage', dense_layers=3), r'dense_layers 3 .*\[2, 4\]'),
     (dict(output_cls_token=True, with_cls_token=False), 'needs with_cls_token'),
-    (dict(pretrained='a', init_cfg=dict(type='Pretrained', checkpoint='b')), 'exclude')])
+    (dict(pretrained='a', init_cfg=dict(type='Pretrained', checkpoint='b')),
+     'pretrained and init_cfg')])
 def test_settings_that_do_not_fit_are_refused(settings, named):
     with pytest.raises(ValueError, match=named):
         EvoVisionTransformer(**{**NARROW, **settings})
