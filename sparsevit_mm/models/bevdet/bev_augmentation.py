@@ -90,8 +90,8 @@ def check_boxes(boxes: LiDARInstance3DBoxes, token: str) -> None:
     bad = ~tensor[:, :7].isfinite().all(1) | tensor.isinf().any(1) | (boxes.dims <= 0).any(1)
     if bad.any():
         index = int(torch.nonzero(bad)[0])
-        raise ValueError(f'sample {token}: ground truth box {index} is not finite or has a size '
-                         f'that is not positive: {tensor[index].tolist()}')
+        raise ValueError(f'sample {token}: ground truth box {index} is not finite or has a '
+                         f'non-positive size: {tensor[index].tolist()}')
 
 
 def move_boxes(boxes: LiDARInstance3DBoxes, draw: BEVDraw) -> None:

@@ -108,11 +108,11 @@ def batch_matrices(samples: Sequence[Det3DDataSample], images: Tensor) -> Tensor
                 raise ValueError(f'{name} has no {key}: Pack3DDetInputs must keep '
                                  f'{", ".join(CAMERA_KEYS)}, bev_aug_matrix and token')
             if len(meta[key]) != views:
-                raise ValueError(f'{name} has {len(meta[key])} {key}, the batch {views} images '
-                                 'of each sample')
+                raise ValueError(f'{name} has {len(meta[key])} {key}, but the batch has {views} '
+                                 'images per sample')
         if tuple(meta['img_shape'][:2]) != size:
             raise ValueError(f'{name} has images of {tuple(meta["img_shape"][:2])} pixels in a '
-                             f'batch of {size}: all must have one size')
+                             f'batch of {size}: all images must have the same size')
         cameras = [torch.from_numpy(np.asarray(meta[key], np.float64)) for key in CAMERA_KEYS]
         bev_aug = torch.from_numpy(np.asarray(meta.get('bev_aug_matrix', np.eye(4)), np.float64))
         matrices.append(view_to_bev(*cameras, bev_aug))

@@ -53,7 +53,7 @@ class BEVDetHead(CenterHead):
                  **kwargs):
         super().__init__(loss_bbox=loss_bbox, test_cfg=test_cfg, **kwargs)
         if self.loss_bbox.reduction != 'mean':
-            raise ValueError(f"loss_bbox must have reduction='mean'; it has "
+            raise ValueError(f"loss_bbox must have reduction='mean', got "
                              f'{self.loss_bbox.reduction!r}')
         self._coder_range = self.bbox_coder.post_center_range
         if test_cfg is not None:

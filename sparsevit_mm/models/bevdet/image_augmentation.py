@@ -99,8 +99,8 @@ def augment(image: np.ndarray, size: Tuple[int, int], draw: Draw) -> Tuple[np.nd
     new_width = math.floor(stored_width * factor + 1e-6)
     new_height = math.floor(stored_height * factor + 1e-6)
     if min(new_width, new_height) < 1:
-        raise ValueError(f'resizing by {factor:.3f} leaves no pixel of {stored_height}x'
-                         f'{stored_width}')
+        raise ValueError(f'resizing by {factor:.3f} leaves no pixels of a {stored_height}x'
+                         f'{stored_width} image')
     left = int(draw.crop * max(0, new_width - width))
     top = new_height - height  # negative if the image is too short: adds black rows on top
     crop = affine(new_width / stored_width, new_height / stored_height, -left, -top)

@@ -56,7 +56,7 @@ class LoadCameras(BaseTransform):
         for camera in self.cameras:
             where = f'sample {results["token"]}, {camera}'
             if camera not in views:
-                raise ValueError(f'{where}: not in the frame, which has {sorted(views)}')
+                raise ValueError(f'{where}: camera not in the frame, which has {sorted(views)}')
             view = views[camera]
             cam2img.append(_intrinsics(view.get('cam2img'), where))
             lidar2cam.append(_rigid_motion(view.get('lidar2cam'), where))
@@ -75,24 +75,24 @@ class LoadCameras(BaseTransform):
     def _read(self, path: Optional[str], where: str) -> np.ndarray:
         """Read the image at a path, (H, W, 3), uint8, BGR."""
         if path is None:
-            raise ValueError(f'{where}: no img_path')
+            raise ValueError(f'{where}: img_path is missing')
         try:
             content = get(path, backend_args=self.backend_args)
         except FileNotFoundError as error:
-            raise FileNotFoundError(f'{where}: {path} is not there') from error
+            raise FileNotFoundError(f'{where}: {path} does not exist') from error
         except OSError as error:
-            raise ValueError(f'{where}: {path} can not be read: {error}') from error
+            raise ValueError(f'{where}: {path} cannot be read: {error}') from error
         try:
             # cv2 returns None for a truncated file. The calibration ignores orientation tags.
             image = mmcv.imfrombytes(content, flag='color_ignore_orientation', backend='cv2')
         except cv2.error:  # the file is empty
             image = None
         if image is None:
-            raise ValueError(f'{where}: {path} is truncated, or no image')
+            raise ValueError(f'{where}: {path} is truncated or not an image')
         if image.shape[:2] != self.image_size:
             height, width = image.shape[:2]
             raise ValueError(f'{where}: {path} has {height}x{width} pixels, but the calibration '
-                             'belongs to {}x{}'.format(*self.image_size))
+                             'is for {}x{}'.format(*self.image_size))
         return image
 
     def __repr__(self) -> str:
@@ -104,18 +104,19 @@ def _matrix(value, name: str, sizes: Sequence[int], where: str) -> np.ndarray:
     """Check and return a finite square float64 matrix of one of the sizes, whose last row is that
     of an identity matrix."""
     if value is None:
-        raise ValueError(f'{where}: no {name}')
+        raise ValueError(f'{where}: {name} is missing')
     try:
         matrix = np.array(value, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f'{where}: {name} is no matrix: {value}') from error
+        raise ValueError(f'{where}: {name} is not a matrix: {value}') from error
     if matrix.shape not in [(size, size) for size in sizes]:
         raise ValueError(f'{where}: {name} has shape {matrix.shape}, not '
                          + ' or '.join(f'{size}x{size}' for size in sizes))
     if not np.isfinite(matrix).all():
         raise ValueError(f'{where}: {name} is not finite: {matrix.tolist()}')
     if not np.array_equal(matrix[-1], np.eye(len(matrix))[-1]):
-        raise ValueError(f'{where}: the last row of {name} is {matrix[-1].tolist()}')
+        raise ValueError(f'{where}: the last row of {name} is {matrix[-1].tolist()}, not that of '
+                         'an identity matrix')
     return matrix
 
 
@@ -125,7 +126,7 @@ def _intrinsics(value, where: str) -> np.ndarray:
     padding = matrix[:3, 3:]
     matrix = matrix[:3, :3]
     if padding.any() or not np.array_equal(matrix[2], [0, 0, 1]) or np.diag(matrix).min() <= 0:
-        raise ValueError(f'{where}: cam2img is no pinhole camera: {np.array(value).tolist()}')
+        raise ValueError(f'{where}: cam2img is not a pinhole camera: {np.array(value).tolist()}')
     return matrix
 
 
@@ -134,5 +135,5 @@ def _rigid_motion(value, where: str) -> np.ndarray:
     matrix = _matrix(value, 'lidar2cam', (4, ), where)
     rotation = matrix[:3, :3]
     if not np.allclose(rotation @ rotation.T, np.eye(3), atol=1e-3) or np.linalg.det(rotation) < 0:
-        raise ValueError(f'{where}: lidar2cam is no rigid motion: {matrix.tolist()}')
+        raise ValueError(f'{where}: lidar2cam is not a rigid transform: {matrix.tolist()}')
     return matrix

@@ -39,8 +39,8 @@ def read_task_nms(test_cfg: dict, class_names: Sequence[Sequence[str]]) -> List[
     def by_task(key: str) -> Sequence:
         values = test_cfg.get(key)
         if not isinstance(values, (list, tuple)) or len(values) != len(tasks):
-            raise ValueError(f'test_cfg.{key} must be a list with an entry for each of the tasks '
-                             f'{" ".join(tasks)}; it is {values}')
+            raise ValueError(f'test_cfg.{key} must be a list with one entry for each of the tasks '
+                             f'{" ".join(tasks)}, got {values}')
         return values
 
     types, thresholds = by_task('nms_type'), list(by_task('nms_thr'))
@@ -56,8 +56,8 @@ def read_task_nms(test_cfg: dict, class_names: Sequence[Sequence[str]]) -> List[
         if not isinstance(factors, (list, tuple)):
             factors = [factors] * len(names)
         if len(factors) != len(names):
-            raise ValueError(f'test_cfg.nms_rescale_factor of task {task} must be a number or one '
-                             f'for each class; it is {factors}')
+            raise ValueError(f'test_cfg.nms_rescale_factor of task {task} must be one number or '
+                             f'one per class, got {factors}')
         settings.append(TaskNMS(*values, tuple(factors)))
     return settings
 

@@ -104,7 +104,7 @@ def test_a_missing_augmentation_of_the_scene_is_none(images):
 
 @pytest.mark.parametrize('change, named', [
     (dict(img_shape=(64, 160)), r'sample token1 has images of \(64, 160\).*\(64, 176\)'),
-    (dict(cam2img=np.eye(3)[None].repeat(5, 0)), 'sample token1 has 5 cam2img, the batch 6')])
+    (dict(cam2img=np.eye(3)[None].repeat(5, 0)), 'sample token1 has 5 cam2img.* 6')])
 def test_a_batch_of_mixed_sizes_or_cameras_is_refused(model, images, change, named):
     odd = sample(1)
     odd.set_metainfo(change)
@@ -114,7 +114,7 @@ def test_a_batch_of_mixed_sizes_or_cameras_is_refused(model, images, change, nam
 
 def test_metadata_that_the_pipeline_dropped_are_named(images):
     bare = Det3DDataSample(metainfo=dict(token='abc', img_shape=SIZE))
-    with pytest.raises(ValueError, match='sample abc has no cam2img: Pack3DDetInputs must keep'):
+    with pytest.raises(ValueError, match='sample abc has no cam2img.*Pack3DDetInputs'):
         batch_matrices([bare], images[:1])
 
 

@@ -85,7 +85,7 @@ def test_missing_camera_is_named(frame):
 
 def test_frame_without_cameras_is_refused(frame):
     del frame['images']
-    with pytest.raises(ValueError, match='sample t0ken, CAM_FRONT_LEFT: not in the frame'):
+    with pytest.raises(ValueError, match='sample t0ken, CAM_FRONT_LEFT: .*not in the frame'):
         LoadCameras(SIZE)(frame)
 
 
@@ -96,7 +96,7 @@ def test_missing_entry_is_named(frame, key, drop):
         del frame['images'][CAMERA][key]
     else:
         frame['images'][CAMERA][key] = None
-    assert f'no {key}' in fault(frame)
+    assert f'{key} is missing' in fault(frame)
 
 
 @pytest.mark.parametrize('value', [np.nan, np.inf])
@@ -131,7 +131,7 @@ def test_intrinsics_of_no_pinhole_camera_are_refused(frame, row, column, value):
     matrix = np.diag([100., 100., 1., 1.])
     matrix[row, column] = value
     frame['images'][CAMERA]['cam2img'] = matrix
-    assert 'no pinhole camera' in fault(frame)
+    assert 'cam2img is not a pinhole camera' in fault(frame)
 
 
 @pytest.mark.parametrize('linear', [
@@ -142,17 +142,17 @@ def test_extrinsics_that_are_no_rigid_motion_are_refused(frame, linear):
     matrix = np.eye(4)
     matrix[:3, :3] = linear
     frame['images'][CAMERA]['lidar2cam'] = matrix
-    assert 'no rigid motion' in fault(frame)
+    assert 'lidar2cam is not a rigid' in fault(frame)
 
 
 def test_missing_file_is_named(frame):
     path = frame['images'][CAMERA]['img_path'] = frame['images'][CAMERA]['img_path'] + '.gone'
-    assert f'{path} is not there' in fault(frame, FileNotFoundError)
+    assert path in fault(frame, FileNotFoundError)
 
 
 def test_folder_in_place_of_a_file_is_named(frame, tmp_path):
     frame['images'][CAMERA]['img_path'] = str(tmp_path)
-    assert f'{tmp_path} can not be read' in fault(frame)
+    assert f'{tmp_path} cannot be read' in fault(frame)
 
 
 @pytest.mark.parametrize('share', [0., 0.1, 0.5, 0.95])
@@ -164,10 +164,11 @@ def test_truncated_jpeg_is_refused(frame, tmp_path, share):
     path.write_bytes(content)
     LoadCameras(SIZE)(frame)
     path.write_bytes(content[:int(share * len(content))])
-    assert f'{path} is truncated, or no image' in fault(frame)
+    assert f'{path} is truncated' in fault(frame)
 
 
 def test_image_of_another_size_than_the_calibration_is_refused(frame):
     path = frame['images'][CAMERA]['img_path']
     cv2.imwrite(path, np.zeros((*SIZE[::-1], 3), np.uint8))
-    assert f'{path} has 20x12 pixels, but the calibration belongs to 12x20' in fault(frame)
+    message = fault(frame)
+    assert f'{path} has 20x12 pixels' in message and '12x20' in message
