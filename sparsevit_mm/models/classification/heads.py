@@ -92,6 +92,6 @@ def _parts(feats: Features) -> Tuple[Tensor, Tensor]:
     """Return the mean of the patches and the class token, (B, C) each."""
     last = feats[-1]
     if not isinstance(last, (list, tuple)) or len(last) != 2:
-        raise ValueError('the head needs the class token too: output_cls_token=True of the '
+        raise ValueError('the head needs the class token: set output_cls_token=True in the '
                          'backbone')
     return last[0].mean((2, 3)), last[1]
