@@ -29,9 +29,10 @@ class FrontPoint:
 
     def __post_init__(self):
         if not 0 < self.latency < math.inf:
-            raise ValueError(f'latency of {self.config} is {self.latency} ms, no positive number')
+            raise ValueError(f'latency of {self.config} is {self.latency} ms: must be positive and '
+                             f'finite')
         if not math.isfinite(self.metric):
-            raise ValueError(f'metric of {self.config} is {self.metric}, no finite number')
+            raise ValueError(f'metric of {self.config} is {self.metric}: must be finite')
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Front:
     def __post_init__(self):
         depths = {p.config.depths for p in self.points}
         if len(depths) != 1:
-            raise ValueError(f'the points of a front are of different depths: {sorted(depths)}'
+            raise ValueError(f'the points of a front have different depths: {sorted(depths)}'
                              if depths else 'a front needs at least one point')
         unbeaten: List[FrontPoint] = []
         for point in sorted(self.points, key=lambda p: (p.latency, -p.metric)):
@@ -121,7 +122,7 @@ class Front:
             ValueError: If the file is not a front. The message names the file and the fault.
         """
         if not Path(path).is_file():
-            raise FileNotFoundError(f'front {path} is not there')
+            raise FileNotFoundError(f'front {path} does not exist')
         try:
             record = json.loads(Path(path).read_text(encoding='utf-8'))
             points = [_point(p) for p in _get(record, 'points', list)]
@@ -137,7 +138,7 @@ class Front:
 def _point(record: Dict) -> FrontPoint:
     stages = _get(record, 'sparsity', list)
     if not stages or not all(isinstance(stage, list) and stage for stage in stages):
-        raise ValueError(f'sparsity {stages} is no list of stages with a ratio for every block')
+        raise ValueError(f'sparsity {stages} is not a list of stages with a ratio for every block')
     if record.get('knobs') is not None:
         _get(record, 'knobs', dict)
     return FrontPoint(point_from_json(record, [len(stage) for stage in stages]),

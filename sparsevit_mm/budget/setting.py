@@ -55,18 +55,19 @@ def set_latency_budget(model: nn.Module,
     if not isinstance(front, Front):
         front = Front.load(front)
     if front.depths != backbone.depths:
-        raise ValueError(f'the front is of a backbone of depths {front.depths}, '
-                         f'the model\'s has {backbone.depths}')
+        raise ValueError(f'the front is for a backbone with depths {front.depths}, '
+                         f'but the model\'s has {backbone.depths}')
     _compare(front, backbone, table is None)
     latency = None
     if table is not None:
         if any(is_width(name) for p in front.points for name, _ in p.config.knobs):
-            raise ValueError('the front has widths: a latency table knows of ratios alone')
+            raise ValueError('the front has widths, but a latency table only covers sparsity '
+                             'ratios')
         here, latency = backbone_identity(backbone), table.predict
         differences = [f'{key}: {table.backbone.get(key)} in the table, {value} here'
                        for key, value in here.items() if table.backbone.get(key) != value]
         if differences:
-            raise ValueError('the latency table is of another backbone: ' + '; '.join(differences))
+            raise ValueError('the latency table is for another backbone: ' + '; '.join(differences))
     point = front.within(ms, latency).config
     if any(map(is_width, dict(point.knobs))):
         backbone.unit_order.require('the front has widths')
@@ -93,5 +94,5 @@ def _compare(front: Front, backbone: SparseBackbone, latencies_count: bool) -> N
     if front.weights is not None and not same_weights(front.weights, fingerprint(backbone)):
         differences.append('another checkpoint')
     if differences:
-        warnings.warn('the front was found under other conditions, its figures may not hold: '
+        warnings.warn('the front was found under other conditions, so its values may not hold: '
                       + '; '.join(differences), stacklevel=3)

@@ -112,7 +112,7 @@ def test_a_budget_that_can_not_be_met_leaves_the_model_as_it_was(randomise, ms, 
 
 def test_a_front_of_another_backbone_is_refused(randomise):
     model = detector(randomise, depths=(2, 4), sparsity=.4)
-    with pytest.raises(ValueError, match=r'depths \(2, 2\), the model\'s has \(2, 4\)'):
+    with pytest.raises(ValueError, match=r'depths \(2, 2\), .* \(2, 4\)'):
         set_latency_budget(model, 1e9, FRONT)
     assert model[1].sparsity == SparsityConfig(.4, (2, 4))
 
