@@ -71,21 +71,22 @@ class LatencySetting:
         if self.batch_size < 1:
             raise ValueError(f'batch size {self.batch_size} is not positive')
         if self.dtype not in DTYPES:
-            raise ValueError(f'dtype {self.dtype!r} is none of {", ".join(DTYPES)}')
+            raise ValueError(f'dtype {self.dtype!r} is not one of {", ".join(DTYPES)}')
         if self.num_threads < 0:
-            raise ValueError(f'{self.num_threads} threads: at least one is needed')
+            raise ValueError(f"{self.num_threads} threads: give at least 1, or 0 for torch's own "
+                             f'number')
         try:
             device = torch.device(self.device)
         except RuntimeError:
-            raise ValueError(f'device {self.device!r} is none that torch knows') from None
+            raise ValueError(f'device {self.device!r} is unknown to torch') from None
         if device.type == 'cuda' and not torch.cuda.is_available():
-            raise ValueError(f'device {self.device}: torch {torch.__version__} sees no CUDA')
+            raise ValueError(f'device {self.device}: torch {torch.__version__} finds no CUDA')
         if self.of not in OF:
-            raise ValueError(f'latency of {self.of!r} is none of {", ".join(OF)}')
+            raise ValueError(f'cannot measure the latency of {self.of!r}, only of {", ".join(OF)}')
         if self.execution not in EXECUTIONS:
-            raise ValueError(f'execution {self.execution!r} is none of {", ".join(EXECUTIONS)}')
+            raise ValueError(f'execution {self.execution!r} is not one of {", ".join(EXECUTIONS)}')
         if self.execution == 'captured' and device.type != 'cuda':
-            raise ValueError(f'captured execution needs CUDA, the device is {self.device}')
+            raise ValueError(f'captured execution needs CUDA, but the device is {self.device}')
         object.__setattr__(self, 'shape', tuple(self.shape))
         object.__setattr__(self, 'num_threads', self.num_threads or torch.get_num_threads())
 

@@ -81,9 +81,9 @@ class Draws:
             if self.keeps(config) not in taken:
                 taken.add(self.keeps(config))
                 return config
-        raise ValueError(f'no table: with {list(self.windows)} windows in the stages and '
-                         f'{n} choices, fewer than {CHECKS} configurations differ beyond those '
-                         f'of one ratio; measure the few there are')
+        raise ValueError(f'cannot build a latency table: with {list(self.windows)} windows in the '
+                         f'stages and {n} choices, fewer than {CHECKS} configurations differ, '
+                         f'apart from those with one ratio; measure these few directly')
 
 
 def collect(meter: LatencyMeter, draws: Draws, budget: float,
@@ -104,7 +104,7 @@ def collect(meter: LatencyMeter, draws: Draws, budget: float,
             The message then names a sufficient budget.
     """
     if not 0 < budget < np.inf:
-        raise ValueError(f'budget {budget} is no number of seconds')
+        raise ValueError(f'budget is {budget} s: must be positive and finite')
     runs, start, seen = Runs(), clock(), set()
     dense = draws.space.config(0.)
     meter.once(dense)  # one-time initialization
@@ -131,9 +131,9 @@ def collect(meter: LatencyMeter, draws: Draws, budget: float,
                     return runs
                 would_do = (clock() - start) / max(num_candidates, 1) * enough
                 raise ValueError(
-                    f'{budget:g} s are too few for a latency table: {len(seen)} configurations '
-                    f'of {needed} were measured, in {num_candidates} runs of {enough}; about '
-                    f'{1.2 * would_do:.0f} s would do')
+                    f'{budget:g} s are not enough for a latency table: {len(seen)} of {needed} '
+                    f'configurations were measured, in {num_candidates} of {enough} runs; about '
+                    f'{1.2 * would_do:.0f} s should be enough')
             if num_candidates % DENSE_EVERY == 0:
                 run(dense, False)
             run(*sweep[i])

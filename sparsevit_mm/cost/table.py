@@ -144,7 +144,7 @@ class LatencyTable:
         differences = [f'{key}: {table.get(key)} in the table, {here.get(key)} here'
                        for key in {**table, **here} if table.get(key) != here.get(key)]
         if differences:
-            raise ValueError('the latency table was measured for something else:\n  ' +
+            raise ValueError('the latency table was measured for another backbone or setting:\n  ' +
                              '\n  '.join(differences))
 
     def save(self, path: Union[str, Path]) -> None:
@@ -164,18 +164,18 @@ class LatencyTable:
         """
         path = Path(path)
         if not path.is_file():
-            raise FileNotFoundError(f'{path}: no such latency table')
+            raise FileNotFoundError(f'latency table {path} does not exist')
         try:
             return cls._from_json(json.loads(path.read_text(encoding='utf-8')))
         except KeyError as error:
-            raise ValueError(f'{path} is no latency table: {error} is missing') from None
+            raise ValueError(f'{path} is not a latency table: {error} is missing') from None
         except (ValueError, TypeError, AttributeError) as error:
-            raise ValueError(f'{path} is no latency table: {error}') from None
+            raise ValueError(f'{path} is not a latency table: {error}') from None
 
     @classmethod
     def _from_json(cls, record: Dict) -> 'LatencyTable':
         if record['version'] != VERSION:
-            raise ValueError(f'version {record["version"]!r}, this program reads {VERSION}')
+            raise ValueError(f'version {record["version"]!r} is not supported, only {VERSION}')
         _check_finite(record, 'table')
         stages = [Stage(**{f.name: stage[f.name] for f in fields(Stage)})
                   for stage in record['stages']]
@@ -186,13 +186,14 @@ class LatencyTable:
         if len(stages) != len(table.space.depths):
             raise ValueError(f'{len(stages)} stages for depths {table.space.depths}')
         if table.dense <= 0:
-            raise ValueError(f'dense latency {table.dense}')
+            raise ValueError(f'dense latency {table.dense} is not positive')
         for s, stage in enumerate(stages):
             if len(stage.kept) != len(stage.costs):
                 raise ValueError(f'stage {s} has {len(stage.kept)} numbers of windows and '
                                  f'{len(stage.costs)} costs')
             if any(a >= b for a, b in zip([0, *stage.kept], [*stage.kept, stage.total])):
-                raise ValueError(f'stage {s} keeps {stage.kept} of {stage.total} windows')
+                raise ValueError(f'stage {s} keeps {stage.kept} of {stage.total} windows: must '
+                                 f'be ascending, above 0 and below the total')
             for value in (stage.fixed, *stage.costs):
                 value + 0.  # raises TypeError unless it is a number
         str(found)

@@ -112,7 +112,7 @@ def test_pruning_most_windows_takes_less_time(monkeypatch):
     (dict(shape=(8, 8), batch_size=0), 'batch size'), (dict(shape=(8, 8), dtype='int8'), 'int8'),
     (dict(shape=(8, 8), device='nothing'), 'nothing'),
     (dict(shape=(8, 8), num_threads=-2), '-2 threads'),
-    (dict(shape=(8, 8), execution='fast'), "'fast' is none of eager, compiled"),
+    (dict(shape=(8, 8), execution='fast'), "execution 'fast' .*eager, compiled"),
     (dict(shape=(8, 8), execution='captured'), 'captured execution needs CUDA')])
 def test_unusable_setting_is_refused(arguments, named):
     with pytest.raises(ValueError, match=named):

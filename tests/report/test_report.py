@@ -231,7 +231,7 @@ def words(section):
 def test_a_table_s_own_check_is_shown_or_what_is_wrong_with_the_table(full, tmp_path, monkeypatch):
     record = replace(full.record, manifest=dict(table=str(full.path)))
     text = words(check_section(record, tmp_path))
-    assert 'predicted by the table' in text and 'is no latency table' in text
+    assert 'predicted by the table' in text and 'not a latency table' in text
     monkeypatch.setattr(LatencyTable, 'load', lambda path: SimpleNamespace(check='off by 2%'))
     assert 'own check: off by 2%.' in words(check_section(record, tmp_path))
 

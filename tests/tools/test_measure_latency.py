@@ -123,8 +123,8 @@ def test_table_is_measured_shown_and_written_over_no_file_unasked(tmp_path, monk
 
 def test_measurement_that_fails_or_is_killed_leaves_no_file(tmp_path, monkeypatch):
     arguments = [CONFIG, *QUICK, '--shape', 112, 112, '--table', tmp_path / 'table.json']
-    assert 'too few for a latency table' in refused('measure_latency', *arguments,
-                                                    '--budget', .01)
+    assert '0.01 s are not enough for' in refused('measure_latency', *arguments,
+                                                  '--budget', .01)
     killed = mock.Mock(side_effect=KeyboardInterrupt)
     monkeypatch.setattr('sparsevit_mm.cost.latency.LatencyMeter.once', killed)
     with pytest.raises(KeyboardInterrupt):
@@ -133,7 +133,7 @@ def test_measurement_that_fails_or_is_killed_leaves_no_file(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize('arguments, named', [
-    (['--budget', 0], 'budget 0'), (['--budget', 'nan'], 'budget nan'),
+    (['--budget', 0], 'budget is 0'), (['--budget', 'nan'], 'budget is nan'),
     (['--shape', 32, 32], 'fewer than 20 configurations differ')])
 def test_table_that_can_not_be_measured_is_refused(tmp_path, arguments, named):
     assert named in refused('measure_latency', CONFIG, *QUICK, '--shape', 112, 112,
