@@ -34,8 +34,8 @@ class Distillation:
         if is_model_wrapper(model):
             model = model.module
         if not isinstance(model, BaseModel):
-            raise TypeError(f'distillation adds to the losses of an mmengine model, '
-                            f'{type(model).__name__} is none')
+            raise TypeError(f'distillation needs an mmengine BaseModel, but the model is a '
+                            f'{type(model).__name__}')
         self.weight = weight
         self.teacher = copy.deepcopy(backbone).eval().requires_grad_(False)
         self.teacher.sparsity, self.teacher.execution = None, 'eager'

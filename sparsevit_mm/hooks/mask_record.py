@@ -36,16 +36,16 @@ def check_resumable(record: Dict, expected: Masks, settings: Dict) -> None:
             masks of other names or shapes.
     """
     if not record:
-        raise ValueError('the checkpoint to be resumed holds no masks: it is of no sparse '
-                         'training; to begin one from its weights, load it without resume')
+        raise ValueError('the checkpoint to resume holds no masks, so it is not from a sparse '
+                         'training; to start one from its weights, load it without resume')
     if record['world_size'] != get_world_size():
-        raise ValueError(f'the sparse training to be resumed ran on {record["world_size"]} ranks, '
+        raise ValueError(f'the sparse training to resume ran on {record["world_size"]} ranks, '
                          f'this one runs on {get_world_size()}')
     held = record['settings']
     differences = [f'{key}={held.get(key)!r} there, {value!r} here'
                    for key, value in settings.items() if held.get(key) != value]
     if differences:
-        raise ValueError('the sparse training to be resumed was begun with other settings: '
+        raise ValueError('the sparse training to resume has other settings: '
                          + '; '.join(differences))
     shapes = {name: list(mask.shape) for name, mask in expected.items()}
     problems = [f'{name} of shape {shape} has none' for name, shape in shapes.items()
@@ -55,7 +55,7 @@ def check_resumable(record: Dict, expected: Masks, settings: Dict) -> None:
     problems += [f'{name} is of shape {record["shapes"][name]} there, {shape} here'
                  for name, shape in shapes.items() if record['shapes'].get(name, shape) != shape]
     if problems:
-        raise ValueError('the masks of the checkpoint to be resumed do not fit the model: '
+        raise ValueError('the masks of the checkpoint to resume do not fit the model: '
                          + '; '.join(problems))
 
 
@@ -70,14 +70,14 @@ def load_masks(record: Dict, expected: Masks, settings: Dict) -> Masks:
         return {}
     there, here = record['settings'].get('pattern'), settings.get('pattern')
     if there != here:
-        raise ValueError(f'the masks of the checkpoint are of pattern {there}, and those of this '
-                         f'training of pattern {here}')
+        raise ValueError(f'the masks of the checkpoint have pattern {there}, but those of this '
+                         f'training have pattern {here}')
     found = {}
     for name, mask in expected.items():
         if record['shapes'].get(name) == list(mask.shape):
             bits = record['masks'][name]
             if bits.numel() != -(-mask.numel() // 8):
-                raise ValueError(f'{name}: the mask of the checkpoint has {bits.numel()} bytes, '
-                                 f'{-(-mask.numel() // 8)} are those of {mask.numel()} weights')
+                raise ValueError(f'{name}: the mask of the checkpoint has {bits.numel()} bytes '
+                                 f'instead of {-(-mask.numel() // 8)} for {mask.numel()} entries')
             found[name] = unpack(bits, mask.shape)
     return found

@@ -40,12 +40,12 @@ class MaskedTrainingHook(Hook):
     def __init__(self, interval: int, end: float, drop_fraction: float,
                  last_drop_fraction: float):
         if not (isinstance(interval, int) and interval > 0):
-            raise ValueError(f'interval is {interval}: not a whole number above 0')
+            raise ValueError(f'interval is {interval}: must be a positive integer')
         if not 0 <= end <= 1:
-            raise ValueError(f'end is {end}: not within 0 and 1')
+            raise ValueError(f'end is {end}: must be in [0, 1]')
         if not 0 <= last_drop_fraction <= drop_fraction <= 1:
             raise ValueError(f'drop_fraction falls from {drop_fraction} to {last_drop_fraction}: '
-                             f'not within 1 and 0')
+                             f'both must be in [0, 1], and it must not rise')
         self.interval, self.end = interval, end
         self.drop_fraction, self.last_drop_fraction = drop_fraction, last_drop_fraction
         self.masks: Optional[Masking] = None
@@ -116,26 +116,25 @@ class MaskedTrainingHook(Hook):
     def _check(self, runner) -> None:
         wrapper, name = runner.optim_wrapper, type(self).__name__
         if not isinstance(wrapper, OptimWrapper):
-            raise TypeError(f'{name} steps with one OptimWrapper, not with '
-                            f'{type(wrapper).__name__}')
+            raise TypeError(f'{name} needs a single OptimWrapper, not {type(wrapper).__name__}')
         if hasattr(wrapper.optimizer, 'consolidate_state_dict'):
             raise TypeError(f'{type(wrapper.optimizer).__name__} keeps its moments on other ranks, '
-                            f'where they can not be masked')
+                            f'where they cannot be masked')
         others = [type(hook).__name__ for hook in runner.hooks
                   if isinstance(hook, MaskedTrainingHook) and hook is not self]
         if others:
-            raise ValueError(f'{name} and {others[0]} in one training: each would undo what the '
-                             f'other masks; take one')
+            raise ValueError(f'{name} and {others[0]} in one training: each would undo the '
+                             f'masking of the other; use only one')
         if self.end and self.interval >= self.end * runner.max_iters:
             raise ValueError(f'interval is {self.interval}: no update would take place within '
-                             f'{self.end:g} of {runner.max_iters} iterations; for masks that never '
-                             f'move set end=0')
+                             f'{self.end:g} of {runner.max_iters} iterations; set end=0 to keep '
+                             f'the masks fixed')
 
     def _check_zero(self, loaded: Dict[str, Tensor]) -> None:
         for name, count in self.masks.outside().items():
             if name in loaded:
                 raise ValueError(f'{name}: {count} weights outside the mask of the checkpoint are '
-                                 f'not zero in it: its masks and weights are of two trainings')
+                                 f'not zero: its masks and weights are from different trainings')
 
     def _apply(self, runner) -> None:
         self.masks.apply_to_weights()
@@ -215,7 +214,7 @@ class MaskedTrainingHook(Hook):
         others = [rank for rank, digest in enumerate(digests) if digest != digests[0]]
         if others:
             raise RuntimeError(f'iteration {runner.iter + 1}: the masks of ranks {others} differ '
-                               f'from those of rank 0: their weights or gradients do')
+                               f'from those of rank 0, so their weights or gradients differ')
 
 
 def as_patterns(name: str, given: Optional[Union[str, Sequence[str]]]) -> Optional[List[str]]:
@@ -231,7 +230,7 @@ def as_patterns(name: str, given: Optional[Union[str, Sequence[str]]]) -> Option
         try:
             re.compile(pattern)
         except re.error as error:
-            raise ValueError(f'{name}: {pattern!r} is no regular expression: {error}') from None
+            raise ValueError(f'{name}: {pattern!r} is not a regular expression: {error}') from None
     return patterns
 
 

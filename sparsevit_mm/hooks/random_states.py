@@ -65,8 +65,8 @@ class RandomRecord:
         """
         if len(states) != get_world_size():
             runner.logger.warning(f'the checkpoint holds the random states of {len(states)} of '
-                                  f'{get_world_size()} ranks: dropout and augmentation will not '
-                                  f'go on as in the unbroken training')
+                                  f'{get_world_size()} ranks: dropout and augmentation will '
+                                  f'differ from an uninterrupted training')
             return
 
         def put() -> None:

@@ -76,7 +76,7 @@ class SparseTrainingHook(MaskedTrainingHook):
             raise ValueError('density is None: give the share of the weights to keep')
         check_density(density)
         if distribution not in DISTRIBUTIONS:
-            raise ValueError(f'distribution is {distribution!r}: none of '
+            raise ValueError(f'distribution is {distribution!r}: not one of '
                              f'{", ".join(DISTRIBUTIONS)}')
         self.layers = as_patterns('layers', layers)
         self.density, self.distribution, self.seed = density, distribution, seed
@@ -102,7 +102,8 @@ class SparseTrainingHook(MaskedTrainingHook):
                    if weight.parameter.requires_grad}
         frozen = [name for name in found if name not in weights]
         if not weights:
-            raise ValueError(f'all {len(found)} layers to be masked are frozen, {frozen[0]} first')
+            raise ValueError(f'all {len(found)} layers to mask are frozen, starting with '
+                             f'{frozen[0]}')
         if frozen:
             runner.logger.info(f'{len(frozen)} frozen layers stay as they are: '
                                f'{", ".join(frozen)}')

@@ -94,11 +94,11 @@ class SparsityAdaptationHook(Hook):
         self.around = around
         self.widths = check_widths(widths)
         if not distillation >= 0:
-            raise ValueError(f'distillation is {distillation}: a weight is 0 or more')
+            raise ValueError(f'distillation is {distillation}: the weight must be 0 or more')
         if dense_share is None:
             dense_share = DENSE_SHARE if distillation else 0.
         if not 0 <= dense_share < 1:
-            raise ValueError(f'dense_share is {dense_share}: not within 0 and 1, 1 left out')
+            raise ValueError(f'dense_share is {dense_share}: must be in [0, 1)')
         self.distillation, self.dense_share = distillation, dense_share
         self.distiller: Optional[Distillation] = None
         self.teacher_state: Optional[Dict] = None  # of a resumed adaptation
@@ -108,7 +108,7 @@ class SparsityAdaptationHook(Hook):
         space = self.backbone.space
         if self.widths and not self.backbone.attention_blocks():
             raise ValueError(f'widths: {type(self.backbone).__name__} has no heads and neurons '
-                             f'that could be left out')
+                             f'that can be skipped')
         knobs = width_knobs(self.widths, self.backbone.all_units()) if self.widths else []
         self.space = PointSpace.beside(
             space if self.choices is None else space.of(self.choices), knobs)
@@ -120,8 +120,8 @@ class SparsityAdaptationHook(Hook):
             self._centre(value) for value in self.around]
         outside = [str(c) for c in self.centres or [] if c not in self.space]
         if outside:
-            raise ValueError(f'around holds configurations that no pairs of {self.space.choices} '
-                             f'make up: {", ".join(outside)}')
+            raise ValueError(f'around holds configurations that are not made up of the choices '
+                             f'{self.space.choices}: {", ".join(outside)}')
         self.built_with = self.backbone.sparsity
         self.set_widths = WidthSetter(self.backbone)
         self.dense = operating_point(space.config(0.), {knob.name: 1. for knob in knobs})
@@ -160,7 +160,7 @@ class SparsityAdaptationHook(Hook):
         differences = [f'{key}={there.get(key)!r} there, {here.get(key)!r} here'
                        for key in {**there, **here} if there.get(key) != here.get(key)]
         if differences:
-            raise ValueError('the adaptation to be resumed was begun with other settings: '
+            raise ValueError('the adaptation to resume has other settings: '
                              + '; '.join(differences))
         self.teacher_state = held.get('teacher')
 

@@ -94,7 +94,7 @@ class StructuredSparseTrainingHook(MaskedTrainingHook):
         frozen = [name for name in found if name not in self.groups]
         if not self.groups:
             raise ValueError(f'all {len(found)} groups of heads and neurons are frozen, '
-                             f'{frozen[0]} first')
+                             f'starting with {frozen[0]}')
         if frozen:
             runner.logger.info(f'frozen heads and neurons stay as they are: {", ".join(frozen)}')
         self.watched = HeadWatch(self.groups)
@@ -105,9 +105,9 @@ class StructuredSparseTrainingHook(MaskedTrainingHook):
             count, held = unit_count(group.number, self.densities[group.kind]), int(
                 masks[name].sum())
             if held != count:
-                raise ValueError(f'{name}: {held} of {group.number} exist in the checkpoint, and '
-                                 f'{count} at the density {self.densities[group.kind]} of this '
-                                 f'training')
+                raise ValueError(f'{name}: the checkpoint keeps {held} of {group.number} units, '
+                                 f'but the density {self.densities[group.kind]} of this training '
+                                 f'keeps {count}')
         return UnitMasks(self.groups, masks)
 
     def before_train_iter(self, runner, batch_idx: int, data_batch: DATA_BATCH = None) -> None:

@@ -30,8 +30,8 @@ class TokenEvolutionHook(Hook):
     def before_train(self, runner) -> None:
         self.backbone = get_sparse_backbone(runner.model)
         if not isinstance(self.backbone, EvolvingBackbone):
-            raise ValueError(f'TokenEvolutionHook is for EvoVisionTransformer and EvoLeViT, the '
-                             f'backbone is a {type(self.backbone).__name__}')
+            raise ValueError(f'TokenEvolutionHook needs an EvoVisionTransformer or EvoLeViT, but '
+                             f'the backbone is a {type(self.backbone).__name__}')
         self.backbone.reselect = 'stage'  # raise errors of the second phase before training
 
     def before_train_iter(self, runner, batch_idx: int, data_batch: DATA_BATCH = None) -> None:

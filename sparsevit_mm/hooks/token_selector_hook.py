@@ -25,14 +25,15 @@ class TokenSelectorHook(Hook):
 
     def __init__(self, first: float = FIRST_TAU, last: float = LAST_TAU):
         if not 0 < last <= first:
-            raise ValueError(f'tau falls from {first} to {last}: not a fall to above 0')
+            raise ValueError(f'tau falls from {first} to {last}: both must be above 0, and it must '
+                             f'not rise')
         self.first, self.last = first, last
 
     def before_train(self, runner) -> None:
         backbone = get_sparse_backbone(runner.model)
         importance = backbone.selection.importance
         if importance != SELECTOR:
-            raise ValueError(f"TokenSelectorHook trains importance='selector', the backbone has "
+            raise ValueError(f"TokenSelectorHook needs importance='selector', but the backbone has "
                              f'{importance!r}')
         self.selectors = [m for m in backbone.modules() if isinstance(m, TokenSelector)]
 

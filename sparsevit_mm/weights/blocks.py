@@ -84,12 +84,12 @@ def _find(model: nn.Module, blocks: Optional[Union[str, Sequence[str]]]
         try:
             backbone = get_sparse_backbone(model)
         except ValueError as error:
-            raise ValueError(f'{error}. Heads and neurons are found in the blocks of a sparse '
-                             f'backbone, or in those that `blocks` names') from None
+            raise ValueError(f'{error}. Use a sparse backbone, or name the blocks of heads and '
+                             f'neurons with `blocks`') from None
         found = backbone.attention_blocks()
         if not found:
             raise ValueError(f'{type(backbone).__name__} has no blocks whose heads and neurons can '
-                             f'be taken out')
+                             f'be removed')
         names = {module: name for name, module in model.named_modules()}
         yield from ((names[block], block) for block in found)
         return
@@ -97,7 +97,7 @@ def _find(model: nn.Module, blocks: Optional[Union[str, Sequence[str]]]
     modules = dict(model.named_modules())
     for pattern in patterns:
         if not any(re.fullmatch(pattern, name) for name in modules):
-            raise ValueError(f'blocks: {pattern!r} is the whole name of no module of '
+            raise ValueError(f'blocks: {pattern!r} matches the full name of no module of '
                              f'{type(model).__name__}')
     for name, module in modules.items():
         if any(re.fullmatch(pattern, name) for pattern in patterns):
@@ -107,7 +107,8 @@ def _find(model: nn.Module, blocks: Optional[Union[str, Sequence[str]]]
 def _only(block: nn.Module, name: str, found: List[Tuple[str, nn.Module]], what: str
           ) -> Tuple[str, nn.Module]:
     if len(found) != 1:
-        raise ValueError(f'{name} ({type(block).__name__}) holds {len(found)} {what}, not one')
+        raise ValueError(f'{name} ({type(block).__name__}) holds {len(found)} {what} instead of '
+                         f'one')
     inner, module = found[0]
     return f'{name}.{inner}'.strip('.'), module
 
@@ -121,8 +122,8 @@ def _heads(name: str, block: nn.Module, known: bool) -> UnitGroup:
     if isinstance(attention, nn.MultiheadAttention):
         if not known:
             raise ValueError(f'{path}: torch\'s MultiheadAttention does not call its output '
-                             f'projection as a layer, so that heads have no importance; take '
-                             f'EvoVisionTransformer')
+                             f'projection as a layer, so the importance of heads cannot be '
+                             f'computed; use EvoVisionTransformer')
         layer, output = attention.out_proj, 'out_proj'
         inputs = [(key, getattr(attention, key)) for key in ('in_proj_weight', 'in_proj_bias')]
     else:
@@ -133,7 +134,7 @@ def _heads(name: str, block: nn.Module, known: bool) -> UnitGroup:
              if parameter is not None]
     if not parts or len(parts[0].parameter) != 3 * layer.in_features or layer.in_features % number:
         raise ValueError(f'{path} ({type(attention).__name__}): query, key and value of its '
-                         f'{number} heads are not of one weight')
+                         f'{number} heads do not share one fused weight')
     table = getattr(attention, 'relative_position_bias_table', None)
     if table is not None:
         parts.append(Part(f'{path}.relative_position_bias_table', table, 1))
@@ -148,8 +149,8 @@ def _neurons(name: str, block: nn.Module) -> UnitGroup:
         "FFNs of mmcv, or with fc1 and fc2")
     if isinstance(ffn, FFN):
         if ffn.num_fcs != 2:
-            raise ValueError(f'{path}: neurons of an FFN of {ffn.num_fcs} layers can not be taken '
-                             f'out, only those of two')
+            raise ValueError(f'{path}: neurons of an FFN with {ffn.num_fcs} layers cannot be '
+                             f'removed, only those of an FFN with two')
         first, second, activation = 'layers.0.0', 'layers.1', ffn.layers[0][1]
     else:
         first, second, activation = 'fc1', 'fc2', getattr(ffn, 'act', None)

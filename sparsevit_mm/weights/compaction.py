@@ -45,8 +45,8 @@ def compact(backbone: nn.Module, masks: Optional[Mapping[str, Tensor]] = None) -
             mask[0] |= not mask.any()
     _check(groups, masks)
     if all(mask.all() for mask in masks.values()):
-        raise ValueError(f'no head or neuron of the {len(groups) // 2} blocks is out: the model '
-                         f'was never trained with structured sparsity')
+        raise ValueError(f'no head or neuron of the {len(groups) // 2} blocks can be removed: the '
+                         f'model was never trained with structured sparsity')
     state = {key: value.clone() for key, value in backbone.state_dict().items()}
     counts: Dict[str, List[int]] = dict(heads=[], neurons=[])
     for name, group in groups.items():
@@ -68,7 +68,7 @@ def cut(backbone: nn.Module) -> Compacted:
         ValueError: If all heads and neurons run.
     """
     if backbone.widths.is_full:
-        raise ValueError('all heads and neurons run: there is nothing to cut off')
+        raise ValueError('all heads and neurons run: there is nothing to remove')
     numbers = [width for stage in backbone.unit_numbers() for width in stage]
     state = {key: value.clone() for key, value in backbone.state_dict().items()}
     for group, count in zip(unit_groups(backbone).values(), chain.from_iterable(numbers)):
@@ -92,17 +92,19 @@ def _is_zero(part: Part, number: int) -> Tensor:
 def _check(groups: Mapping[str, UnitGroup], masks: Mapping[str, Tensor]) -> None:
     for name, mask in masks.items():
         if name not in groups:
-            raise ValueError(f'no block has the masked {name}; there are {", ".join(groups)}')
+            raise ValueError(f'there is no group {name} to mask; the groups are '
+                             f'{", ".join(groups)}')
         group = groups[name]
         if mask.shape != (group.number, ):
-            raise ValueError(f'{name}: the mask is of {mask.numel()} units, there are '
+            raise ValueError(f'{name}: the mask has {mask.numel()} units, but the group has '
                              f'{group.number}')
         if not mask.any():
-            raise ValueError(f'{name}: none of {group.number} exist, and one has to stay')
+            raise ValueError(f'{name}: the mask keeps none of {group.number} units, but at least '
+                             f'one must remain')
         alive = ~mask.cpu() & ~without_effect(group)
         if alive.any():
-            raise ValueError(f'{name}: {int(alive.sum())} of {int((~mask).sum())} that are out of '
-                             f'the mask add to the model: its masks and weights are of two '
+            raise ValueError(f'{name}: {int(alive.sum())} of {int((~mask).sum())} masked units '
+                             f'contribute to the output: masks and weights are from different '
                              f'trainings')
 
 

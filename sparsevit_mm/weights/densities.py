@@ -12,7 +12,7 @@ def check_density(density: float) -> None:
         ValueError: If it is not.
     """
     if not 0 < density <= 1:
-        raise ValueError(f'density is {density}: not within 0 and 1, 0 left out')
+        raise ValueError(f'density is {density}: must be in (0, 1]')
 
 
 def uniform_densities(shapes: Shapes, density: float) -> Dict[str, float]:

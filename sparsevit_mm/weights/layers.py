@@ -63,13 +63,13 @@ def _weight(name: str, module: nn.Module, attribute: str) -> nn.Parameter:
     if is_parametrized(module, attribute) or attribute not in dict(
             module.named_parameters(recurse=False)):
         raise ValueError(f'{name} ({kind}): its {attribute} is computed from other parameters, so '
-                         f'it can not be masked; leave the layer out with `layers`')
+                         f'it cannot be masked; exclude the layer with `layers`')
     parameter = getattr(module, attribute)
     if is_lazy(parameter):
-        raise ValueError(f'{name} ({kind}): its {attribute} has no size before a first forward')
+        raise ValueError(f'{name} ({kind}): its {attribute} has no size before the first forward')
     if parameter.dim() < 2:
-        raise ValueError(f'{name} ({kind}): its {attribute} is of shape '
-                         f'{tuple(parameter.shape)}; weights cut up over ranks can not be masked')
+        raise ValueError(f'{name} ({kind}): its {attribute} has shape {tuple(parameter.shape)}; '
+                         f'weights that are sharded over ranks cannot be masked')
     return parameter
 
 
@@ -94,6 +94,6 @@ def _check_not_shared(model: nn.Module, weights: Dict[str, LayerWeight]) -> None
     for name, weight in weights.items():
         names = holders[id(weight.parameter)]
         if len(names) > 1:
-            raise ValueError(f'{name} of shape {tuple(weight.parameter.shape)} is one parameter '
-                             f'with {", ".join(n for n in names if n != name)}: shared weights '
-                             f'can not be masked; leave the layers out with `layers`')
+            raise ValueError(f'{name} of shape {tuple(weight.parameter.shape)} is the same '
+                             f'parameter as {", ".join(n for n in names if n != name)}: shared '
+                             f'weights cannot be masked; exclude the layers with `layers`')

@@ -36,7 +36,8 @@ def parse_pattern(pattern: str) -> Tuple[int, int]:
     found = re.fullmatch(r'(\d+):(\d+)', str(pattern))
     n, m = map(int, found.groups()) if found else (0, 0)
     if not 0 < n < m:
-        raise ValueError(f"pattern is {pattern!r}: not of the form N:M with 0 < N < M, as '2:4'")
+        raise ValueError(f"pattern is {pattern!r}: not of the form N:M with 0 < N < M, such as "
+                         f"'2:4'")
     return n, m
 
 
@@ -47,7 +48,7 @@ def grouped(x: Tensor, m: int, dim: int = 1) -> Tensor:
         ValueError: If the size of the dimension is not a multiple of m.
     """
     if x.shape[dim] % m:
-        raise ValueError(f'dimension {dim} of {tuple(x.shape)} is no multiple of {m}')
+        raise ValueError(f'dimension {dim} of {tuple(x.shape)} is not a multiple of {m}')
     return x.movedim(dim, -1).reshape(-1, m)
 
 

@@ -27,15 +27,16 @@ def order_units(backbone: nn.Module, importance: Optional[Mapping[str, Tensor]] 
     groups, orders = unit_groups(backbone), {}
     unknown = sorted(set(importance or {}) - set(groups))
     if unknown:
-        raise ValueError(f'no block has the {unknown[0]}; there are {", ".join(groups)}')
+        raise ValueError(f'there is no group {unknown[0]} to sort; the groups are '
+                         f'{", ".join(groups)}')
     for name, group in groups.items():
         values = (importance or {}).get(name)
         if values is None:
             values = unit_norms(group.number, ((part.parameter, part.dim, part.copies)
                                                for part in group.weights))
         if values.shape != (group.number, ):
-            raise ValueError(f'{name}: importance of {values.numel()} units, there are '
-                             f'{group.number}')
+            raise ValueError(f'{name}: importance has {values.numel()} values for '
+                             f'{group.number} units')
         if not values.isfinite().all():
             raise ValueError(f'{name}: importance is not finite')
         orders[name] = values.argsort(descending=True, stable=True)

@@ -164,7 +164,7 @@ def test_a_wrapped_model_is_taught_and_another_kind_refused(model, tmp_path):
     finally:
         torch.distributed.destroy_process_group()
     plain = nn.Sequential(backbone(sparsity=.5))
-    with pytest.raises(TypeError, match='Sequential is none'):
+    with pytest.raises(TypeError, match='a Sequential'):
         Distillation(plain, plain[0], 1.)
 
 

@@ -175,14 +175,14 @@ def test_an_update_whose_gradient_is_not_finite_is_left_out_with_a_warning(tmp_p
 
 
 @pytest.mark.parametrize('arguments, message', [
-    (dict(density=0), 'density is 0: not within'), (dict(density=1.1), 'density is 1.1'),
+    (dict(density=0), 'density is 0: '), (dict(density=1.1), 'density is 1.1'),
     (dict(density=float('nan')), 'density is nan'), (dict(density=None), 'density is None'),
-    (dict(distribution='er'), "distribution is 'er': none of erk, uniform"),
+    (dict(distribution='er'), "distribution is 'er': .*erk, uniform"),
     (dict(interval=0), 'interval is 0'), (dict(interval=2.5), 'interval is 2.5'),
     (dict(end=1.1), 'end is 1.1'), (dict(end=float('nan')), 'end is nan'),
     (dict(drop_fraction=1.2), 'drop_fraction falls from 1.2 to 0.005'),
     (dict(drop_fraction=.1, last_drop_fraction=.2), 'drop_fraction falls from 0.1 to 0.2'),
-    (dict(layers='(fc'), r"layers: '\(fc' is no regular expression"),
+    (dict(layers='(fc'), r"layers: '\(fc' .* regular expression"),
     (dict(pattern='2-4'), "pattern is '2-4'"),
     (dict(pattern='2:4'), 'density is 0.4, but pattern 2:4 keeps 0.5')])
 def test_unusable_arguments_are_refused_when_the_hook_is_built(arguments, message):
@@ -195,7 +195,7 @@ def test_unusable_arguments_are_refused_when_the_hook_is_built(arguments, messag
     (dict(hook=dict(layers='norm')), r'it matches norm \(BatchNorm2d\)'),
     (dict(hook=dict(interval=8)), 'interval is 8: no update would take place within 0.8 of 10'),
     (dict(hook=dict(interval=1000)), 'interval is 1000'),
-    (dict(model=dict(tied=True)), r'fc2.weight of shape \(16, 16\) is one parameter with fc3.weig'),
+    (dict(model=dict(tied=True)), r'fc2.weight of shape \(16, 16\) .* fc3.weight'),
     (dict(model=dict(frozen=True), hook=dict(layers='conv')), 'all 1 layers .* are frozen'),
     (dict(hook=dict(layers='conv', density=None, pattern='2:4')),
      r'pattern 2:4 fits no layer: .* conv.weight of shape \(8, 3, 3, 3\)')])
@@ -211,7 +211,7 @@ def test_what_does_not_fit_is_refused_before_the_first_iteration(tmp_path, chang
 def test_several_optimizers_are_refused(tmp_path):
     runner = build_runner(config(tmp_path))
     runner.optim_wrapper = None
-    with pytest.raises(TypeError, match='one OptimWrapper, not with NoneType'):
+    with pytest.raises(TypeError, match='OptimWrapper, not NoneType'):
         masked_hook(runner).before_train(runner)
 
 

@@ -329,13 +329,12 @@ def test_drawn_sparsity_reaches_message_hub_log_and_tensorboard(tmp_path):
     dict(dense_share=float('nan'))])
 def test_unusable_arguments_are_refused_when_the_hook_is_built(arguments):
     with pytest.raises(ValueError, match='choice|empty dict|around is .* neither a list|'
-                                         'distillation is .*: a weight|'
-                                         'dense_share is .* not within 0 and 1'):
+                                         r'distillation is .*weight|dense_share is .*\[0, 1\)'):
         SparsityAdaptationHook(**arguments)
 
 
 def test_a_file_that_is_no_front_is_refused_when_the_hook_is_built(tmp_path):
-    with pytest.raises(FileNotFoundError, match='front nowhere.json is not there'):
+    with pytest.raises(FileNotFoundError, match='front nowhere.json'):
         SparsityAdaptationHook(around='nowhere.json')
     (tmp_path / 'empty.json').write_text('{}')
     with pytest.raises(ValueError, match=f'front {tmp_path}/empty.json'):

@@ -48,14 +48,14 @@ def rename(checkpoint):
 
 
 @pytest.mark.parametrize('edit, hook, message', [
-    (lambda c: c.pop(RECORD), {}, 'holds no masks: it is of no sparse training'),
+    (lambda c: c.pop(RECORD), {}, 'holds no masks'),
     (lambda c: c[RECORD].update(world_size=8), {}, 'ran on 8 ranks, this one runs on 1'),
     (lambda c: None, dict(head_density=.25), 'head_density=0.5 there, 0.25 here'),
     (rename, {}, r'backbone.layers.0.heads of shape \[4\] has none; no layer to mask is '),
     (lambda c: c[RECORD]['shapes'].update({'backbone.layers.0.neurons': [31]}), {},
      r'backbone.layers.0.neurons is of shape \[31\] there, \[32\] here'),
     (lambda c: c[RECORD]['masks']['backbone.layers.0.heads'].fill_(255), {},
-     'backbone.layers.0.heads: 4 of 4 exist in the checkpoint, and 2 at the density 0.5'),
+     'backbone.layers.0.heads: .* 4 of 4 units, .* density 0.5 .* 2'),
     (lambda c: c['state_dict']['backbone.layers.1.ffn.layers.1.weight'].fill_(1.), {},
      r'backbone.layers.1.neurons: 208 weights outside the mask of the checkpoint are not zero')],
     ids=['none', 'ranks', 'settings', 'names', 'shape', 'counts', 'not zero'])

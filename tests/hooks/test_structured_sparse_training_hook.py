@@ -212,12 +212,12 @@ def test_importance_that_is_not_finite_while_gradients_are_loses_nothing(tmp_pat
 
 
 @pytest.mark.parametrize('arguments, message', [
-    (dict(head_density=0), 'head_density is 0: not within'),
+    (dict(head_density=0), 'head_density is 0: '),
     (dict(neuron_density=1.2), 'neuron_density is 1.2'),
     (dict(neuron_density=float('nan')), 'neuron_density is nan'),
     (dict(interval=0), 'interval is 0'), (dict(end=2), 'end is 2'),
     (dict(drop_fraction=2.), 'drop_fraction falls from 2.0'),
-    (dict(blocks='(a'), r"blocks: '\(a' is no regular expression")])
+    (dict(blocks='(a'), r"blocks: '\(a' .* regular expression")])
 def test_unusable_arguments_are_refused_when_the_hook_is_built(arguments, message):
     with pytest.raises(ValueError, match=message):
         StructuredSparseTrainingHook(**{**dict(head_density=.5, neuron_density=.5, interval=2),
@@ -230,17 +230,16 @@ LEVIT = dict(type='EvoLeViT', arch=dict(embed_dims=(16, 32), num_heads=(1, 2), d
 
 @pytest.mark.parametrize('changes, message', [
     (dict(backbone=dict(type='PlainBlocks')),
-     'UnitToy holds 0 sparse backbones, not one; its backbones: backbone: PlainBlocks. Heads and '
-     'neurons are found in the blocks of a sparse backbone, or in those that `blocks` names'),
-    (dict(hook=dict(blocks='layers')), "'layers' is the whole name of no module of UnitToy"),
+     'UnitToy holds 0 sparse backbones, .*backbone: PlainBlocks.* `blocks`'),
+    (dict(hook=dict(blocks='layers')), "'layers' .* no module of UnitToy"),
     (dict(hook=dict(blocks='head')), r'head \(Linear\) holds 0 attentions'),
     (dict(hook=dict(blocks='backbone.layers')), r'layers \(ModuleList\) holds 2 attentions'),
     (dict(hook=dict(blocks=r'backbone.layers.\d.ffn')), r'ffn \(FFN\) holds 0 attentions'),
-    (dict(backbone=dict(VIT, num_fcs=3)), 'neurons of an FFN of 3 layers can not be taken out'),
+    (dict(backbone=dict(VIT, num_fcs=3)), 'FFN with 3 layers'),
     (dict(hook=dict(interval=8)), 'interval is 8: no update would take place'),
     (dict(backbone=dict(VIT, frozen_exclude=['nothing'])), 'all 4 groups .* are frozen'),
     (dict(custom_hooks=[HOOK, dict(type='SparseTrainingHook', density=.5, interval=2)]),
-     'each would undo what the other masks')])
+     'SparseTrainingHook in one training')])
 def test_what_does_not_fit_is_refused_before_the_first_iteration(tmp_path, changes, message):
     runner = build_runner(config(tmp_path, **changes))
     started = []

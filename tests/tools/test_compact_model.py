@@ -127,7 +127,7 @@ def test_masks_of_another_training_are_refused(tmp_path):
     weight = checkpoint['state_dict']['backbone.stages.1.blocks.0.ffn.layers.1.weight']
     weight.fill_(1.)
     torch.save(checkpoint, path)
-    assert 'stages.1.blocks.0.neurons: 39 of 39 that are out of the mask add to the model' in (
+    assert 'stages.1.blocks.0.neurons: 39 of 39 masked units' in (
         refused('compact_model', config, path, '-o', tmp_path / 'small.py'))
     masks = checkpoint['structured_sparse_training']
     masks['masks']['head.heads'] = masks['masks'].pop('backbone.stages.0.blocks.0.heads')

@@ -129,14 +129,13 @@ def test_what_can_not_be_compacted_is_refused(kind, randomise):
     model = randomise(MAKE[kind]()).eval()
     masks = draw_masks(model)
     name = next(iter(masks))
-    with pytest.raises(ValueError, match='no head or neuron of the . blocks is out: the model was '
-                       'never trained with structured sparsity'):
+    with pytest.raises(ValueError, match='of the . blocks .* never trained with structured'):
         compact(model)
-    with pytest.raises(ValueError, match=f'{name}: . of . that are out of the mask add to the mod'):
+    with pytest.raises(ValueError, match=f'{name}: . of . masked units'):
         compact(model, {name: torch.arange(len(masks[name])) == 0})
-    with pytest.raises(ValueError, match=f'{name}: the mask is of 9 units, there are'):
+    with pytest.raises(ValueError, match=f'{name}: the mask has 9 units'):
         compact(model, {name: torch.ones(9, dtype=torch.bool)})
-    with pytest.raises(ValueError, match=f'{name}: none of . exist'):
+    with pytest.raises(ValueError, match=f'{name}: .* none of . units'):
         compact(model, {name: torch.zeros_like(masks[name])})
-    with pytest.raises(ValueError, match='no block has the masked elsewhere.heads; there are'):
+    with pytest.raises(ValueError, match='no group elsewhere.heads'):
         compact(model, {'elsewhere.heads': masks[name]})

@@ -56,7 +56,7 @@ def tied():
     (model(odd=weight_norm(nn.Conv1d(2, 2, 1))), None,
      'odd (Conv1d): its weight is computed from other parameters'),
     (model(odd=nn.LazyLinear(2)), None, 'odd (LazyLinear): its weight has no size'),
-    (tied(), None, 'head.weight of shape (5, 8) is one parameter with table.weight')])
+    (tied(), None, 'head.weight of shape (5, 8) is the same parameter as table.weight')])
 def test_what_can_not_be_masked_is_refused_by_name(made, layers, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         maskable_weights(made, layers)

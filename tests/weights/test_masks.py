@@ -39,7 +39,7 @@ def test_every_group_of_a_convolution_keeps_n_of_m(pattern, groups, out):
 
 
 def test_what_is_no_multiple_is_refused():
-    with pytest.raises(ValueError, match=r'dimension 1 of \(8, 6\) is no multiple of 4'):
+    with pytest.raises(ValueError, match=r'dimension 1 of \(8, 6\) .* multiple of 4'):
         nm_mask(torch.rand(8, 6), 2, 4)
 
 

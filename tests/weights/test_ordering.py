@@ -85,7 +85,7 @@ def test_state_dicts_say_so(model, kind, tmp_path):
 
 
 @pytest.mark.parametrize('importance, message', [
-    ({'nothing': torch.ones(4)}, 'no block has the nothing'), (torch.ones(7), 'of 7 units'),
+    ({'nothing': torch.ones(4)}, 'no group nothing'), (torch.ones(7), '7 values'),
     (torch.full((4, ), float('nan')), 'not finite')])
 def test_bad_importance_changes_nothing(model, importance, message):
     names = list(unit_groups(model))
