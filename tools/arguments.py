@@ -28,7 +28,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--traceback', action='store_true',
-                        help='show where an error in the input was found')
+                        help='show the traceback of an error in the input')
     return parser
 
 
@@ -39,7 +39,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_runner_arguments(parser: argparse.ArgumentParser, launcher: bool = True) -> None:
     """Add the options that work as in mmdet's train.py and test.py."""
-    parser.add_argument('--work-dir', help='where logs, checkpoints and results go '
+    parser.add_argument('--work-dir', help='folder for logs, checkpoints and results '
                         '(default: work_dirs/NAME_OF_CONFIG)')
     add_config_options(parser)
     if not launcher:
@@ -52,11 +52,12 @@ def add_runner_arguments(parser: argparse.ArgumentParser, launcher: bool = True)
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, metavar='KEY=VALUE',
-                        help='settings merged into the config, model.backbone.scope=group say')
+                        help='settings to merge into the config, such as '
+                        'model.backbone.scope=group')
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--device', help='of torch (default: cuda where there is one, else cpu)')
+    parser.add_argument('--device', help='torch device (default: cuda if available, else cpu)')
 
 
 def add_latency_arguments(parser: argparse.ArgumentParser,
@@ -67,15 +68,15 @@ def add_latency_arguments(parser: argparse.ArgumentParser,
         of: Default of --latency-of, as the help text states it.
     """
     group = parser.add_argument_group('latency setting')
-    group.add_argument('--latency-of', choices=LATENCY_OF, help='the whole model runs on images '
-                       f'of val, without loading them (default: {of})')
+    group.add_argument('--latency-of', choices=LATENCY_OF, help='what to time; the whole model '
+                       f'runs on images of val, and loading them is not timed (default: {of})')
     group.add_argument('--shape', type=int, nargs=2, metavar=('H', 'W'),
                        help='input in pixels (default: the size of the test pipeline)')
     group.add_argument('--batch-size', type=int, default=1, metavar='B')
     group.add_argument('--dtype', choices=DTYPES, default='fp32')
     add_device(group)
     group.add_argument('--execution', choices=EXECUTIONS, default='eager',
-                       help='compiled: by torch.compile; captured: as CUDA graphs')
+                       help='compiled: with torch.compile; captured: with CUDA graphs')
     group.add_argument('--threads', type=int, default=0, help='CPU threads (default: torch\'s)')
     group.add_argument('--rounds', type=int, default=15,
-                       help='how often each configuration is run')
+                       help='number of runs of each configuration')

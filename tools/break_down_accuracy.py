@@ -18,12 +18,13 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     add_model_arguments(parser)
     parser.add_argument('--sparsity', nargs='+', metavar='S',
-                        help='configurations to set beside dense, each as in test.py '
-                        '(default: the config\'s own)')
+                        help='configurations to compare with dense, each in the format of test.py '
+                        '(default: that of the config)')
     parser.add_argument('--split', choices=('test', 'val'), default='test',
-                        help='val: the images that a search scores')
-    parser.add_argument('--num-samples', type=int, metavar='N', help='on N images only')
-    parser.add_argument('--seed', type=int, default=0, help='which N images (default: 0)')
+                        help='val: the images that a search evaluates on')
+    parser.add_argument('--num-samples', type=int, metavar='N', help='use only N images')
+    parser.add_argument('--seed', type=int, default=0,
+                        help='seed that selects the N images (default: 0)')
     add_runner_arguments(parser, launcher=False)
     return parser.parse_args()
 

@@ -16,15 +16,15 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     add_model_arguments(parser)
     parser.add_argument('--num-samples', type=int, metavar='N',
-                        help=f'on N images of val (default: {SAMPLES}, or all of fewer)')
+                        help=f'use N images of val (default: {SAMPLES}, or all if there are fewer)')
     parser.add_argument('--sparsity', nargs='+', metavar='S', default=list(SPARSITIES),
-                        help='configurations to judge at, each as in test.py (default: '
+                        help='configurations to evaluate, each in the format of test.py (default: '
                         f'{" ".join(map(str, SPARSITIES))})')
     parser.add_argument('--seed', type=int, default=0,
-                        help='which N images, and of the random scores (default: 0)')
+                        help='seed of the N images and of the random scores (default: 0)')
     parser.add_argument('--out', type=Path, metavar='FILE',
-                        help='the figures as JSON (default: selection.json in the work directory); '
-                        'a folder gets a file of that name')
+                        help='JSON file for the results, or a folder for selection.json '
+                        '(default: the work directory)')
     add_runner_arguments(parser, launcher=False)
     return parser.parse_args()
 

@@ -11,8 +11,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config file that the model was trained with')
     parser.add_argument('checkpoint', help='checkpoint file of the whole model')
     parser.add_argument('-o', '--out', type=Path, metavar='NEW.py',
-                        help='the config to write, with NEW.pth beside it (default: '
-                        'NAME_compact.py here)')
+                        help='config to write; the checkpoint goes to NEW.pth (default: '
+                        'NAME_compact.py in the current folder)')
     parser.add_argument('--overwrite', action='store_true', help='replace NEW.py and NEW.pth')
     add_config_options(parser)
     return parser.parse_args()
@@ -32,7 +32,7 @@ def main() -> None:
     sizes = [sum(p.numel() for p in model.parameters()) / 1e6
              for model in (made.before, made.after)]
     print(f'backbone: {sizes[1]:.2f} of {sizes[0]:.2f} M parameters; outputs differ by '
-          f'{made.difference:.1e} of their largest value at most')
+          f'{made.difference:.1e} at most, relative to the largest value')
     print(f'wrote {made.config} and {made.checkpoint}')
 
 

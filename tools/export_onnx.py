@@ -18,17 +18,19 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', nargs='?',
                         help='checkpoint of the whole model (default: random weights)')
-    parser.add_argument('--out', metavar='FILE.onnx', help='(default: work_dirs/CONFIG.onnx)')
-    parser.add_argument('--sparsity', help='as in test.py (default: the config\'s)')
+    parser.add_argument('--out', metavar='FILE.onnx',
+                        help='file to write (default: work_dirs/CONFIG.onnx)')
+    parser.add_argument('--sparsity',
+                        help='in the format of test.py (default: that of the config)')
     parser.add_argument('--shape', type=int, nargs=2, metavar=('H', 'W'),
                         help='input in pixels (default: the size of the test pipeline)')
     parser.add_argument('--batch-size', type=int, default=1, metavar='B')
     parser.add_argument('--dynamic-batch', action='store_true',
-                        help='let the file take any batch; B is then the one timed')
+                        help='let the file take any batch size; B is only used for timing')
     parser.add_argument('--torch-export', metavar='FILE.pt2',
-                        help='write a torch.export program too')
+                        help='also write a torch.export program')
     parser.add_argument('--threads', type=int, default=0, help='CPU threads (default: torch\'s)')
-    parser.add_argument('--rounds', type=int, default=15, help='how often each model is timed')
+    parser.add_argument('--rounds', type=int, default=15, help='number of runs of each model')
     add_config_options(parser)
     return parser.parse_args()
 
@@ -56,7 +58,7 @@ def main() -> None:
         cfg = load_config(args.config, args.cfg_options)
         backbone = build_backbone(cfg, args.checkpoint)
         if not args.checkpoint:
-            print('no checkpoint: the weights are random')
+            print('no checkpoint given: the weights are random')
         if args.sparsity is not None:
             backbone.sparsity = args.sparsity
         shape = args.shape or input_shape(cfg)
@@ -68,11 +70,11 @@ def main() -> None:
         export_onnx(backbone, out, **how)
         print(describe(out))
         worst = check_onnx(out, backbone, [args.batch_size], SEEDS)
-        print(f'  {worst:.1e} from PyTorch at most, on {len(SEEDS)} random inputs')
+        print(f'  largest difference from PyTorch: {worst:.1e}, on {len(SEEDS)} random inputs')
         if args.torch_export:
             export_program(backbone, args.torch_export, **how)
             worst = check_program(args.torch_export, backbone, [args.batch_size], SEEDS)
-            print(f'{args.torch_export}: {worst:.1e} from PyTorch at most')
+            print(f'{args.torch_export}: largest difference from PyTorch: {worst:.1e}')
         with tempfile.TemporaryDirectory() as folder:
             files, backbones = [out], [backbone]
             if not backbone.sparsity.is_dense:

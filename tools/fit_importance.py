@@ -24,17 +24,18 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     add_model_arguments(parser)
     parser.add_argument('--num-images', type=int, default=200, metavar='N',
-                        help='training images to run, every fifth of them only to judge the fit '
-                        '(default: 200)')
+                        help='number of training images; every fifth is held out to evaluate the '
+                        'fit (default: 200)')
     parser.add_argument('--targets', choices=TARGETS,
-                        help='gradient: what the update of a token is worth to the loss; update: '
-                        'its size, which needs no ground truth and may use the images of val '
-                        '(default: gradient where the loss can be computed, else update)')
+                        help='gradient: how much the update of a token is worth to the loss; '
+                        'update: its size, which needs no ground truth and may use the images of '
+                        'val (default: gradient if the loss can be computed, else update)')
     parser.add_argument('--out', type=Path, metavar='FILE',
-                        help='the checkpoint to write (default: NAME_learned.pth in the work '
+                        help='checkpoint to write (default: NAME_learned.pth in the work '
                         'directory)')
     parser.add_argument('--overwrite', action='store_true', help='replace --out if it exists')
-    parser.add_argument('--seed', type=int, default=0, help='which N images (default: 0)')
+    parser.add_argument('--seed', type=int, default=0,
+                        help='seed that selects the N images (default: 0)')
     add_device(parser)
     add_runner_arguments(parser, launcher=False)
     return parser.parse_args()
@@ -64,8 +65,8 @@ def progress_bar() -> Iterator[Callable[[int, int], None]]:
 
 def show(fit) -> None:
     from sparsevit_mm.evaluation.scores.fit import StageFit
-    print(f'fitted to {fit.fitted} images of {fit.split}; rank correlation with '
-          f'{WORTH[fit.targets]}, over the windows of an image, on {fit.held_out} held out:')
+    print(f'fitted to {fit.fitted} images of {fit.split}; mean rank correlation with '
+          f'{WORTH[fit.targets]} over the windows of an image, on {fit.held_out} held out images:')
     table = Table()
     for column in ('stage', *StageFit._fields):
         table.add_column(column, justify='right')
@@ -75,7 +76,7 @@ def show(fit) -> None:
     Console().print(table)
     unfit = [str(i) for i, stage in enumerate(fit.stages) if not stage.images]
     if unfit:
-        print(f'no image was of use for stage {", ".join(unfit)}: ranked as by variation')
+        print(f'no image was usable for stage {", ".join(unfit)}, which ranks as variation does')
 
 
 def main() -> None:
@@ -88,7 +89,7 @@ def main() -> None:
     with clear_errors(args.traceback):
         config = ensure_sparse(args.config, Path(args.work_dir or 'work_dirs'))
         if config != args.config:
-            print(f'the dense Swin of {args.config} is swapped in {config}')
+            print(f'{config} replaces the dense Swin of {args.config} by the sparse backbone')
         args.config = config
         cfg = config_from(args)
         out = args.out or Path(cfg.work_dir) / f'{Path(args.checkpoint).stem}_learned.pth'
@@ -98,8 +99,8 @@ def main() -> None:
     show(fit)
     key = '.'.join(find_backbone(cfg))
     print(f'wrote {out}')
-    print(f'use it: python tools/test.py {config} {out} --sparsity 0.5 --cfg-options '
-          f"{key}.importance=learned (or importance='learned' in {key} of the config)")
+    print(f'to use it: python tools/test.py {config} {out} --sparsity 0.5 --cfg-options '
+          f"{key}.importance=learned (or set importance='learned' in {key} of the config)")
 
 
 if __name__ == '__main__':

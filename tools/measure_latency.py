@@ -18,16 +18,18 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--checkpoint', metavar='FILE',
                         help='checkpoint of the whole model (default: random weights)')
     parser.add_argument('--sparsity', nargs='+', metavar='S',
-                        help='configurations to set beside dense, each as in test.py '
-                        '(default: the config\'s own, and 0.3, 0.6, 0.8)')
+                        help='configurations to compare with dense, each in the format of test.py '
+                        '(default: that of the config, and 0.3, 0.6, 0.8)')
     parser.add_argument('--count-padding', action='store_true',
-                        help='count MACs as published: padded tokens too')
+                        help='also count the MACs of padded tokens, as published')
     group = parser.add_argument_group('latency table')
     group.add_argument('--table', type=Path, metavar='FILE',
-                       help='measure a table that predicts every configuration, and write it here')
+                       help='measure a table that predicts every configuration, and write it to '
+                       'FILE')
     group.add_argument('--budget', type=float, default=120., metavar='SECONDS',
-                       help='time to measure the table in (default: 120)')
-    group.add_argument('--seed', type=int, default=0, help='of the configurations measured for it')
+                       help='time for measuring the table (default: 120)')
+    group.add_argument('--seed', type=int, default=0,
+                       help='seed of the configurations measured for the table')
     group.add_argument('--overwrite', action='store_true', help='replace FILE if it exists')
     add_config_options(parser)
     add_latency_arguments(parser)
@@ -76,8 +78,8 @@ def compare(args: argparse.Namespace, cfg) -> None:
         table.add_row(*row)
     Console(width=140 if setting.of == 'model' else None).print(table)
     if setting.of == 'model' and args.checkpoint is None:
-        print('random weights: what heads and post-processing cost depends on what they find; '
-              '--checkpoint FILE measures the model as it is')
+        print('random weights: the latency of heads and post-processing depends on the '
+              'predictions; use --checkpoint FILE to measure the trained model')
 
 
 def make_meter(args: argparse.Namespace, cfg, setting):
@@ -109,9 +111,9 @@ def measure_table(args: argparse.Namespace, cfg) -> None:
     if args.table.is_dir():
         raise ValueError(f'--table {args.table} is a folder')
     if args.table.exists() and not args.overwrite:
-        raise FileExistsError(f'{args.table} is there already: --overwrite, or another --table')
+        raise FileExistsError(f'{args.table} already exists: use --overwrite or another --table')
     if not args.table.parent.is_dir():
-        raise FileNotFoundError(f'--table {args.table}: no folder {args.table.parent}')
+        raise FileNotFoundError(f'--table {args.table}: folder {args.table.parent} does not exist')
     setting = latency_setting(args, cfg)
     columns = (TextColumn('latency table'), BarColumn(), TextColumn('{task.description}'),
                TimeElapsedColumn())

@@ -11,13 +11,16 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     add_model_arguments(parser)
     parser.add_argument('-o', '--out', type=Path, metavar='NEW.pth',
-                        help='the checkpoint to write (default: NAME_ordered.pth here)')
+                        help='checkpoint to write (default: NAME_ordered.pth in the current '
+                        'folder)')
     parser.add_argument('--importance', choices=IMPORTANCES, default='l1',
-                        help='l1: of weights; taylor: of heads what the loss changes by without '
-                        'them, on images of training, and of neurons as l1 (default: l1)')
+                        help='l1: L1 norm of the weights; taylor: for heads, the estimated change '
+                        'in loss without them, on training images; for neurons, as l1 '
+                        '(default: l1)')
     parser.add_argument('--num-images', type=int, default=64, metavar='N',
-                        help='of taylor (default: 64)')
-    parser.add_argument('--seed', type=int, default=0, help='which N images (default: 0)')
+                        help='number of training images for taylor (default: 64)')
+    parser.add_argument('--seed', type=int, default=0,
+                        help='seed that selects the N images (default: 0)')
     parser.add_argument('--overwrite', action='store_true', help='replace NEW.pth if it exists')
     add_device(parser)
     add_config_options(parser)
@@ -34,7 +37,7 @@ def main() -> None:
         order_checkpoint(load_config(args.config, args.cfg_options), args.checkpoint, out,
                          args.importance, args.num_images, args.device or default_device(),
                          args.seed, args.overwrite)
-    print(f'wrote {out}: heads and neurons by {args.importance}')
+    print(f'wrote {out}: heads and neurons ordered by {args.importance}')
     print('adapt it with SparsityAdaptationHook(widths=dict(heads=[1, .75, .5], '
           'ffn=[1, .75, .5])), then search with --widths heads=1,.75,.5 ffn=1,.75,.5')
 

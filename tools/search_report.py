@@ -9,12 +9,12 @@ from arguments import make_parser
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument('work_dir', type=Path, help='work directory of search_sparsity.py')
-    parser.add_argument('--storage', metavar='URL', help='Optuna storage, where that of the work '
-                        'directory was moved, or has a password')
+    parser.add_argument('--storage', metavar='URL', help='Optuna storage of the search, if it was '
+                        'moved or needs a password')
     parser.add_argument('--images', type=int, default=2, metavar='N',
                         help='show kept windows of the winner on N images (default: 2)')
     parser.add_argument('--device',
-                        help='where the winner runs for these')
+                        help='torch device for these (default: cuda if available, else cpu)')
     return parser.parse_args()
 
 

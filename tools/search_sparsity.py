@@ -15,78 +15,80 @@ from arguments import (DTYPES, POINTS, SAMPLERS, SCOPES, add_latency_arguments,
 
 def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
-    parser.add_argument('config', help='config file, best the one of the adaptation')
+    parser.add_argument('config', help='config file, preferably that of the adaptation')
     parser.add_argument('checkpoint', help='checkpoint of the adapted model')
     goal = parser.add_argument_group('goal')
     goal.add_argument('--max-latency', metavar='MS',
-                      help='milliseconds, or a share of the dense latency: 70%%; needed unless '
-                      '--pareto or --calibrate')
-    goal.add_argument('--min-latency', default='0', metavar='MS', help='likewise')
+                      help='limit in milliseconds, or as a share of the dense latency: 70%%; '
+                      'required unless --pareto or --calibrate')
+    goal.add_argument('--min-latency', default='0', metavar='MS',
+                      help='lower limit in the same format (default: 0)')
     goal.add_argument('--max-macs', type=float, default=float('inf'), metavar='G',
                       help='limit of the backbone\'s MACs, in 1e9')
     goal.add_argument('--pareto', action='store_true',
-                      help='search the front of metric against latency')
+                      help='search the Pareto front of metric and latency')
     goal.add_argument('--points', metavar='P,P,...',
-                      help='with --pareto: latencies that get a config, 30ms,35ms or 80%,60% of '
-                      f'dense (default: {",".join(POINTS)})'.replace('%', '%%'))
+                      help='with --pareto: latencies to write configs for, 30ms,35ms or 80%,60% '
+                      f'of dense (default: {",".join(POINTS)})'.replace('%', '%%'))
     goal.add_argument('--calibrate', action='store_true',
-                      help='how far from dense does each latency fall without any training? As '
-                      '--pareto on a dense checkpoint, by default 40 trials of 200 images; swaps '
-                      'a dense Swin of the config by itself')
-    goal.add_argument('--importance', metavar='NAME', help='score that chooses the windows, see '
-                      'check_selection.py; auto: the best of them on the N images of '
-                      '--num-samples, or on 100 (default: the config\'s)')
-    goal.add_argument('--metric', metavar='KEY', help='what to maximise (default: coco/bbox_mAP, '
-                      'mIoU or NDS, by evaluator)')
+                      help='show how much each latency costs in the metric without any training: '
+                      'like --pareto, on a dense checkpoint, by default with 40 trials of 200 '
+                      'images; a dense Swin in the config is replaced automatically')
+    goal.add_argument('--importance', metavar='NAME', help='score that selects the windows, see '
+                      'check_selection.py; auto: the best score on the N images of '
+                      '--num-samples, or on 100 (default: that of the config)')
+    goal.add_argument('--metric', metavar='KEY', help='metric to maximise (default: '
+                      'coco/bbox_mAP, mIoU or NDS, depending on the evaluator)')
     goal.add_argument('--knob', action='append', default=[], dest='knobs',
-                      metavar='NAME=VALUE,VALUE', help='choose a value of the test config beside '
-                      'the ratios: model.test_cfg.rpn.max_per_img=1000,500,300; or the size of the '
-                      'images: image_scale=1,.875,.75 of the sides; may be repeated')
+                      metavar='NAME=VALUE,VALUE', help='also search a setting of the test config: '
+                      'model.test_cfg.rpn.max_per_img=1000,500,300; or the image size, as a '
+                      'factor of the sides: image_scale=1,.875,.75; may be repeated')
     goal.add_argument('--choices', type=float, nargs='+', metavar='RATIO',
-                      help='ratios to choose from (default: 0, 0.1, ... 0.8); 0 searches --knob '
-                      'and --widths alone')
+                      help='ratios to choose from (default: 0, 0.1, ... 0.8); 0 searches only '
+                      '--knob and --widths')
     goal.add_argument('--widths', nargs='+', default=[], metavar='KIND=SHARE,SHARE',
-                      help='choose for each stage the share of its heads and FFN neurons that run '
-                      'beside the ratios, of a checkpoint of order_units.py: heads=1,.75,.5 '
-                      'ffn=1,.75,.5')
+                      help='also search the share of heads and of FFN neurons that run in each '
+                      'stage, with a checkpoint of order_units.py: heads=1,.75,.5 ffn=1,.75,.5')
     goal.add_argument('--eval-dtype', choices=DTYPES, metavar='DTYPE',
-                      help='evaluate in fp32, fp16 or bf16; on the CPU the backbone '
-                      'alone (default: as --dtype)')
+                      help='evaluate in fp32, fp16 or bf16; on the CPU, only the backbone '
+                      '(default: as --dtype)')
     effort = parser.add_argument_group('effort')
     effort.add_argument('--trials', type=int, metavar='N', dest='num_trials',
-                        help='candidates to evaluate in all (default: 200)')
+                        help='total number of candidates to evaluate (default: 200)')
     effort.add_argument('--num-samples', type=int, metavar='N',
-                        help='evaluate on N images of val (default: all); the best are evaluated '
-                        'on all at the end')
+                        help='evaluate on N images of val (default: all); the best candidates are '
+                        'evaluated on all images at the end')
     effort.add_argument('--first-look', type=int, metavar='N',
-                        help='look at each candidate on N images first, and evaluate only the '
-                        'better ones')
+                        help='evaluate each candidate on N images first, and fully evaluate only '
+                        'the better ones')
     effort.add_argument('--evaluation-timeout', type=float, metavar='SECONDS',
-                        help='record a candidate that takes longer as failed, and end this worker, '
-                        'which may hang in it (default: wait)')
+                        help='record a candidate that takes longer as failed, and exit, because '
+                        'this worker may hang (default: no limit)')
     effort.add_argument('--finalists', type=int, default=3, metavar='N',
-                        help='how many of the best are judged again at the end, for each point '
+                        help='number of best candidates to evaluate again at the end, per point '
                         'with --pareto (default: 3)')
     effort.add_argument('--scopes', nargs='+', choices=SCOPES, default=[], metavar='SCOPE',
-                        help='judge them in these scopes too (image, group: who competes for the '
-                        'windows), and write the best')
+                        help='also evaluate them in these scopes (image, group: which windows '
+                        'compete), and write the best')
     effort.add_argument('--references', action='store_true',
-                        help='at the end evaluate uniform sparsity, each stage alone, and dense on '
-                        'smaller images, for the report')
+                        help='at the end, evaluate uniform sparsity, each stage pruned alone, and '
+                        'dense on smaller images, for the report')
     effort.add_argument('--sampler', choices=SAMPLERS, default='nsga2')
     effort.add_argument('--latency-table', metavar='FILE', dest='table',
                         help='take latencies from a table of measure_latency.py --table, and '
-                        'measure only the best')
-    effort.add_argument('--seed', type=int, default=0, help='of the search and of the N images')
+                        'measure only the best candidates')
+    effort.add_argument('--seed', type=int, default=0,
+                        help='seed of the search and of the N images')
     place = parser.add_argument_group('place')
     place.add_argument('--storage', metavar='URL', help='Optuna storage: sqlite:///FILE, '
                        'journal:FILE on a shared file system, postgresql://... (default: SQLite '
                        'in the work directory)')
     place.add_argument('--study', metavar='NAME',
-                       help='join the search of this name, or begin it')
-    place.add_argument('--resume', action='store_true', help='go on with the search begun there')
+                       help='name of the search to join or create')
+    place.add_argument('--resume', action='store_true',
+                       help='continue the search in the storage')
     place.add_argument('--out', type=Path, metavar='FILE',
-                       help='the winning config (default: winner.py in the work directory)')
+                       help='config of the winner (default: winner.py in the work directory)')
     place.add_argument('--overwrite', action='store_true', help='replace --out if it exists')
     add_runner_arguments(parser)
     add_latency_arguments(parser, 'model where a latency is in ms, backbone where all are shares '
@@ -94,9 +96,9 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     args.pareto |= args.calibrate
     if args.max_latency is None and not args.pareto:
-        parser.error('--max-latency is needed, or --pareto, or --calibrate')
+        parser.error('--max-latency, --pareto or --calibrate is required')
     if args.points and not args.pareto:
-        parser.error('--points goes with --pareto or --calibrate')
+        parser.error('--points requires --pareto or --calibrate')
     return args
 
 
@@ -129,8 +131,8 @@ def main() -> None:
         return
     draw_search(result.work_dir / 'tradeoff.png', result)
     show_search(result)
-    print('configs ' + ', '.join(map(str, result.configs.values())))
-    print(f'candidates and figure in {result.work_dir}; the report: python '
+    print('configs: ' + ', '.join(map(str, result.configs.values())))
+    print(f'candidates and figure: {result.work_dir}; for the report: python '
           f'tools/search_report.py {result.work_dir}')
 
 

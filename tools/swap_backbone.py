@@ -10,12 +10,12 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument('config', help='config file, or mmdet::path/in/the/toolkit.py')
     parser.add_argument('-o', '--out', type=Path, metavar='NEW.py',
-                        help='the config to write (default: NAME_sparse.py here)')
-    parser.add_argument('--sparsity', help='0.6, or one ratio a stage, a pair or a block: '
+                        help='config to write (default: NAME_sparse.py in the current folder)')
+    parser.add_argument('--sparsity', help='0.6, or one ratio per stage, pair or block: '
                         '"[[.3,.3],[0,0],[.1,.1,.2,.2,.2,.2],[0,0]]" (default: dense)')
     parser.add_argument('--adapt', action='store_true',
-                        help='train with sparsity-aware adaptation: append its hook, at a third of '
-                        'the schedule and a tenth of the learning rate')
+                        help='add the hook of sparsity-aware adaptation, and train for a third of '
+                        'the schedule at a tenth of the learning rate')
     parser.add_argument('--overwrite', action='store_true', help='replace NEW.py')
     return parser.parse_args()
 
@@ -33,13 +33,13 @@ def main() -> None:
         print(f'{swap.dotted}: {swap.old_type} -> {swap.kind.name}')
     if len(swaps) > 1:
         print(f'{len(swaps)} backbones: SparsityAdaptationHook, the search and '
-              f'get_sparse_backbone handle models with exactly one')
+              f'get_sparse_backbone only support models with exactly one')
     print(f'wrote {out}')
     if args.adapt:
         given = load_config(str(out)).get('load_from')
         print('adaptation starts from the trained dense model: set load_from to its checkpoint, in '
-              f'{out} or by train.py --cfg-options load_from=CHECKPOINT'
-              + (f' (the config starts from {given} now)' if given else ''))
+              f'{out} or with train.py --cfg-options load_from=CHECKPOINT'
+              + (f' (it is {given} now)' if given else ''))
 
 
 if __name__ == '__main__':

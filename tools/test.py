@@ -10,15 +10,17 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', nargs='?',
                         help='checkpoint file (default: load_from of the config)')
     add_runner_arguments(parser)
-    parser.add_argument('--sparsity', help='0.6, or one ratio a stage, a pair or a block: '
-                        '"[[.3,.3],[0,0],[.1,.1,.2,.2,.2,.2],[0,0]]" (default: the config\'s)')
-    parser.add_argument('--tta', action='store_true', help='test-time augmentation: tta_model and '
-                        'tta_pipeline of the config')
+    parser.add_argument('--sparsity', help='0.6, or one ratio per stage, pair or block: '
+                        '"[[.3,.3],[0,0],[.1,.1,.2,.2,.2,.2],[0,0]]" (default: that of the '
+                        'config)')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation with tta_model '
+                        'and tta_pipeline of the config')
     parser.add_argument('--split', choices=('test', 'val'), default='test',
-                        help='val: the images that a search scores')
+                        help='val: the images that a search evaluates on')
     parser.add_argument('--num-samples', type=int, metavar='N',
-                        help='test on N images only, the same that a search with N uses')
-    parser.add_argument('--seed', type=int, default=0, help='which N images (default: 0)')
+                        help='test on only N images, the same as a search with N')
+    parser.add_argument('--seed', type=int, default=0,
+                        help='seed that selects the N images (default: 0)')
     return parser.parse_args()
 
 
@@ -36,7 +38,7 @@ def main() -> None:
         cfg = config_from(args)
         cfg.load_from = args.checkpoint or cfg.get('load_from')
         if not cfg.load_from:
-            raise ValueError(f'{args.config} names no load_from: give a checkpoint')
+            raise ValueError(f'{args.config} has no load_from: pass a checkpoint')
         if args.split == 'val':
             cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
         if args.tta:

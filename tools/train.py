@@ -8,9 +8,9 @@ def parse_args() -> argparse.Namespace:
     parser = make_parser(__doc__)
     parser.add_argument('config', help='config file, or mmdet::path/in/the/toolkit.py')
     add_runner_arguments(parser)
-    parser.add_argument('--amp', action='store_true', help='mixed precision (CUDA)')
+    parser.add_argument('--amp', action='store_true', help='train in mixed precision (CUDA)')
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
-                        help='go on from CHECKPOINT, or from the latest in the work directory')
+                        help='resume from CHECKPOINT, or from the latest in the work directory')
     return parser.parse_args()
 
 

@@ -11,9 +11,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint of a training with SparseTrainingHook or '
                         'StructuredSparseTrainingHook')
     parser.add_argument('--log', type=Path, metavar='FILE', help='scalars.json of the training '
-                        '(default: the newest below the folder of the checkpoint)')
+                        '(default: the newest one in the folder of the checkpoint)')
     parser.add_argument('-o', '--out', type=Path, metavar='FILE', default=Path('masks.png'),
-                        help='(default: masks.png)')
+                        help='figure to write (default: masks.png)')
     return parser.parse_args()
 
 
@@ -29,7 +29,7 @@ def main() -> None:
     exist = sum(int(mask.sum()) for mask in masks.now.values())
     total = sum(mask.numel() for mask in masks.now.values())
     new = sum(int((mask & ~masks.start[name]).sum()) for name, mask in masks.now.items())
-    print(f'{exist} of {total} exist, {new / exist:.1%} of them new since the start; '
+    print(f'{exist} of {total} are active, {new / exist:.1%} of them new since the start; '
           f'{f"moves from {log}" if log else "no log was found"}')
     print(f'wrote {args.out}')
 

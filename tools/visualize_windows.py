@@ -11,16 +11,17 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config file, or mmdet::path/in/the/toolkit.py')
     parser.add_argument('checkpoint', help='checkpoint file')
     parser.add_argument('inputs', nargs='+', metavar='IMAGE_OR_SAMPLE',
-                        help='image files; where the test pipeline loads several cameras '
-                        '(LoadCameras), sample tokens of the test split, or positions in it, '
+                        help='image files; if the test pipeline loads several cameras '
+                        '(LoadCameras), sample tokens of the test split or indices in it, '
                         'counted from 0')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/windows'), metavar='DIR',
-                        help='gets NAME_windows.png and NAME_panel.png of an image, '
-                        'TOKEN_windows.png of a sample (default: work_dirs/windows)')
+                        help='folder for NAME_windows.png and NAME_panel.png of each image, or '
+                        'TOKEN_windows.png of each sample (default: work_dirs/windows)')
     parser.add_argument('--budget', action='store_true',
-                        help='of samples in their order, also draw how the windows that run move '
-                        'between the cameras: budget.png')
-    parser.add_argument('--sparsity', help='as in test.py (default: the config\'s)')
+                        help='also draw how the windows that run shift between the cameras from '
+                        'sample to sample: budget.png')
+    parser.add_argument('--sparsity',
+                        help='in the format of test.py (default: that of the config)')
     add_device(parser)
     add_config_options(parser)
     return parser.parse_args()
@@ -41,7 +42,7 @@ def main() -> None:
         if loads_cameras(cfg):
             draw_frames(cfg, args)
         elif args.budget:
-            raise ValueError('--budget is for frames of several cameras')
+            raise ValueError('--budget needs frames of several cameras')
         else:
             draw_images(cfg, args)
 
@@ -65,7 +66,7 @@ def draw_images(cfg, args: argparse.Namespace) -> None:
         write_png(panel, painter.panel(image, stages, title, prediction, truths.get(path)))
         print(f'{path}: {windows}, {panel}', flush=True)
         if path not in truths:
-            print(f'{path}: no ground truth, in none of the config\'s data sets on this disk')
+            print(f'{path}: no ground truth found in the config\'s data sets')
 
 
 def draw_frames(cfg, args: argparse.Namespace) -> None:
@@ -91,7 +92,7 @@ def draw_frames(cfg, args: argparse.Namespace) -> None:
         path = args.out / 'budget.png'
         title = f'sparsity {sparsity}, scope {infer.backbone.selection.scope}'
         write_png(path, draw_budgets(budgets, title))
-        print(f'{path}; share of the windows and objects in view correlate by '
+        print(f'{path}; the share of windows and the number of objects in view correlate by '
               f'{correlation(budgets):.2f}')
 
 

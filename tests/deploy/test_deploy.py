@@ -276,7 +276,7 @@ def test_tool_exports_checks_and_times_a_dense_backbone(config, tmp_path):
                        model__backbone__out_indices='(1,)')
     assert outcome.code == 0, outcome.error
     for line in ('weights are random', 'image: 2 x 3 x 16 x 16', 'stage1: 2 x 16 x 4 x 4',
-                 'from PyTorch at most, on 3 random inputs', 'batch 2 of 16x16, fp32'):
+                 'difference from PyTorch', 'on 3 random inputs', 'batch 2 of 16x16, fp32'):
         assert line in outcome.output
     assert sum('│' in line for line in outcome.output.splitlines()) == 1
 

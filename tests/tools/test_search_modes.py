@@ -185,7 +185,7 @@ def test_calibration_of_a_stock_config_needs_no_sparse_backbone(tiny, tmp_path):
 
 
 @pytest.mark.parametrize('arguments, named', [
-    ([], '--max-latency is needed'), (['--max-latency', 9, '--points', '9'], '--points goes with'),
+    ([], 'error: --max-latency'), (['--max-latency', 9, '--points', '9'], 'error: --points'),
     (['--pareto', '--points', 'fast'], "'fast' is neither"),
     (['--max-latency', 9, '--first-look', 4], '--first-look 4'),
     (['--max-latency', 9, '--storage', 'postgresql://me:hush@a@b'], 'malformed storage URL'),

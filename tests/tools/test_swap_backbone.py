@@ -46,11 +46,11 @@ def test_several_backbones_are_told_of(tmp_path):
     swin = dict(type='SwinTransformer')
     (tmp_path / 'base.py').write_text(f'model = dict(a={swin}, b=[{swin}])')
     outcome = run_tool('swap_backbone', tmp_path / 'base.py', '-o', tmp_path / 'new.py')
-    assert outcome.output.splitlines() == [
-        'model.a: SwinTransformer -> SparseSwinTransformer',
-        'model.b.0: SwinTransformer -> SparseSwinTransformer',
-        '2 backbones: SparsityAdaptationHook, the search and get_sparse_backbone handle models '
-        'with exactly one', f'wrote {tmp_path}/new.py']
+    *swapped, warning, wrote = outcome.output.splitlines()
+    assert swapped == ['model.a: SwinTransformer -> SparseSwinTransformer',
+                       'model.b.0: SwinTransformer -> SparseSwinTransformer']
+    assert warning.startswith('2 backbones: SparsityAdaptationHook, ')
+    assert wrote == f'wrote {tmp_path}/new.py'
 
 
 @pytest.mark.parametrize('config, options, named', [
