@@ -1,4 +1,4 @@
-"""How many heads and FFN neurons each block has, where they are not those of its stage."""
+"""Per-block numbers of heads and FFN neurons that override those of the stage."""
 from typing import List, Optional, Sequence
 
 Widths = Optional[Sequence[Optional[int]]]
@@ -6,17 +6,18 @@ Widths = Optional[Sequence[Optional[int]]]
 
 def block_widths(given: Widths, defaults: Sequence[int], name: str,
                  at_most_default: bool = False) -> List[int]:
-    """One number for each block.
+    """Return one number for each block.
 
     Args:
-        given: One entry per block of the backbone, None for the default; None for all defaults.
-        defaults: Of each block.
-        name: Of the argument, for messages.
-        at_most_default: Whether a block may have no more than its default.
+        given: One entry per block of the backbone, None for the default of that block; None
+            for all defaults.
+        defaults: Default of each block.
+        name: Name of the argument, for error messages.
+        at_most_default: Whether the default of a block is its upper limit.
 
     Raises:
-        ValueError: Another number of entries, or one that is no whole number of at least 1, or is
-            above its default where that is the most; names the block.
+        ValueError: If the number of entries is wrong, or an entry is not an integer of at least
+            1 or exceeds its upper limit. The message names the block.
     """
     defaults = [int(default) for default in defaults]
     if given is None:
@@ -35,5 +36,5 @@ def block_widths(given: Widths, defaults: Sequence[int], name: str,
 
 
 def uniform(widths: Sequence[int]):
-    """The number that all blocks share, else the list of them."""
+    """Return the number that all blocks share, or the list if they differ."""
     return widths[0] if len(set(widths)) == 1 else list(widths)

@@ -1,4 +1,4 @@
-"""Checkpoints: what torch may unpickle, and whether a file fits a model."""
+"""Read checkpoints safely, and check whether they fit a model."""
 import importlib
 import pickle
 import re
@@ -18,18 +18,18 @@ _BACKBONE = re.compile(r'^(img_)?backbone\.')  # in a detector's checkpoint
 
 
 def _public_history_method(owner, name: str):
-    """Stands in for ``builtins.getattr`` within a checkpoint: mmengine pickles the methods of
-    HistoryBuffer through it, and nothing else is served."""
+    """Replacement for ``builtins.getattr`` while a checkpoint is unpickled. mmengine pickles
+    methods of HistoryBuffer through it; any other access is refused."""
     if owner is not HistoryBuffer or name.startswith('_'):
         raise pickle.UnpicklingError(f'getattr({owner!r}, {name!r}) in a checkpoint')
     return getattr(owner, name)
 
 
 def allow_mmengine_checkpoints() -> None:
-    """Lets ``torch.load(weights_only=True)``, the default since torch 2.6, read what mmengine
-    0.10 writes beside the weights: HistoryBuffer and numpy values in its message hub.
+    """Let ``torch.load(weights_only=True)``, the default since torch 2.6, read what mmengine 0.10
+    saves along with the weights: the HistoryBuffer and numpy values of its message hub.
 
-    Adds classes that can run no code to torch's allow-list; the check itself stays on.
+    Only classes that cannot run code are added to torch's allow-list. The check stays enabled.
     """
     if digit_version(torch.__version__) < digit_version('2.6.0'):
         return
@@ -38,18 +38,18 @@ def allow_mmengine_checkpoints() -> None:
     core = importlib.import_module(
         'numpy._core.multiarray' if hasattr(np, '_core') and np.__version__ >= '2' else
         'numpy.core.multiarray')
-    for package in ('numpy.core', 'numpy._core'):  # numpy 1 and 2 read each other's files
+    for package in ('numpy.core', 'numpy._core'):  # to read files of numpy 1 and 2
         allowed += [(getattr(core, name), f'{package}.multiarray.{name}')
                     for name in ('_reconstruct', 'scalar')]
     torch.serialization.add_safe_globals(allowed)
 
 
 def read_checkpoint(path: str) -> dict:
-    """Reads a checkpoint onto the CPU.
+    """Load a checkpoint onto the CPU.
 
     Raises:
-        FileNotFoundError: The local file is not there.
-        ValueError: It is no checkpoint, or holds classes that ``weights_only`` refuses.
+        FileNotFoundError: If the file or URL does not exist or cannot be read.
+        ValueError: If it is not a checkpoint, or contains classes that ``weights_only`` refuses.
     """
     if '://' not in path and not Path(path).is_file():
         raise FileNotFoundError(f'checkpoint {path} is not there')
@@ -60,7 +60,7 @@ def read_checkpoint(path: str) -> dict:
         reason = (f'it holds {refused.group(1)}, a class that could run code when loaded'
                   if refused else str(error).splitlines()[-1])
         raise ValueError(f'checkpoint {path} is refused: {reason}') from None
-    except OSError as error:  # URLError is one
+    except OSError as error:  # includes URLError
         raise FileNotFoundError(f'checkpoint {path} can not be read ({error}): give a local '
                                 f'file') from None
     except (RuntimeError, EOFError, KeyError) as error:
@@ -72,12 +72,15 @@ def read_checkpoint(path: str) -> dict:
 
 
 def check_init_cfg(init_cfg: Optional[dict], others: bool = False) -> None:
-    """Makes sure that an ``init_cfg`` of a backbone can be followed: None, or
-    ``dict(type='Pretrained', checkpoint=FILE_OR_URL)``, perhaps with a `prefix`; with `others` what
-    mmengine follows by itself, too.
+    """Check that the ``init_cfg`` of a backbone is supported.
+
+    Args:
+        init_cfg: None, or ``dict(type='Pretrained', checkpoint=FILE_OR_URL)``, optionally with a
+            `prefix`.
+        others: Whether other types, which mmengine handles, are allowed too.
 
     Raises:
-        ValueError: It can't.
+        ValueError: If it is not supported.
     """
     if init_cfg is None:
         return
@@ -95,13 +98,16 @@ def check_init_cfg(init_cfg: Optional[dict], others: bool = False) -> None:
 
 
 def read_pretrained(source: str, prefix: Optional[str] = None) -> Dict[str, torch.Tensor]:
-    """Weights to begin a training from: those that a file or URL holds, itself or under
-    `state_dict` or `model`; of a whole model those under `prefix`, without one under ``backbone.``
-    or ``img_backbone.``.
+    """Load pretrained weights of a backbone.
+
+    Args:
+        source: File or URL. The weights may be at the top level or under `state_dict` or `model`.
+        prefix: Prefix of the keys to take, which is removed. By default ``backbone.`` or
+            ``img_backbone.`` if any key has it, else all keys are taken.
 
     Raises:
-        FileNotFoundError: It can't be read; says how to give a local file.
-        ValueError: It is no checkpoint, or holds nothing under the prefix.
+        FileNotFoundError: If `source` cannot be read. The message says how to give a local file.
+        ValueError: If it is not a checkpoint, or no key has the prefix.
     """
     try:
         checkpoint = read_checkpoint(source)
@@ -124,41 +130,43 @@ def read_pretrained(source: str, prefix: Optional[str] = None) -> Dict[str, torc
 
 
 def fingerprint(module: nn.Module, size: int = 16) -> List[float]:
-    """Mean absolute values of up to `size` parameters, spread over the module: enough to tell one
-    training's weights from another's, whatever device and dtype they are in."""
+    """Return the mean absolute values of up to `size` parameters, spread over the module.
+
+    This tells the weights of two trainings apart, regardless of device and dtype.
+    """
     parameters = [p for p in module.parameters() if p.numel() > 1]
     chosen = parameters[::-(-len(parameters) // size) or 1]
     return [float(p.detach().float().abs().mean()) for p in chosen]
 
 
 def same_weights(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether two fingerprints are of the same weights, up to what a cast to bf16 changes."""
+    """Whether two fingerprints stem from the same weights, up to the rounding of a cast to bf16."""
     return len(one) == len(other) and np.allclose(one, other, rtol=2e-3, atol=1e-6)
 
 
-# The score that the weights belong to, the heads of the learned one, the update of skipped windows,
-# whether units are in order:
-# dense checkpoints have none of them, and the backbone itself checks what it is given.
+# Keys that adaptation adds: heads of trained scores, the update of skipped windows, the score of
+# the adaptation, whether units are ordered. Dense checkpoints lack them, and the backbone checks
+# them itself when it loads a state dict.
 OF_ADAPTATION = re.compile(
     r'(^|\.)(stages\.\d+\.(importance\.weight|blocks\.\d+\.bypass\.\w+)|'
     r'selector\.weight|adapted_to\.importance|unit_order\.by_importance)$')
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The model within wrappers, such as DDP or test-time augmentation: what mmengine loads a
-    checkpoint into."""
+    """Return the model inside wrappers such as DDP or test-time augmentation, into which mmengine
+    loads a checkpoint."""
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
     return model
 
 
 def rename(backbone: nn.Module, state: Dict[str, torch.Tensor], prefix: str) -> None:
-    """Gives the weights of a backbone within a state dict the names that it has for them.
+    """Rename the keys of a backbone in a state dict to the backbone's own names.
 
     Args:
-        backbone: With `own_names`.
-        state: Of a whole model, changed in place.
-        prefix: Of the backbone's names in it, with the dot.
+        backbone: A module with an `own_names` method.
+        state: State dict of the whole model, changed in place.
+        prefix: Prefix of the backbone's keys, including the dot.
     """
     theirs = {key[len(prefix):]: value for key, value in state.items() if key.startswith(prefix)}
     ours = backbone.own_names(theirs)
@@ -169,13 +177,15 @@ def rename(backbone: nn.Module, state: Dict[str, torch.Tensor], prefix: str) -> 
 
 
 def check_fits(model: nn.Module, path: str) -> None:
-    """Makes sure that a checkpoint file holds every parameter and buffer of a model and no other,
-    before mmengine loads it without a word about what it left out. What adaptation adds may be
-    there or not.
+    """Check that a checkpoint file holds exactly the parameters and buffers of a model. Keys that
+    adaptation adds are optional.
+
+    mmengine itself loads a checkpoint that does not fit without raising an error.
 
     Raises:
-        FileNotFoundError, ValueError: See :func:`read_checkpoint`; also a ValueError that lists
-            missing, unexpected and misshapen keys if the file does not fit.
+        FileNotFoundError: See :func:`read_checkpoint`.
+        ValueError: See :func:`read_checkpoint`; also if the file does not fit. The message lists
+            missing and unexpected keys, and keys with another shape.
     """
     model, checkpoint = unwrapped(model), read_checkpoint(path)
     state: Dict[str, torch.Tensor] = checkpoint.get('state_dict', checkpoint)

@@ -1,7 +1,7 @@
-"""Steps that treat the rows of a map one by one, taken in chunks that fit the cache.
+"""Row-wise operations on feature maps, run in chunks that fit the CPU cache.
 
-For inference on the CPU: there, a large temporary costs more than the arithmetic on it, because it
-comes as fresh pages and has left the cache before the next layer reads it.
+For inference on the CPU, where a large temporary costs more than the arithmetic on it: its pages
+are newly allocated, and it is evicted from the cache before the next layer reads it.
 """
 import math
 from typing import Callable, Iterator, Tuple
@@ -12,18 +12,19 @@ from torch import Tensor, nn
 from ..compat import gelu_
 from .tracing import is_tracing
 
-# Of the largest temporary of a chunk; of a strip, which has several at a time.
+# Size of the largest temporary of a chunk, and of each of the several temporaries of a strip.
 CHUNK_BYTES = 2**20
 STRIP_BYTES = 2**20
 
 
 def pays(x: Tensor) -> bool:
-    """Whether work on this tensor should be cut into chunks: on the CPU, without gradients."""
+    """Whether operations on this tensor should run in chunks: on the CPU, without gradients and
+    outside of tracing."""
     return x.device.type == 'cpu' and not torch.is_grad_enabled() and not is_tracing()
 
 
 def spans(length: int, size: int) -> Iterator[slice]:
-    """Slices of nearly equal length, at most `size` but at least 1, that cover `length`."""
+    """Yield slices that cover `length`, of nearly equal lengths of at most ``max(size, 1)``."""
     number = math.ceil(length / max(size, 1))
     for i in range(number):
         yield slice(length * i // number, length * (i + 1) // number)
@@ -31,13 +32,13 @@ def spans(length: int, size: int) -> Iterator[slice]:
 
 def map_rows(step: Callable[[Tensor], Tensor], x: Tensor, width: int,
              out_dim: int = 1) -> Tensor:
-    """``step(x)``, where `step` treats the rows of `x` one by one.
+    """Compute ``step(x)`` for a `step` that treats each row of `x` separately.
 
     Args:
-        step: Takes (B, r, ...), any r rows, and returns their results along `out_dim`.
+        step: Function that maps any r rows (B, r, ...) to results with r rows along `out_dim`.
         x: (B, R, ...).
-        width: Values of one image's row in the step's largest temporary.
-        out_dim: The dimension of rows in the result.
+        width: Values per row and image in the largest temporary of `step`.
+        out_dim: Row dimension of the result.
     """
     if not pays(x):
         return step(x)
@@ -55,25 +56,25 @@ def map_rows(step: Callable[[Tensor], Tensor], x: Tensor, width: int,
 
 
 def activate_(activation: nn.Module, x: Tensor) -> Tensor:
-    """In place where PyTorch has it."""
+    """Apply an activation, in place if it is GELU."""
     if type(activation) is nn.GELU:
         return gelu_(x, activation.approximate)
     return activation(x)
 
 
-Part = Tuple[slice, slice]  # of a batch of maps: images, and rows of theirs
+Part = Tuple[slice, slice]  # images of a batch of maps, and rows of these images
 
 
 def map_strips(step: Callable[[Tensor, Part], Tensor], x: Tensor, halo: int = 0) -> Tensor:
-    """``step(x, everything)`` where the result of a row depends on its image alone, on at most
-    `halo` rows above and below.
+    """Compute ``step`` on a whole batch of maps. The result of a row may depend on at most `halo`
+    rows above and below it in the same image.
 
     Args:
-        step: Takes (b, h, W, C), some rows of some images, and which they are; returns one result
-            for each row, along dimension 1. Those of the outer `halo` rows are not used, unless
-            they are the map's own first or last.
+        step: Function of some rows of some images, (b, h, W, C), and the :data:`Part` that they
+            are. It returns one result per row along dimension 1. Results of the outer `halo` rows
+            are discarded, except at the top and bottom of the map.
         x: (B, H, W, C).
-        halo: Rows.
+        halo: Number of rows.
     """
     height = x.shape[1]
     if not pays(x):

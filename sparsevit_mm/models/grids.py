@@ -1,4 +1,5 @@
-"""The grid of a position embedding, of which a checkpoint holds the number of positions alone."""
+"""Infer and resize the grid of a position embedding. A checkpoint only stores the number of
+positions."""
 import math
 from typing import Sequence, Tuple, Union
 
@@ -7,7 +8,11 @@ from torch import Tensor
 
 
 def image_size(size: Union[int, Sequence[int]]) -> Tuple[int, int]:
-    """Height and width of one or two numbers. Raises ValueError on others."""
+    """Return height and width from one or two numbers of pixels.
+
+    Raises:
+        ValueError: If `size` is anything else.
+    """
     sides = [size] if isinstance(size, int) else list(size)
     if len(sides) not in (1, 2) or not all(isinstance(s, int) and s > 0 for s in sides):
         raise ValueError(f'pretrain_img_size {size} is not one or two numbers of pixels')
@@ -15,16 +20,18 @@ def image_size(size: Union[int, Sequence[int]]) -> Tuple[int, int]:
 
 
 def grid_of(count: int, like: Sequence[int], what: str) -> Tuple[int, int]:
-    """Height and width of so many positions, where that is certain: a square, as nearly all
-    pretrainings have it, or the shape of another grid at another size, but not either.
+    """Infer height and width of a grid from its number of positions.
+
+    The grid is a square, as in nearly all pretrainings, or has the aspect ratio of `like`.
 
     Args:
-        count: Positions.
-        like: Height and width of the grid that they are resized to.
-        what: They are, for messages.
+        count: Number of positions.
+        like: Height and width of the grid that it will be resized to.
+        what: Name of the grid, for error messages.
 
     Raises:
-        ValueError: They are neither, or both; names both shapes.
+        ValueError: If the number fits neither, or both with different shapes. The message names
+            the candidates and `like`.
     """
     side, (height, width) = math.isqrt(count), like
     square = {(side, side)} if side**2 == count else set()
@@ -43,7 +50,7 @@ def grid_of(count: int, like: Sequence[int], what: str) -> Tuple[int, int]:
 
 def resize_grid(positions: Tensor, source: Sequence[int], target: Sequence[int],
                 mode: str = 'bicubic') -> Tensor:
-    """(1, h * w, C) -> (1, H * W, C)."""
+    """Interpolate a grid of positions, (1, h * w, C), to (1, H * W, C)."""
     grid = positions.transpose(1, 2).reshape(1, -1, *source)
     grid = F.interpolate(grid, size=tuple(target), mode=mode, align_corners=False)
     return grid.flatten(2).transpose(1, 2).contiguous()

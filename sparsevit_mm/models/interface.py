@@ -1,4 +1,5 @@
-"""What hooks, search, cost, export and figures may ask of any sparse backbone."""
+"""Interface of sparse backbones, through which hooks, search, cost, export and figures use
+them."""
 from contextlib import contextmanager
 from itertools import islice
 from typing import (Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Set, Tuple,
@@ -22,33 +23,34 @@ from .unit_order import UnitOrder
 
 
 class SparseBackbone(BaseModule):
-    """Base of the sparse backbones: an image (B, in_channels, H, W) to a tuple of feature maps.
+    """Base class of sparse backbones, which map images (B, in_channels, H, W) to a tuple of
+    feature maps.
 
-    A subclass implements the methods below that raise NotImplementedError, sets `selection`, and
-    lets its forward read `sparsity`, `selection` and `execution`, which may be set at any time.
-    Nothing outside of :mod:`sparsevit_mm.models` needs to know the class.
+    A subclass implements the methods below that raise NotImplementedError and sets `selection`.
+    Its forward reads `sparsity`, `selection` and `execution`, which may be set at any time.
+    Code outside of :mod:`sparsevit_mm.models` only uses this interface.
 
     Args:
-        space: The configurations that it takes.
+        space: Valid sparsity configurations.
         in_channels: Channels of the input.
         patch_size: Side of a token of the first map, in pixels.
-        out_indices: Of the feature maps, which name them in an exported file.
+        out_indices: Indices of the feature maps, which name the outputs of an exported file.
         sparsity: See `sparsity`.
         execution: See `execution`.
         init_cfg: See :func:`~.checkpoints.check_init_cfg`.
         widths: See `widths`.
 
     Attributes:
-        scores: Names of importance that it can choose by.
-        adapted_to: The score under which its weights were adapted.
-        lacking: Names of scores with weights of their own that a loaded checkpoint held none of.
-        unit_order: Whether its heads and neurons are in the order of their importance.
-        told: What the model around it was called with, for the time of its forward.
-        watched: Whether dense passes too should heed what in an image is padding.
+        scores: Names of the importance scores that the backbone supports.
+        adapted_to: The score with which the weights were adapted.
+        lacking: Names of trained scores for which the loaded checkpoint has no weights.
+        unit_order: Whether heads and neurons are sorted by importance.
+        told: Inputs of the enclosing model, during its forward pass.
+        watched: Whether dense passes read the padding of the images too.
     """
 
     scores: Tuple[str, ...] = tuple(TOKEN_SCORES)
-    other_inits = False  # whether an init_cfg that is no checkpoint is mmengine's to follow
+    other_inits = False  # whether mmengine handles an init_cfg without a checkpoint
 
     def __init__(self, space: SparsitySpace, in_channels: int, patch_size: int,
                  out_indices: Sequence[int], sparsity: Sparsity = None,
@@ -66,19 +68,19 @@ class SparseBackbone(BaseModule):
         self.in_channels = in_channels
         self.patch_size = patch_size
         self.out_indices = tuple(out_indices)
-        self._widths = StageWidths.of(widths, len(space.depths))  # the blocks are not there yet
+        self._widths = StageWidths.of(widths, len(space.depths))  # before the blocks exist
         self.sparsity = sparsity
         self.execution = execution
 
     @property
     def depths(self) -> Tuple[int, ...]:
-        """Blocks in each stage."""
+        """Number of blocks of each stage."""
         return self.space.depths
 
     @property
     def sparsity(self) -> SparsityConfig:
-        """The ratio of every block: the one place where it is kept, read at each forward. Takes
-        what :meth:`~sparsevit_mm.sparsity.SparsitySpace.config` takes, and raises as it does."""
+        """The sparsity ratio of every block, read at each forward. The setter accepts the values
+        of :meth:`~sparsevit_mm.sparsity.SparsitySpace.config` and raises the same errors."""
         return self._sparsity
 
     @sparsity.setter
@@ -87,8 +89,11 @@ class SparseBackbone(BaseModule):
 
     @property
     def selection(self) -> Selection:
-        """Which windows or tokens run, as `sparsity` says how many. Raises ValueError on a score
-        that is none of `scores`."""
+        """How the windows or tokens that run are chosen; `sparsity` sets their number.
+
+        Raises:
+            ValueError: If the backbone does not support the importance score.
+        """
         return self._selection
 
     @selection.setter
@@ -100,11 +105,12 @@ class SparseBackbone(BaseModule):
 
     @property
     def widths(self) -> StageWidths:
-        """The share of the heads and FFN neurons of each stage that run: the one place where it is
-        kept, read at each forward. Takes what :meth:`~sparsevit_mm.widths.StageWidths.of` takes.
+        """The share of the heads and FFN neurons of each stage that run, read at each forward. The
+        setter accepts the values of :meth:`~sparsevit_mm.widths.StageWidths.of`.
 
         Raises:
-            ValueError, TypeError: As that does; or the blocks can't run a part of their units.
+            ValueError: See that method; also if the blocks cannot run a part of their units.
+            TypeError: See that method.
         """
         return self._widths
 
@@ -121,10 +127,10 @@ class SparseBackbone(BaseModule):
 
     def running_units(self, widths: Optional[StageWidths] = None
                       ) -> List[List[Optional[BlockWidth]]]:
-        """For each stage and block, how many of its heads and neurons run; None where all do.
+        """Return how many heads and neurons run, per stage and block. None means all of them.
 
         Args:
-            widths: The backbone's own by default.
+            widths: Widths to use instead of those of the backbone.
         """
         widths = self._widths if widths is None else widths
         if widths.is_full:
@@ -141,14 +147,14 @@ class SparseBackbone(BaseModule):
         return found
 
     def all_units(self) -> List[List[BlockWidth]]:
-        """How many heads and neurons each block of each stage has."""
+        """Return how many heads and neurons each block has, per stage."""
         return self._numbers(StageWidths.of(None, len(self.depths)))
 
     def unit_numbers(self, point: Optional[SparsityConfig] = None) -> List[List[BlockWidth]]:
-        """As :meth:`running_units`, with the numbers of whole blocks too.
+        """Return the same as :meth:`running_units`, with numbers instead of None.
 
         Args:
-            point: With widths among its knobs; the backbone's own where it names none.
+            point: Point whose knobs may set widths. The others are those of the backbone.
         """
         return self._numbers(self._widths if point is None else self._widths.at(point))
 
@@ -160,7 +166,7 @@ class SparseBackbone(BaseModule):
 
     @property
     def execution(self) -> str:
-        """How inference runs: a key of :data:`~.execution.EXECUTIONS`. Training is eager."""
+        """Inference mode, a key of :data:`~.execution.EXECUTIONS`. Training is always eager."""
         return self._execution
 
     @execution.setter
@@ -171,24 +177,27 @@ class SparseBackbone(BaseModule):
         self._executor = EXECUTIONS[value] and EXECUTIONS[value]()
 
     def scores_for(self, config: SparsityConfig) -> List[str]:
-        """Those of `scores` that can choose what runs in a configuration."""
+        """Return those of `scores` that support a configuration."""
         return list(self.scores)
 
     def scores_held(self, state_dict: Mapping[str, Tensor], prefix: str) -> Set[str]:
-        """Names of the scores with weights of their own that a state dict holds weights of.
+        """Return the names of the trained scores whose weights a state dict contains.
 
         Args:
-            state_dict: Of this backbone, or of a model around it.
-            prefix: Of the backbone's names in it.
+            state_dict: State dict of this backbone, or of a model that contains it.
+            prefix: Prefix of the backbone's keys.
 
         Raises:
-            ValueError: They do not fit. Names the keys.
+            ValueError: If these weights do not fit. The message names the keys.
         """
         return set()
 
     def _check_score(self) -> None:
-        """Before a pass that prunes. Raises ValueError in eval mode if the checkpoint lacks weights
-        of the score."""
+        """Check the score before a pass that prunes.
+
+        Raises:
+            ValueError: If the checkpoint lacks the weights of the score, in eval mode.
+        """
         name = self.selection.importance
         if self.training:
             self.lacking.discard(name)
@@ -198,10 +207,10 @@ class SparseBackbone(BaseModule):
         self.adapted_to.check(name, self.training)
 
     def _make_heads(self, names: Set[str]) -> None:
-        """Makes the parts that hold the weights of these scores, where there are none yet."""
+        """Create the modules with the weights of these scores, where they do not exist yet."""
 
     def _load_heads(self, state_dict: Mapping[str, Tensor], prefix: str) -> None:
-        """Before a state dict is loaded: makes place for what it holds."""
+        """Create the heads that a state dict has weights for, before it is loaded."""
         if any(key.startswith(prefix) for key in state_dict):
             held = self.scores_held(state_dict, prefix)
             self.lacking = TRAINED.keys() - held
@@ -209,47 +218,57 @@ class SparseBackbone(BaseModule):
 
     def macs(self, shape: Sequence[int], config: SparsityConfig,
              count_padding: bool = False) -> int:
-        """Multiply-accumulates of one image, in closed form.
+        """Compute the multiply-accumulates (MACs) of one image in closed form.
 
         Args:
             shape: (H, W) of the input, in pixels.
-            config: The sparsity; an OperatingPoint may have widths.
-            count_padding: Count padded tokens as if every layer ran on them. Of no effect where
-                nothing is padded.
+            config: Sparsity configuration, or an OperatingPoint, which may set widths.
+            count_padding: Whether to count padded tokens as if every layer ran on them. Without
+                padding it has no effect.
         """
         raise NotImplementedError
 
     def totals(self, shape: Sequence[int]) -> List[int]:
-        """Windows, or tokens, that a dense block of each stage runs, for (H, W) pixels."""
+        """Return how many windows or tokens a dense block of each stage runs, for (H, W) pixels."""
         raise NotImplementedError
 
     def token_sides(self) -> List[int]:
-        """Side of a token of each stage, in pixels of the input."""
+        """Return the side of a token of each stage, in pixels of the input."""
         raise NotImplementedError
 
     def attention_blocks(self) -> List[nn.Module]:
-        """The blocks of an attention and an FFN whose heads and neurons can be taken out, in order,
-        each with `num_heads` and `num_neurons`; `block_heads` and `ffn_widths` of the backbone are
-        theirs. None by default."""
+        """Return the blocks with attention and FFN whose heads and neurons can be removed, in
+        order.
+
+        Each has `num_heads` and `num_neurons`, which the arguments `block_heads` and `ffn_widths`
+        of the backbone set. Empty by default.
+        """
         return []
 
     def identity(self) -> Dict:
-        """All that latency depends on but sparsity, execution and the values of weights, as JSON
-        holds it; ``depths`` are in it."""
+        """Return everything that affects latency except sparsity, execution and the values of
+        weights, as a JSON-serialisable dict. It contains ``depths``."""
         raise NotImplementedError
 
     def smallest_margin(self, image: Tensor) -> Optional[float]:
-        """The smallest gap between the scores of the last selected and the first not selected, as
-        a share of the former: where it is within rounding, an exported model may select another.
-        Infinite if all are selected; None if the backbone does not know."""
+        """Return the smallest relative gap between the scores of the last selected and the first
+        unselected window or token.
+
+        If the gap is within rounding error, an exported model may select another one. Infinite if
+        all are selected; None if the backbone does not support this.
+        """
         return None
 
     @contextmanager
     def recording(self) -> Iterator[List[List[Tensor]]]:
-        """Within the context each forward pass leaves, per stage and block, a (B, H, W) bool map
-        of the tokens that ran, H and W being the stage's size in tokens."""
+        """Context manager that records which tokens each block runs.
+
+        Yields:
+            Lists of maps, one per stage. Each forward pass appends one (B, H, W) bool map per
+            block, where H and W are the size of the stage in tokens.
+        """
         maps: List[List[Tensor]] = [[] for _ in self.depths]
-        # Recordings run no hooks. They are put aside, not dropped, as setting `execution` would do.
+        # Compiled and captured forwards run no hooks. Setting `execution` would drop them.
         executor, self._executor = self._executor, None
         handles = self._record(maps)
         try:
@@ -260,22 +279,21 @@ class SparseBackbone(BaseModule):
                 handle.remove()
 
     def _record(self, maps: List[List[Tensor]]) -> list:
-        """Makes each forward pass add its maps; returns handles whose ``remove`` ends that."""
+        """Register hooks that append the maps of each forward pass. Return their handles."""
         raise NotImplementedError
 
     @contextmanager
     def watching(self, scores: Sequence[str]) -> Iterator[Callable[[], List[Seen]]]:
-        """Within the context a dense forward pass in eval mode, and the backward pass after it,
-        leave what the scores say where windows or tokens would be chosen, and what running these
-        is worth.
+        """Context manager that collects, from a dense forward pass in eval mode and an optional
+        backward pass, the scores of windows or tokens and what running them is worth.
 
         Args:
-            scores: Some of :meth:`scores_for`.
+            scores: Names from :meth:`scores_for`.
 
         Yields:
-            What gives that of the last pass, and forgets it.
+            Function that returns the values of the last pass and clears them.
         """
-        executor, self._executor = self._executor, None  # recordings run no hooks
+        executor, self._executor = self._executor, None  # it runs no hooks
         self.watched = True
         watch = self._watch(scores)
         try:
@@ -285,15 +303,15 @@ class SparseBackbone(BaseModule):
             self._executor, self.watched = executor, False
 
     def _watch(self, scores: Sequence[str]):
-        """What has the `take` of :meth:`watching`, and a `close` that ends it."""
+        """Return an object with `take`, see :meth:`watching`, and `close`, which ends watching."""
         raise NotImplementedError
 
 
 def get_sparse_backbone(model: nn.Module) -> SparseBackbone:
-    """The sparse backbone of a detector or segmentor, wrapped (DDP) or not, at any depth.
+    """Return the sparse backbone of a detector or segmentor, wrapped (DDP) or not, at any depth.
 
     Raises:
-        ValueError: There is none, or more than one. Names what stands where backbones stand.
+        ValueError: If the model does not have exactly one. The message names its backbones.
     """
     found = [m for m in model.modules() if isinstance(m, SparseBackbone)]
     if len(found) == 1:
@@ -307,7 +325,7 @@ def get_sparse_backbone(model: nn.Module) -> SparseBackbone:
 
 
 def backbone_names() -> List[str]:
-    """Names of the registered sparse backbones, as configs give them."""
+    """Return the registry names of all sparse backbones, as used in configs."""
     found, names = [SparseBackbone], []
     while found:
         subclasses = found.pop().__subclasses__()

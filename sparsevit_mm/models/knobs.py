@@ -1,4 +1,4 @@
-"""Values of the test config of a built model: finds where its parts read them, and sets them."""
+"""Set values of the test config of a built model wherever its modules read them."""
 from contextlib import contextmanager
 from typing import Any, Dict, Iterator, List, Sequence, Set, Tuple
 
@@ -13,8 +13,10 @@ from .interface import SparseBackbone
 
 
 class WidthSetter:
-    """Sets the widths of a sparse backbone to those of a point, and to its own where a point names
-    none: those that it has now."""
+    """Sets the widths of a sparse backbone to those of a point.
+
+    Widths that a point does not name are reset to their values when the setter was created.
+    """
 
     def __init__(self, backbone: SparseBackbone):
         self.backbone, self.own = backbone, backbone.widths
@@ -28,17 +30,18 @@ class WidthSetter:
 class KnobSetter:
     """Sets knobs of one model.
 
-    The toolkits hand parts of ``model.test_cfg`` to the heads that read them: each dict of the
-    model that holds what the named part held when the model was built gets the value.
+    The toolkits copy parts of ``model.test_cfg`` to the heads that read them. A value is therefore
+    set in every dict of the model's test configs that equals the named part when the setter is
+    created.
 
     Args:
         model: A model with a ``test_cfg``, wrapped or not.
-        names: Of the knobs, as :class:`~sparsevit_mm.operating_point.Knob` has them. The image
-            scale is the data's, and no matter of the model's; widths, which need not be named, are
-            those of the sparse backbone.
+        names: Names of the knobs, see :class:`~sparsevit_mm.operating_point.Knob`. The image scale
+            is ignored, since it belongs to the data pipeline. Widths, which need not be named, are
+            set on the sparse backbone.
 
     Raises:
-        ValueError: The model has no such value; lists those that are there.
+        ValueError: If the model has no such value. The message lists the existing ones.
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str]):
@@ -59,7 +62,7 @@ class KnobSetter:
         return list(self._places)
 
     def __call__(self, point: SparsityConfig) -> None:
-        """Sets the knobs of a point; those that it does not name get the model's own values."""
+        """Set the knobs of a point. Knobs that it does not name are reset to the model's values."""
         for name, value in {**self._own, **dict(point.knobs)}.items():
             if name == IMAGE_SCALE or is_width(name):
                 continue
@@ -85,12 +88,12 @@ class KnobSetter:
 
     @contextmanager
     def watching(self) -> Iterator[Set[str]]:
-        """Within the context collects the names of the knobs that the model reads."""
+        """Context manager that collects the names of the knobs that the model reads."""
         read: Set[str] = set()
         watched = {name: (dict(parts[0]), key) for name, (parts, key) in self._places.items()}
 
         class Watched(ConfigDict):
-            """Says what is read of it. Copies, which heads make, do so too."""
+            """Config that records which keys are read, also from the copies that heads make."""
 
             def __getitem__(self, key):
                 self._note(key)
@@ -116,7 +119,7 @@ class KnobSetter:
 
 
 def _holders(model: nn.Module) -> Iterator[Tuple[nn.Module, Dict]]:
-    """Modules with a test config."""
+    """Yield the modules with a test config, and the config."""
     for module in model.modules():
         own = getattr(module, 'test_cfg', None)
         if isinstance(own, dict):
@@ -124,7 +127,7 @@ def _holders(model: nn.Module) -> Iterator[Tuple[nn.Module, Dict]]:
 
 
 def _alike(model: nn.Module, part: Dict) -> List[Dict]:
-    """The dicts of the model's test configs that hold the same as `part`."""
+    """Return the dicts in the model's test configs that equal `part`."""
     found: Dict[int, Dict] = {id(part): part}
     for _, own in _holders(model):
         for one in _dicts(own):

@@ -1,7 +1,7 @@
-"""A block on the first of its heads and neurons: the layers with a part of their weights.
+"""Layers that run only the first heads and neurons of a block.
 
-Weights are cut at each call, where they lie, so that nothing is kept that a change of them would
-leave stale. Whole blocks do not come here.
+Weights are sliced at each call, so that no copy of them can become stale. Blocks that run all
+units do not use these slices.
 """
 from typing import NamedTuple, Optional
 
@@ -11,20 +11,20 @@ from torch import Tensor, nn
 
 
 class BlockWidth(NamedTuple):
-    """How many heads and FFN neurons of a block run: the first ones."""
+    """Number of heads and FFN neurons of a block that run. They are the first ones."""
     heads: int
     neurons: int
 
 
 def project_heads(x: Tensor, weight: Tensor, bias: Optional[Tensor], heads: int,
                   of: int) -> Tensor:
-    """Query, key and value of the first heads.
+    """Compute query, key and value of the first heads.
 
     Args:
         x: (..., C).
-        weight, bias: (3 * of * d, C) and (3 * of * d, ), of all heads.
-        heads: That run.
-        of: All heads.
+        weight, bias: (3 * of * d, C) and (3 * of * d, ), for all heads of d channels.
+        heads: Number of heads that run.
+        of: Number of all heads.
 
     Returns:
         (..., 3 * heads * d).
@@ -38,17 +38,18 @@ def project_heads(x: Tensor, weight: Tensor, bias: Optional[Tensor], heads: int,
 
 
 def take_first(layer: nn.Linear, x: Tensor) -> Tensor:
-    """The layer on the first of its inputs: (..., K) -> (..., C)."""
+    """Apply a linear layer to its first K input channels: (..., K) -> (..., C)."""
     return F.linear(x, layer.weight[:, :x.shape[-1]], layer.bias)
 
 
 def give_first(layer: nn.Linear, x: Tensor, number: int) -> Tensor:
-    """The first of the layer's outputs: (..., C) -> (..., number)."""
+    """Compute the first output channels of a linear layer: (..., C) -> (..., number)."""
     return F.linear(x, layer.weight[:number], None if layer.bias is None else layer.bias[:number])
 
 
 def feed_forward(ffn: FFN, x: Tensor, width: Optional[BlockWidth]) -> Tensor:
-    """(..., C) -> the same: the layers of an FFN of two, without what follows them."""
+    """Apply the layers of a two-layer FFN, (..., C) -> (..., C), without layer scale, DropPath and
+    residual."""
     if width is None:
         return ffn.layers(x)
     (widen, activate, drop), narrow, last_drop = ffn.layers

@@ -1,4 +1,4 @@
-"""Half precision of a whole model at test time."""
+"""Run a whole model in half precision at test time."""
 from contextlib import contextmanager
 from typing import Any, Iterator
 
@@ -10,13 +10,14 @@ from .interface import get_sparse_backbone
 
 @contextmanager
 def half_precision(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Within the context the model's forward runs under autocast, as the toolkits run it. On the
-    CPU only the sparse backbone's does, and its feature maps come out in fp32: mmcv's operators,
-    NMS among them, take nothing else there.
+    """Context manager that runs the model's forward under autocast, as the toolkits do.
+
+    On the CPU only the sparse backbone runs under autocast, and its feature maps are cast to fp32,
+    because mmcv's operators, such as NMS, support no other dtype there.
 
     Args:
-        model: With a sparse backbone, not wrapped.
-        dtype: fp16 or bf16; with fp32 the model runs as it is.
+        model: Model with a sparse backbone, not wrapped.
+        dtype: fp16 or bf16; fp32 leaves the model unchanged.
     """
     if dtype == torch.float32:
         yield
@@ -24,8 +25,8 @@ def half_precision(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     device = next(model.parameters()).device.type
     module = get_sparse_backbone(model) if device == 'cpu' else model
     forward = torch.autocast(device, dtype)(module.forward)
-    # mmengine's loops open an autocast of their own, off by default, around the whole model: only
-    # one that is opened within it counts.
+    # mmengine's loops run the model under an autocast that is disabled by default, so ours must be
+    # opened inside it.
     module.forward = forward if module is model else lambda *args: _as_fp32(forward(*args))
     try:
         yield
@@ -34,7 +35,7 @@ def half_precision(model: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 
 
 def _as_fp32(features: Any) -> Any:
-    """Feature maps, in whatever tuples they come."""
+    """Cast a feature map, or nested sequences of them, to fp32."""
     if isinstance(features, Tensor):
         return features.float()
     return type(features)(map(_as_fp32, features))

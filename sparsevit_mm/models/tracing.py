@@ -1,10 +1,10 @@
-"""Whether the code runs to be recorded rather than to compute."""
+"""Detect whether the code is being traced."""
 import torch
 
 from ..compat import is_compiling
 
 
 def is_tracing() -> bool:
-    """True under torch.compile, torch.export and torch.jit.trace: then code must be functional
-    and free of shapes that depend on data."""
+    """Whether torch.compile, torch.export or torch.jit.trace is tracing the code, which must then
+    be functional and free of data-dependent shapes."""
     return torch.jit.is_tracing() or is_compiling()

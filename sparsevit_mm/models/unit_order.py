@@ -1,5 +1,5 @@
-"""Whether the heads and neurons of a backbone stand in the order of their importance: it travels in
-the state dict."""
+"""Flag in the state dict for whether the heads and neurons of a backbone are sorted by
+importance."""
 from typing import Mapping
 
 import torch
@@ -10,8 +10,10 @@ KEY = 'by_importance'
 
 
 class UnitOrder(nn.Module):
-    """Set by :func:`~sparsevit_mm.weights.order_units`. The state dict holds it only where it is
-    so: dense checkpoints load strictly."""
+    """Flag for whether units are sorted, set by :func:`~sparsevit_mm.weights.order_units`.
+
+    The state dict contains it only if it is true, so that dense checkpoints load strictly.
+    """
 
     def __init__(self):
         super().__init__()
@@ -24,7 +26,11 @@ class UnitOrder(nn.Module):
         self.by_importance.fill_(True)
 
     def require(self, what: str) -> None:
-        """Raises ValueError, which begins with `what`, unless the units are in order."""
+        """Check that the units are sorted.
+
+        Raises:
+            ValueError: If they are not. The message begins with `what`.
+        """
         if not self:
             _refuse(what)
 
@@ -38,7 +44,7 @@ class UnitOrder(nn.Module):
 
 
 def require_order(state_dict: Mapping, what: str) -> None:
-    """As :meth:`UnitOrder.require`, of weights that no model has loaded yet."""
+    """Check a state dict that is not loaded yet, see :meth:`UnitOrder.require`."""
     if not any(key.endswith(f'unit_order.{KEY}') for key in state_dict):
         _refuse(what)
 

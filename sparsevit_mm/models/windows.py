@@ -1,4 +1,4 @@
-"""Geometry of one feature map: where the tokens of each window lie. Depends on sizes alone."""
+"""Window partition of a feature map. It depends on sizes only."""
 import math
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,26 +15,27 @@ from ..compat import assume_constant_result
 class WindowPartition:
     """The windows of an H x W feature map, plain or cyclically shifted.
 
-    The map is padded at the bottom and right to multiples of the window size, as Swin pads it.
+    The map is padded at the bottom and right to multiples of the window size, as in Swin.
 
     Attributes:
         height, width: Size of the feature map, in tokens.
         window_size: Side of a window, in tokens.
         shift: Cyclic shift, in tokens; 0 for the plain partition.
         table: (nW, N) int64, N = window_size**2. The index y * width + x of each token of each
-            window; ``height * width`` where the token is padding.
-        inverse: (height * width,) int64. Where each token of the map stands in the flattened
-            (nW * N,) table: the table's inverse, padding left out.
+            window; ``height * width`` for padding.
+        inverse: (height * width,) int64. The position of each token of the map in the flattened
+            (nW * N,) table, i.e. the inverse of the table without padding.
         padded: (nW, N) bool, true where a token is padding; None if the map needs no padding.
         masks: (M, N, N) float32, the distinct attention masks of the partition: 0 where two
             tokens may attend to each other, -100 where the shift brought them together from
             opposite sides of the map. None for the plain partition.
         mask_index: (nW,) int64, which of `masks` each window uses; None for the plain partition.
-        interior: Indices, ascending, of the windows that hold neither padding nor tokens from
-            two sides of the map: they need no mask.
-        edge: The other windows.
+        interior: Indices, ascending, of the windows that contain neither padding nor tokens from
+            opposite sides of the map. They need no mask.
+        edge: Indices, ascending, of the other windows.
         first: (nW, 2) int64, the lowest row and the lowest column of the tokens of each window.
-        token_bounds: nW + 1 ints: the most tokens, padding left out, that k windows can hold.
+        token_bounds: nW + 1 ints. Entry k is the maximum number of tokens, without padding, that
+            k windows can contain.
     """
     height: int
     width: int
@@ -56,16 +57,16 @@ class WindowPartition:
 
 
 def num_windows(height: int, width: int, window_size: int) -> int:
-    """Windows of an H x W map of tokens, padding included."""
+    """Return the number of windows of an H x W map of tokens, including padding."""
     return math.ceil(height / window_size) * math.ceil(width / window_size)
 
 
 @assume_constant_result
 def partition(height: int, width: int, window_size: int, shift: int,
               device: torch.device) -> WindowPartition:
-    """The partition of a map, computed once for each size and device.
+    """Return the partition of a map, cached by its arguments.
 
-    Equals the pad, roll and partition of ``ShiftWindowMSA`` in mmdet and mmseg, and its mask.
+    It equals the padding, roll, partition and mask of ``ShiftWindowMSA`` in mmdet and mmseg.
     """
     made = _cached_partition(height, width, window_size, shift, device)
     for held in _holders:
@@ -78,8 +79,8 @@ _holders: List[List[WindowPartition]] = []
 
 @contextmanager
 def hold_partitions() -> Iterator[List[WindowPartition]]:
-    """Collects the partitions asked for within the context: they stay for as long as the list,
-    even if the cache lets go of them."""
+    """Context manager that collects the partitions requested inside it. They live as long as the
+    list, even if the cache evicts them."""
     held: List[WindowPartition] = []
     _holders.append(held)
     try:
@@ -91,7 +92,7 @@ def hold_partitions() -> Iterator[List[WindowPartition]]:
 @lru_cache(maxsize=256)
 def _cached_partition(height: int, width: int, window_size: int, shift: int,
                       device: torch.device) -> WindowPartition:
-    with torch.inference_mode(False), torch.no_grad():  # cached tensors serve training too
+    with torch.inference_mode(False), torch.no_grad():  # cached tensors are used in training too
         table, inverse, padded, masks, mask_index = _partition(height, width, window_size, shift)
         real = (table < height * width).sum(1)
         at_edge = real < window_size**2
@@ -124,8 +125,8 @@ def _partition(height: int, width: int, window_size: int, shift: int):
 
     masks = mask_index = None
     if shift:
-        # Only the last row and the last column of windows hold tokens from two sides of the map,
-        # so four masks serve all windows: interior, last column, last row, corner.
+        # Only the last row and the last column of windows contain tokens from opposite sides of
+        # the map, so four masks suffice: interior, last column, last row, corner.
         last_row = torch.arange(num_rows) == num_rows - 1
         last_col = torch.arange(num_cols) == num_cols - 1
         mask_index = (2 * last_row[:, None] + 1 * last_col[None, :]).reshape(-1)
@@ -137,13 +138,13 @@ def _partition(height: int, width: int, window_size: int, shift: int):
 
 
 def _split_axis(size: int, window_size: int, shift: int):
-    """Coordinates along one axis, (windows, window_size), after padding and rolling by -shift."""
+    """Return (windows, window_size) coordinates along one axis, padded and rolled by -shift."""
     padded = math.ceil(size / window_size) * window_size
     coords = (torch.arange(padded) + shift) % padded
     return coords.reshape(-1, window_size)
 
 
 def _mask(row_side: Tensor, col_side: Tensor) -> Tensor:
-    """(N, N): -100 between tokens on different sides of the wrap."""
+    """Return an (N, N) mask with -100 between tokens on different sides of the wrap."""
     region = (2 * row_side[:, None] + 1 * col_side[None, :]).reshape(-1)
     return (region[:, None] != region[None, :]).float() * -100.

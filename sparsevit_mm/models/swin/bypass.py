@@ -1,4 +1,4 @@
-"""What becomes of the windows that are skipped: copied through, or a linear update."""
+"""Handling of skipped windows: copy them, or apply a linear update."""
 from typing import Union
 
 import torch
@@ -10,20 +10,22 @@ from .layout import KeptWindows, WindowChunk, split
 from ..windows import WindowPartition
 
 SKIPPED = 'copy', 'linear'
-CHUNK_BYTES = 2**18  # of tokens: they and two temporaries lie in the cache
+CHUNK_BYTES = 2**18  # of tokens per chunk; with two temporaries they fit the cache
 
 
 class Bypass(nn.Module):
-    """A linear function of a token and of its window's mean, both normalised, in place of the
-    blocks that skip the window: one layer stands for the FFN, the other for attention.
+    """Linear update of skipped windows that replaces the blocks which skip them.
 
-    A window gets it once in a stage, at the block from which on the plain partition skips it;
-    ratios never fall within a stage, so it stands for all blocks that follow. It costs a twelfth
-    of one block. It starts at zero, as a copy, so that dense checkpoints, which have none, load
-    strictly.
+    The update is a linear function of the normalised token, in place of the FFN, plus one of the
+    mean of the window's normalised tokens, in place of attention.
+
+    A window gets one update per stage, at the first block whose plain partition skips it. Since
+    ratios never fall within a stage, it stands for all following blocks. It costs a twelfth of
+    one block. Weights start at zero, which copies tokens, and dense checkpoints, which lack them,
+    load strictly.
 
     Args:
-        channels: C.
+        channels: Number of channels C.
     """
 
     def __init__(self, channels: int):
@@ -33,7 +35,7 @@ class Bypass(nn.Module):
         self.context = nn.Parameter(torch.zeros(channels, channels))
 
     def forward(self, tokens: Tensor, layout: Union[KeptWindows, WindowChunk]) -> Tensor:
-        """(G, T, C) tokens of whole windows -> (G, T, C), what is added to them."""
+        """Compute the update (G, T, C) of the tokens (G, T, C) of whole windows."""
         normed = F.layer_norm(tokens, tokens.shape[-1:])
         context = F.linear(layout.window_mean(normed), self.context, self.bias)
         return layout.add_to_windows(F.linear(normed, self.weight), context)
@@ -49,14 +51,14 @@ class Bypass(nn.Module):
 
 def update_skipped(bypass: Bypass, x: Tensor, windows: WindowPartition, skipped: Tensor,
                    group: int = 1) -> Tensor:
-    """The residual stream with the update added to the tokens of skipped windows.
+    """Add the linear update to the tokens of skipped windows in the residual stream.
 
     Args:
-        bypass: Gives the update.
-        x: (B, L, C), contiguous, see :func:`~.kernels.run_block`. Written to in place.
-        windows: The partition that `skipped` is of.
-        skipped: (G, M) int64, windows of each group of images.
-        group: Images of a group.
+        bypass: Module that computes the update.
+        x: (B, L, C), contiguous, see :func:`~.kernels.run_block`. Modified in place.
+        windows: The partition that `skipped` refers to.
+        skipped: (G, M) int64, skipped windows of each group of images.
+        group: Number of images per group.
 
     Returns:
         (B, L, C).

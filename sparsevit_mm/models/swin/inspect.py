@@ -1,4 +1,4 @@
-"""Which windows a Swin ran, and how close that choice was."""
+"""Inspect which windows a Swin runs, and the margin of that choice."""
 from functools import partial
 from typing import List, Optional
 
@@ -11,7 +11,8 @@ from ..windows import WindowPartition
 
 
 def record_windows(backbone: nn.Module, maps: List[List[Tensor]]) -> list:
-    """Hooks that add to `maps`, per stage, a (B, H, W) bool map of the tokens each block runs."""
+    """Register hooks that append a (B, H, W) bool map of the tokens that each block runs to the
+    list of its stage in `maps`. Return the handles."""
     return [
         block.register_forward_pre_hook(lambda _, args, into=into: into.append(_ran(*args)))
         for into, stage in zip(maps, backbone.stages) for block in stage.blocks
@@ -28,9 +29,12 @@ def _ran(x: Tensor, windows: WindowPartition, selected: Optional[Tensor] = None,
 
 
 def smallest_margin(backbone: nn.Module, image: Tensor) -> float:
-    """The smallest gap between the scores of the last window kept and the first left out, over
-    blocks and images (or groups that share a budget), as a share of the former; infinite if no
-    window is left out. All blocks of a stage go by the input of its first that prunes."""
+    """Return the smallest relative gap between the scores of the last kept window and the first
+    skipped one, over all blocks and images (or groups that share a budget).
+
+    It is infinite if no window is skipped. All blocks of a stage use the scores of the input of
+    its first block that prunes.
+    """
     gaps, token_scores = [float('inf')], {}
 
     def watch(stage: nn.Module, block: nn.Module, args: tuple) -> None:

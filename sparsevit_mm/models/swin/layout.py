@@ -1,5 +1,5 @@
-"""The order in which a block sees its tokens. Each layout makes a gather together with its
-scatter, so that the two can't drift apart."""
+"""Layouts: the order in which a block processes its tokens. Each layout defines a gather and its
+inverse scatter in one place, so that they stay consistent."""
 from typing import List, NamedTuple, Optional, Tuple
 
 import torch
@@ -11,10 +11,11 @@ from ..windows import WindowPartition
 
 
 class AllWindows:
-    """A block that runs every window: its tokens are the map itself, (B, L, C), L = H * W.
+    """Layout of a block that runs every window. Its tokens are the whole map, (B, L, C) with
+    L = H * W.
 
-    Padding exists in attention only, where it stands for the zeros that Swin pads with after the
-    first LayerNorm.
+    Padding exists in attention only. It represents the zeros that Swin pads with after the first
+    LayerNorm.
     """
 
     def __init__(self, windows: WindowPartition):
@@ -24,57 +25,58 @@ class AllWindows:
         self.images = None
 
     def take(self, x: Tensor) -> Tuple[Tensor, Optional[Tensor]]:
-        """The map (B, L, C) -> its tokens, and what :meth:`put` needs."""
+        """Return the tokens of a map (B, L, C), and the state that :meth:`put` needs."""
         return x, None
 
     def put(self, rest: Optional[Tensor], tokens: Tensor) -> Tensor:
-        """The inverse of :meth:`take`."""
+        """Write tokens back, the inverse of :meth:`take`."""
         return tokens
 
     def pad(self, normed: Tensor) -> Tensor:
-        """(B, L, C) -> (B, L (+ 1), C): one row of zeros at the end if the map needs padding."""
+        """Append one row of zeros, (B, L, C) -> (B, L + 1, C), if the map needs padding."""
         return normed if self.windows.padded is None else F.pad(normed, (0, 0, 0, 1))
 
     def to_windows(self, qkv: Tensor) -> Tensor:
-        """(B, L (+ 1), 3C) in the map's order -> (B, nW, N, 3C) by window."""
+        """Gather (B, L (+ 1), 3C) in map order to (B, nW, N, 3C) by window."""
         table = self.windows.table
         return qkv.index_select(1, table.reshape(-1)).reshape(-1, *table.shape, qkv.shape[-1])
 
     def to_tokens(self, x: Tensor) -> Tensor:
-        """(B, nW, N, C) by window -> (B, L, C) in the map's order, padding left out."""
+        """Reorder (B, nW, N, C) by window to (B, L, C) in map order, without padding."""
         return x.flatten(1, 2).index_select(1, self.windows.inverse)
 
 
 class _Gathered:
-    """Tokens that were gathered window by window, (G, T, C), in groups of K windows.
+    """Base class of layouts with tokens gathered window by window, (G, T, C), from G groups of K
+    windows.
 
     Attributes:
-        shape: G, K, N.
-        rows: (G * T,) int64, where the tokens lie in the map (B * L, C).
+        shape: (G, K, N).
+        rows: (G * T,) int64, positions of the tokens in the map (B * L, C).
     """
     shape: Tuple[int, int, int]
     rows: Tensor
-    # Where padding was left out, the way to windows, (G, K * N), and back, (G, T).
+    # If padding is removed: indices to go to windows, (G, K * N), and back to tokens, (G, T).
     _slots: Optional[Tensor] = None
     _places: Optional[Tensor] = None
 
     def pad(self, normed: Tensor) -> Tensor:
-        """(G, T, C) -> (G, T (+ 1), C): one row of zeros at the end if the map needs padding."""
+        """Append one row of zeros, (G, T, C) -> (G, T + 1, C), if padding was removed."""
         return normed if self._slots is None else F.pad(normed, (0, 0, 0, 1))
 
     def to_windows(self, qkv: Tensor) -> Tensor:
-        """(G, T (+ 1), 3C) -> (G, K, N, 3C)."""
+        """Gather tokens (G, T (+ 1), 3C) to windows (G, K, N, 3C)."""
         if self._slots is not None:
             qkv = _select(qkv, self._slots)
         return qkv.reshape(*self.shape, -1)
 
     def to_tokens(self, x: Tensor) -> Tensor:
-        """(G, K, N, C) -> (G, T, C)."""
+        """Reorder windows (G, K, N, C) to tokens (G, T, C), without padding."""
         x = x.flatten(1, 2)
         return x if self._places is None else _select(x, self._places)
 
     def window_mean(self, tokens: Tensor) -> Tensor:
-        """(G, T, C) -> (G, K, C), the mean over each window's tokens; 0 where all is padding."""
+        """Return (G, K, C), the mean over the tokens of each window; 0 if it is all padding."""
         by_window = self.to_windows(self.pad(tokens))
         if self._slots is None:
             return by_window.mean(2)
@@ -82,30 +84,30 @@ class _Gathered:
         return by_window.sum(2) / number.clamp(min=1)[..., None]
 
     def add_to_windows(self, tokens: Tensor, values: Tensor) -> Tensor:
-        """(G, T, C) tokens with (G, K, C) values, one for each window, added."""
+        """Add values (G, K, C), one per window, to tokens (G, T, C)."""
         if self._places is None:
             return (tokens.reshape(*self.shape, -1) + values[:, :, None]).reshape(tokens.shape)
         return tokens + _select(values, self._places // self.shape[2])
 
 
 class KeptWindows(_Gathered):
-    """A block that runs the same number of windows K in each of G groups of n images, n being 1
-    unless images share a budget: its tokens are those of the kept windows, (G, T, C), window by
-    window.
+    """Layout of a block that runs K windows in each of G groups of n images; n is 1 unless images
+    share a budget. Its tokens are those of the kept windows, (G, T, C), window by window.
 
-    Without padding T = K * N. With it, padding is left out, and T is the most tokens that K
-    windows of a group can hold: a static number, whichever windows they are. A group whose
-    windows hold fewer runs its first token again in the places left over, and writes it back as
-    often: the same value each time.
+    If the map needs no padding, T = K * N. Otherwise padding is removed, and T is the maximum
+    number of tokens that K windows of a group can contain, which does not depend on the selection.
+    A group with fewer tokens fills the spare slots with copies of its first token and writes the
+    same value back several times.
 
     Args:
         windows: The partition of an image.
-        selected: (G, K) int64, the windows to run: window w of a group's image i is i * nW + w.
-        group: n.
+        selected: (G, K) int64, the windows to run. Window w of image i of a group has the index
+            i * nW + w.
+        group: Number of images per group, n.
 
     Attributes:
-        images: (G, T) int64, which image of its group a token belongs to; None for n = 1.
-        spare: (G, T) bool, the places left over; None where no padding was left out.
+        images: (G, T) int64, the image within its group of each token; None for n = 1.
+        spare: (G, T) bool, the spare slots; None if no padding is removed.
     """
 
     def __init__(self, windows: WindowPartition, selected: Tensor, group: int = 1):
@@ -129,7 +131,7 @@ class KeptWindows(_Gathered):
         self.rows = (tokens + L * image).flatten()
 
     def _leave_padding_out(self, tokens: Tensor, num_tokens: int) -> Tensor:
-        """(G, K * N) tokens with padding -> (G, T) without; keeps the way there and back."""
+        """Remove padding, (G, K * N) -> (G, T), and store the indices for both directions."""
         real = tokens < self.windows.height * self.windows.width
         slots = torch.where(real, real.cumsum(1) - 1, num_tokens)
         first = real.int().argmax(1, keepdim=True)
@@ -142,36 +144,36 @@ class KeptWindows(_Gathered):
         return tokens.gather(1, places)
 
     def per_token(self, values: Tensor) -> Tensor:
-        """(G, K), one value for each window -> (G, T), the same for each of its tokens."""
+        """Repeat (G, K) values, one per window, for each of its tokens, (G, T)."""
         values = values.repeat_interleave(self.shape[2], dim=1)
         return values if self._places is None else values.gather(1, self._places)
 
     def take(self, x: Tensor) -> Tuple[Tensor, Tensor]:
-        """The map (B, L, C) -> the tokens (G, T, C) of the kept windows, and the map."""
+        """Return the tokens (G, T, C) of the kept windows, and the map (B, L, C)."""
         tokens, rest = take_rows(x, self.rows)
         return tokens.reshape(self.shape[0], -1, x.shape[2]), rest
 
     def put(self, rest: Tensor, tokens: Tensor) -> Tensor:
-        """The map with (G, T, C) tokens written back in place; other tokens stay."""
+        """Write tokens (G, T, C) back to the map in place. Other tokens stay the same."""
         return put_rows(rest, tokens.flatten(0, 1), self.rows, self.spare)
 
 
 def most_tokens(windows: WindowPartition, num_kept: int, group: int = 1) -> int:
-    """The most tokens, padding left out, that so many windows of a group of images can hold."""
+    """Return the maximum number of tokens in `num_kept` windows of a group, without padding."""
     each, more = divmod(num_kept, group)
     bounds = windows.token_bounds
     return group * bounds[each] + (more and more * (bounds[each + 1] - bounds[each]))
 
 
 class WindowChunk(_Gathered):
-    """Some windows of some images, (1, T, C). Padding is left out, so that T follows from which
-    windows they are: for work outside of graphs.
+    """Layout of some windows of some images, (1, T, C). Padding is removed, so T depends on the
+    chosen windows, which graphs do not allow.
 
     Args:
         windows: The partition of an image.
         index: (M,) int64, the windows.
-        images: (M,) int64, the image of the batch that each is of.
-        plain: Whether all are known to be interior: none holds padding or needs a mask.
+        images: (M,) int64, the image of each window in the batch.
+        plain: Whether all windows are known to be interior, without padding or masks.
     """
 
     def __init__(self, windows: WindowPartition, index: Tensor, images: Tensor, plain: bool):
@@ -191,7 +193,7 @@ class WindowChunk(_Gathered):
 
 
 class Part(NamedTuple):
-    """Windows to be cut into chunks: the first two and the last are those of WindowChunk."""
+    """Windows to be cut into chunks. See :class:`WindowChunk` for the fields."""
     index: Tensor
     images: Tensor
     plain: bool
@@ -199,9 +201,11 @@ class Part(NamedTuple):
 
 def split(windows: WindowPartition, selected: Optional[Tensor], batch_size: int,
           max_tokens: int, group: int = 1) -> List[Part]:
-    """The selected windows (see :class:`KeptWindows`), or all of them, interior ones apart from
-    those at the edge; together where no more than `max_tokens` tokens run, since two parts would
-    cost more than masks for all.
+    """Split the selected windows (see :class:`KeptWindows`; None for all) into interior and edge
+    windows.
+
+    They stay together if they have at most `max_tokens` tokens, since two parts would cost more
+    than masks for all.
     """
     num_windows, N = windows.table.shape
     every = torch.arange(batch_size, device=windows.table.device)
@@ -220,7 +224,7 @@ def split(windows: WindowPartition, selected: Optional[Tensor], batch_size: int,
 
 
 def _select(x: Tensor, index: Tensor) -> Tensor:
-    """(B, S, C) and (B, T) int64 -> (B, T, C)."""
+    """Index (B, S, C) by (B, T) int64 along dimension 1, to (B, T, C)."""
     B, S, C = x.shape
     index = index + S * torch.arange(B, device=index.device)[:, None]
     return x.reshape(B * S, C).index_select(0, index.flatten()).reshape(B, -1, C)

@@ -1,4 +1,4 @@
-"""Multiply-accumulates of a Swin, exact and in closed form."""
+"""Multiply-accumulates (MACs) of a Swin, exact and in closed form."""
 import math
 from typing import List, Sequence
 
@@ -11,13 +11,15 @@ from ..windows import num_windows, partition
 
 def swin_macs(backbone: nn.Module, shape: Sequence[int], config: SparsityConfig,
               count_padding: bool) -> int:
-    """Of one image: patch embedding, query, key and value, both products of attention, projection,
-    FFN, patch merging, and the update of skipped windows where they get one; no norms, no softmax,
-    no scores (the convention of SparseViT, table 1).
+    """Compute the MACs of one image.
 
-    A pruned block is counted with the most tokens that its windows can hold, since which windows
-    it runs depends on the image; inference on the CPU runs no more than they do. Padding costs
-    attention only, unless `count_padding`, as the published figures do.
+    Counted are patch embedding, query, key and value, both matrix products of attention,
+    projection, FFN, patch merging, and the linear update of skipped windows, if enabled. Norms,
+    softmax and scores are not counted (the convention of SparseViT, table 1).
+
+    A pruned block counts the maximum number of tokens that its windows can contain, since the
+    selection depends on the image. Inference on the CPU runs only the tokens that they do contain.
+    Padding costs attention only, unless `count_padding` is true, as in the published figures.
     """
     patch, window = backbone.patch_size, backbone.window_size
     height, width = (math.ceil(side / patch) for side in shape)
@@ -48,7 +50,7 @@ def swin_macs(backbone: nn.Module, shape: Sequence[int], config: SparsityConfig,
 
 
 def stage_windows(backbone: nn.Module, shape: Sequence[int]) -> List[int]:
-    """Windows of each stage's map, padding included, for an input of (H, W) pixels."""
+    """Return the number of windows of each stage, including padding, for (H, W) pixels."""
     height, width = (math.ceil(side / backbone.patch_size) for side in shape)
     totals = []
     for stage in backbone.stages:

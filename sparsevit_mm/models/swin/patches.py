@@ -1,6 +1,6 @@
-"""Between image, stages and features: patch embedding, patch merging, the norm of the output.
+"""Patch embedding, patch merging, and the output norm.
 
-The layers and their parameters are mmcv's; the work is done row by row on (B, H, W, C), where
+Layers and parameters are those of mmcv. The computation runs row by row on (B, H, W, C), whereas
 mmcv copies the map to and from (B, C, H, W).
 """
 from typing import Optional, Tuple
@@ -14,11 +14,11 @@ from ..chunks import map_rows, pays
 
 
 def embed_patches(layer: PatchEmbed, image: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
-    """``layer(image)`` for a convolution whose stride is its kernel size.
+    """Compute ``layer(image)`` for a convolution whose stride equals its kernel size.
 
     Args:
-        layer: Patch embedding of patches p x p.
-        image: (B, in_channels, H, W), any H and W: zeros are added at the bottom and right.
+        layer: Patch embedding with patches of p x p pixels.
+        image: (B, in_channels, H, W) with any H and W. It is zero-padded at the bottom and right.
 
     Returns:
         (B, h * w, C) and (h, w).
@@ -42,10 +42,10 @@ def embed_patches(layer: PatchEmbed, image: Tensor) -> Tuple[Tensor, Tuple[int, 
 
 def merge_patches(layer: PatchMerging, x: Tensor,
                   hw_shape: Tuple[int, int]) -> Tuple[Tensor, Tuple[int, int]]:
-    """``layer(x, hw_shape)``.
+    """Compute ``layer(x, hw_shape)``.
 
     Args:
-        layer: Patch merging.
+        layer: Patch merging layer.
         x: (B, H * W, C).
         hw_shape: (H, W).
 
@@ -63,8 +63,8 @@ def merge_patches(layer: PatchMerging, x: Tensor,
         x = F.pad(x, (0, 0, 0, W % 2, 0, H % 2))
     h, w = x.shape[1] // 2, x.shape[2] // 2
     patches = x.reshape(B, h, 2, w, 2, C).permute(0, 1, 3, 2, 4, 5)
-    # nn.Unfold gives all four values of the first channel, then of the second: here all channels
-    # of the first value come first, so that the weights are reordered instead of the map.
+    # nn.Unfold lists the four values of the first channel, then those of the second. Here all
+    # channels of the first value come first, so that weights are reordered instead of the map.
     weight = _values_first(layer.reduction.weight)
     if norm is not None:
         scale, shift = _values_first(norm.weight), _values_first(norm.bias)
@@ -75,12 +75,12 @@ def merge_patches(layer: PatchMerging, x: Tensor,
             rows = F.layer_norm(rows, (4 * C, ), scale, shift, norm.eps)
         return F.linear(rows, weight, layer.reduction.bias)
 
-    # By the quarter of a row: fewer rows at a time would read the weights too often.
+    # A quarter of the actual row width, because smaller chunks would read the weights too often.
     return map_rows(step, patches, w * C).flatten(1, 2), (h, w)
 
 
 def to_features(norm: nn.Module, x: Tensor, hw_shape: Tuple[int, int]) -> Tensor:
-    """Norm, then (B, H * W, C) -> (B, C, H, W), contiguous."""
+    """Normalise (B, H * W, C) and return it as contiguous (B, C, H, W)."""
     H, W = hw_shape
     x = x.reshape(x.shape[0], H, W, -1)
 
@@ -95,5 +95,5 @@ def _norm(norm: Optional[nn.Module], x: Tensor) -> Tensor:
 
 
 def _values_first(x: Optional[Tensor]) -> Optional[Tensor]:
-    """(..., C * 4) -> (..., 4 * C)."""
+    """Reorder (..., C * 4) to (..., 4 * C)."""
     return x if x is None else x.unflatten(-1, (-1, 4)).transpose(-1, -2).flatten(-2)

@@ -1,7 +1,7 @@
-"""Rows of a map taken out and put back in place, with gradients that cost no more than the rows.
+"""Gather rows of a map and scatter them back in place, with gradients that only touch these rows.
 
-Plain indexing would let autograd write and add a map of zeros for every gather, and copy the map's
-gradient for every scatter.
+With plain indexing, autograd would allocate and add a map of zeros for every gather, and copy the
+gradient of the map for every scatter.
 """
 from typing import Optional, Tuple
 
@@ -13,14 +13,15 @@ from ..tracing import is_tracing
 
 
 def take_rows(x: Tensor, rows: Tensor) -> Tuple[Tensor, Tensor]:
-    """Rows of a map, and the map, to be handed to :func:`put_rows`.
+    """Gather rows of a map.
 
     Args:
-        x: (B, L, C), contiguous; between :func:`own` and :func:`release` where gradients flow.
+        x: (B, L, C), contiguous. With gradients it must come from :func:`own`, and end in
+            :func:`release`.
         rows: (M,) int64, indices into B * L.
 
     Returns:
-        (M, C) and (B, L, C).
+        The rows (M, C), and the map (B, L, C) to pass to :func:`put_rows`.
     """
     if _differentiates(x):
         return _TakeRows.apply(x, rows)
@@ -28,10 +29,10 @@ def take_rows(x: Tensor, rows: Tensor) -> Tuple[Tensor, Tensor]:
 
 
 def put_rows(x: Tensor, values: Tensor, rows: Tensor, spare: Optional[Tensor]) -> Tensor:
-    """Writes (M, C) values to the rows of (B, L, C), in place, and returns the map.
+    """Write values (M, C) to rows of a map (B, L, C) in place, and return the map.
 
-    Where a row is given several times the values must be equal; all but one of them are marked
-    in `spare`, which holds M bools.
+    If a row occurs several times, its values must be equal, and `spare`, M bools, must mark all
+    but one of them.
     """
     values = values.to(x.dtype)
     if _differentiates(x, values):
@@ -43,14 +44,14 @@ def put_rows(x: Tensor, values: Tensor, rows: Tensor, spare: Optional[Tensor]) -
 
 
 def own(x: Tensor, training: bool) -> Tensor:
-    """A map whose rows may be written to: a copy in training, where gradients or a checkpointed
-    second run may need what was in it."""
+    """Return a map that may be modified in place: a copy in training, where gradients or the
+    recomputation of a checkpointed block may need the original values."""
     return x.clone() if (training or torch.is_grad_enabled()) and not is_tracing() else x
 
 
 def release(x: Tensor) -> Tensor:
-    """The map after the last :func:`put_rows`. In the backward pass, copies the gradient that
-    comes in once, since rows of it are written to from here on."""
+    """Return the map after the last :func:`put_rows`. The backward pass copies the incoming
+    gradient once, since the backward of earlier steps modifies its rows in place."""
     return _Release.apply(x) if _differentiates(x) else x
 
 
@@ -71,8 +72,8 @@ class _TakeRows(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_values, grad_x):
         rows, = ctx.saved_tensors
-        # What came in at these rows went into the values by _PutRows: what the map itself had
-        # there was overwritten. Spare rows bring zeros, so that adding serves duplicates.
+        # _PutRows overwrote these rows of the map and passed their gradient on to the values, so
+        # the map gets none here. Spare rows have zero gradient, so adding is right for duplicates.
         grad_x.flatten(0, 1).index_fill_(0, rows, 0.).index_add_(0, rows, grad_values)
         return grad_x, None
 
