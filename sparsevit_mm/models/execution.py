@@ -1,9 +1,10 @@
-"""How a backbone runs at inference: eagerly, compiled by torch.compile, or captured as a CUDA
-graph. Both are made once for an input shape and a sparsity configuration, which fix every shape
-within, and are kept when another takes its turn.
+"""Inference modes of a backbone: eager, compiled by torch.compile, or captured as a CUDA graph.
 
-Weights are read where they lie, so that a change in place (load_state_dict, EMAHook) counts at
-once; weights that lie elsewhere (``.to``, a replaced layer) make everything anew.
+Compilation and capture happen once for each input shape and sparsity configuration, which
+determine all shapes inside the backbone. The results are cached.
+
+They read weights at their memory addresses. In-place changes (load_state_dict, EMAHook) therefore
+take effect at once; if weights move (``.to``, a replaced layer), the cache is cleared.
 """
 import operator
 import types
@@ -20,16 +21,19 @@ from .tracing import is_tracing
 from .windows import hold_partitions
 
 Inputs = Tuple[Optional[Tensor], ...]
-Forward = Callable[..., Tuple[Tensor, ...]]  # of the inputs
+Forward = Callable[..., Tuple[Tensor, ...]]
 
-# Beyond these, shapes run eagerly: a data set of images of any shape would never stop capturing.
+# Further shapes run eagerly: on a dataset with arbitrary image shapes, recording would never end.
 MAX_SHAPES = 8
-MAX_KEPT = 64
+MAX_KEPT = 64  # recordings; the least recently used is dropped
 
 
 class _Weights:
-    """Where the layers and weights of a module lie. Asked before every run: a plain walk over
-    the module would take longer than a small graph."""
+    """Memory addresses of the layers and weights of a module.
+
+    They are checked before every run, so the module's dicts are collected once: traversing the
+    module would take longer than a small graph.
+    """
 
     def __init__(self, module: nn.Module):
         self._dicts = [held for m in module.modules()
@@ -52,8 +56,11 @@ class _Weights:
 
 
 class Executor:
-    """Runs a module's forward by recordings of it. The base of :class:`Compiled` and
-    :class:`Captured`, which say how one is made. Copies of a module start without any."""
+    """Base class that runs the forward of a module from cached recordings.
+
+    :class:`Compiled` and :class:`Captured` implement the recording. A copied or unpickled executor
+    starts with an empty cache.
+    """
 
     def __init__(self):
         self._recordings: 'OrderedDict[Hashable, Forward]' = OrderedDict()
@@ -69,14 +76,14 @@ class Executor:
 
     def __call__(self, module: nn.Module, forward: Forward, config: Hashable,
                  inputs: Inputs) -> Tuple[Tensor, ...]:
-        """``forward(*inputs)``.
+        """Compute ``forward(*inputs)``.
 
         Args:
-            module: Owner of the weights.
-            forward: What is recorded.
-            config: What else it depends on.
-            inputs: The image, (B, C, H, W), then what goes along with it: tensors whose shapes
-                follow from the image's, or None.
+            module: Module that owns the weights.
+            forward: Function to record.
+            config: Everything else that the result depends on.
+            inputs: The image (B, C, H, W), followed by tensors whose shapes depend on that of the
+                image, or None.
         """
         x = inputs[0]
         if module.training or torch.is_grad_enabled() or is_tracing() or not self.serves(x):
@@ -100,11 +107,11 @@ class Executor:
         return self._recordings[key](*inputs)
 
     def serves(self, x: Tensor) -> bool:
-        """Whether inputs like this can be recorded."""
+        """Whether a forward on such an input can be recorded."""
         raise NotImplementedError
 
     def record(self, forward: Forward, inputs: Inputs) -> Forward:
-        """What computes ``forward`` for inputs of the shapes, dtypes and device of these."""
+        """Return a function that computes ``forward`` for such shapes, dtypes and devices."""
         raise NotImplementedError
 
     def _warn(self, message: str) -> None:
@@ -114,7 +121,7 @@ class Executor:
 
 
 class Compiled(Executor):
-    """One graph of torch.compile, without breaks."""
+    """Executor that compiles the forward by torch.compile into one graph without breaks."""
 
     def serves(self, x: Tensor) -> bool:
         return True
@@ -124,14 +131,15 @@ class Compiled(Executor):
         def entry(*inputs):
             return forward(*inputs)
 
-        # The number of recompilations is limited for each code object: a copy starts afresh.
+        # torch limits the recompilations per code object, so each recording gets a copy.
         code = entry.__code__.replace(co_name=f'entry_{id(entry)}')
         entry = types.FunctionType(code, entry.__globals__, closure=entry.__closure__)
         return torch.compile(entry, fullgraph=True, dynamic=False)
 
 
 class Captured(Executor):
-    """CUDA graphs: every kernel is launched by one call. On other devices runs eagerly."""
+    """Executor that captures the forward as a CUDA graph, which launches all kernels by one call.
+    On other devices it runs eagerly."""
 
     def __init__(self):
         super().__init__()
@@ -145,7 +153,7 @@ class Captured(Executor):
 
     def record(self, forward: Forward, inputs: Inputs) -> Forward:
         device = inputs[0].device
-        # Buffers made in inference mode could not be written to outside of it.
+        # Buffers created in inference mode cannot be written to outside of it.
         with torch.inference_mode(False), torch.no_grad(), _without_autocast_cache(device.type):
             static = [i if i is None else i.detach().clone(memory_format=torch.contiguous_format)
                       for i in inputs]
@@ -158,18 +166,18 @@ class Captured(Executor):
                     if buffer is not None:
                         buffer.copy_(value)
             graph.replay()
-            return tuple(out.clone() for out in outs)  # the next replay writes to `outs`
+            return tuple(out.clone() for out in outs)  # the next replay overwrites `outs`
 
         return replay
 
     def _capture(self, forward: Forward, inputs: Sequence[Optional[Tensor]]):
-        """A graph that computes ``forward`` from what the inputs hold, and its outputs."""
+        """Capture ``forward`` of the static input buffers. Return the graph and its outputs."""
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
         with torch.cuda.device(inputs[0].device):
             side = torch.cuda.Stream()
             side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):  # libraries initialise themselves outside the capture
+            with torch.cuda.stream(side):  # initialise libraries before the capture
                 for _ in range(3):
                     forward(*inputs)
             torch.cuda.current_stream().wait_stream(side)
@@ -183,6 +191,7 @@ EXECUTIONS = {'eager': None, 'compiled': Compiled, 'captured': Captured}
 
 
 def _without_autocast_cache(device_type: str) -> torch.autocast:
-    """The autocast in force; casts of weights are part of each forward, not kept from another."""
+    """Return the current autocast with its weight cache disabled, so that each forward casts the
+    weights itself."""
     dtype = autocast_dtype(device_type)
     return torch.autocast(device_type, dtype=dtype, enabled=dtype is not None, cache_enabled=False)
