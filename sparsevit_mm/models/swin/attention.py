@@ -1,4 +1,4 @@
-"""Attention within windows, and the module tree that holds its parameters."""
+"""Window attention, and the module tree with its parameters."""
 from typing import Optional
 
 import torch
@@ -13,20 +13,21 @@ from ..narrow import project_heads, take_first
 class WindowMSA(BaseModule):
     """Multi-head self-attention within windows, with relative position bias.
 
-    State dict and result equal ``WindowMSA`` of mmdet and mmseg. Linear layers act on tokens and
-    :meth:`attend` on windows, so that the caller decides which tokens are gathered and when.
+    State dict and result equal those of ``WindowMSA`` in mmdet and mmseg. Linear layers act on
+    tokens and :meth:`attend` on windows, so that the caller decides which tokens to gather and
+    when.
 
     Args:
         embed_dims: Channels C.
         num_heads: Attention heads.
         window_size: Side of a window, in tokens.
         qkv_bias: Whether query, key and value have a bias.
-        qk_scale: Overrides the scale ``head_dim ** -0.5``.
-        attn_drop_rate: Dropout of attention weights.
-        proj_drop_rate: Dropout of the output.
+        qk_scale: Override of the scale ``head_dim ** -0.5``.
+        attn_drop_rate: Dropout rate of attention weights.
+        proj_drop_rate: Dropout rate of the output.
         triton: Whether inference on CUDA may use :mod:`.kernels.triton_attention`.
-        head_dims: Channels of a head; `embed_dims` over `num_heads` by default. Where heads are
-            removed, those that stay keep theirs, and attention has fewer channels than C.
+        head_dims: Channels of a head; ``embed_dims // num_heads`` by default. If heads were
+            removed, the others keep their channels, and attention has fewer than C.
     """
 
     def __init__(self,
@@ -44,7 +45,7 @@ class WindowMSA(BaseModule):
         self.triton = triton
         head_dims = head_dims or embed_dims // num_heads
         inner_dims = num_heads * head_dims
-        # scaled_dot_product_attention divides by sqrt(head_dims) by itself.
+        # scaled_dot_product_attention already divides by sqrt(head_dims).
         self.extra_scale = qk_scale * head_dims**0.5 if qk_scale else 1.
 
         self.relative_position_bias_table = nn.Parameter(
@@ -56,11 +57,16 @@ class WindowMSA(BaseModule):
         self.proj_drop = nn.Dropout(proj_drop_rate)
 
     def bias(self, masks: Optional[Tensor] = None, heads: Optional[int] = None) -> Tensor:
-        """What is added to the attention logits, (M, heads, N, N): the relative position bias
-        with each of the masks (M, N, N), see :class:`~..windows.WindowPartition`; M is 1 without.
-        Of the first `heads`, all by default.
+        """Return the bias of the attention logits: relative position bias plus attention masks.
 
-        Never cached: weights may change in place (EMAHook swaps them so) and leave no trace.
+        It is never cached: weights may change in place without notice, e.g. by EMAHook.
+
+        Args:
+            masks: (M, N, N), see :class:`~..windows.WindowPartition`. Without masks M is 1.
+            heads: Number of heads, from the first on; None for all.
+
+        Returns:
+            (M, heads, N, N).
         """
         index = self.relative_position_index
         bias = self.bias_table(heads)[index.reshape(-1)]
@@ -68,28 +74,29 @@ class WindowMSA(BaseModule):
         return bias if masks is None else bias + masks.to(bias.dtype)[:, None]
 
     def bias_table(self, heads: Optional[int] = None) -> Tensor:
-        """(rows, heads), of the first `heads`, all by default."""
+        """Return the (rows, heads) bias table of the first `heads` heads; None for all."""
         table = self.relative_position_bias_table
         return table if heads is None else table[:, :heads]
 
     def project(self, x: Tensor, heads: Optional[int] = None) -> Tensor:
-        """(..., channels) -> (..., 3C), query, key and value of the first `heads`, all by
-        default."""
+        """Compute query, key and value of the first `heads` heads (None for all), (..., channels)
+        -> (..., 3C)."""
         if heads is None:
             return self.qkv(x)
         return project_heads(x, self.qkv.weight, self.qkv.bias, heads, self.num_heads)
 
     def merge(self, x: Tensor, heads: Optional[int] = None) -> Tensor:
-        """(..., C) of the first `heads`, all by default -> (..., channels)."""
+        """Apply the output projection to the first `heads` heads (None for all), (..., C)
+        -> (..., channels)."""
         return self.proj(x) if heads is None else take_first(self.proj, x)
 
     def attend(self, qkv: Tensor, bias: Tensor, mask_index: Optional[Tensor]) -> Tensor:
-        """Attention of the tokens of each window to one another.
+        """Compute attention among the tokens of each window.
 
         Args:
             qkv: (B, K, N, 3C), query, key and value of N tokens in K windows of B images; C is
-                heads times the channels of a head.
-            bias: (M, heads, N, N), see :meth:`bias`; it says how many heads there are.
+                the number of heads times the channels of a head.
+            bias: (M, heads, N, N), see :meth:`bias`. It determines the number of heads.
             mask_index: (B, K) or (K,) int64, which bias each window uses; None if M is 1.
 
         Returns:
@@ -108,8 +115,8 @@ class WindowMSA(BaseModule):
 
 
 def _relative_position_index(window_size: int) -> Tensor:
-    """(N, N) int64: the row of the bias table for query token i and key token j, which is
-    (2 * window_size - 1) * (yi - yj + window_size - 1) + (xi - xj + window_size - 1)."""
+    """Return (N, N) int64 rows of the bias table for query token i and key token j:
+    ``(2 * window_size - 1) * (yi - yj + window_size - 1) + (xi - xj + window_size - 1)``."""
     side = torch.arange(window_size)
     y, x = (t.reshape(-1) for t in torch.meshgrid(side, side, indexing='ij'))
     dy = y[:, None] - y[None, :] + window_size - 1
@@ -118,10 +125,11 @@ def _relative_position_index(window_size: int) -> Tensor:
 
 
 class ShiftWindowMSA(BaseModule):
-    """The toolkits' name for one block's attention: holds `w_msa` and the DropPath after it.
+    """Container of `w_msa` and the DropPath after it, named as in the toolkits.
 
     Args:
-        drop_path_rate: Probability that an image skips the attention of this block in training.
+        drop_path_rate: Probability that the attention of a block is skipped for an image in
+            training.
         **kwargs: See :class:`WindowMSA`.
     """
 

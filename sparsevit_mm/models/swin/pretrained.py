@@ -1,5 +1,7 @@
-"""Where weights come from: a pretrained Swin with names of any origin, tables and embeddings of any
-size, or chance."""
+"""Initialise a Swin from a pretrained checkpoint or from scratch.
+
+Keys may be those of the toolkits or of the official repository. Position bias tables and embeddings
+may have another size."""
 import math
 import re
 from typing import Dict, Optional
@@ -21,33 +23,33 @@ _OFFICIAL_NAMES = (
     (r'\.mlp\.fc2\.', '.ffn.layers.1.'),
     (r'^patch_embed\.proj\.', 'patch_embed.projection.'),
 )
-# What a classification checkpoint lacks: norms of the outputs, and buffers that are computed.
+# Missing in classification checkpoints (output norms), computed (buffers), or added by adaptation.
 _MAY_BE_MISSING = re.compile(r'^norm\d+\.|\.relative_position_index$|' + OF_ADAPTATION.pattern)
 _TABLE = 'relative_position_bias_table'
 
 
 def load_pretrained(backbone: nn.Module, source: str, convert_weights: bool = False,
                     prefix: Optional[str] = None) -> None:
-    """Loads a checkpoint file or URL into a Swin backbone.
+    """Load a checkpoint file or URL into a Swin backbone.
 
     Args:
         backbone: A SparseSwinTransformer.
-        source: File or URL. The checkpoint may hold the weights themselves, or them under
-            `state_dict` or `model`; of a whole detector, its `backbone.` is taken.
-        convert_weights: Whether names and the order of merged patches are those of the official
+        source: File or URL, see :func:`~..checkpoints.read_pretrained`.
+        convert_weights: Whether keys and the order of merged patches are those of the official
             Swin repository (equals `swin_converter` of mmdet).
-        prefix: Of the names that are taken.
+        prefix: Prefix of the keys to load, see :func:`~..checkpoints.read_pretrained`.
 
     Raises:
-        FileNotFoundError: `source` can't be read. Names it, and says how to give a local file.
-        ValueError: It is no checkpoint, or does not fit the backbone. Lists missing, unexpected
-            and misshapen keys.
+        FileNotFoundError: If `source` cannot be read. The message names it and says how to give a
+            local file.
+        ValueError: If it is not a checkpoint, or does not fit the backbone. In the latter case the
+            message lists missing and unexpected keys, and keys with another shape.
     """
     state = read_pretrained(source, prefix)
     if convert_weights:
         state = from_official(state)
     state = resize_to(state, backbone)
-    # Computed from the window size, which the file's may differ from.
+    # These are computed from the window size, which may differ from that of the file.
     state = {k: v for k, v in state.items() if not k.endswith('.relative_position_index')}
     current = backbone.state_dict()
     missing = [k for k in current if k not in state and not _MAY_BE_MISSING.search(k)]
@@ -63,7 +65,7 @@ def load_pretrained(backbone: nn.Module, source: str, convert_weights: bool = Fa
 
 
 def from_official(state: StateDict) -> StateDict:
-    """Names and layouts of the official Swin repository -> those of mmdet and mmseg."""
+    """Convert keys and layouts of the official Swin repository to those of mmdet and mmseg."""
     converted = {}
     for name, value in state.items():
         if name.startswith('head.') or name.endswith('.attn_mask'):
@@ -77,8 +79,12 @@ def from_official(state: StateDict) -> StateDict:
 
 
 def resize_to(state: StateDict, backbone: nn.Module) -> StateDict:
-    """Interpolates position bias tables and the absolute position embedding to the backbone's
-    sizes (bicubic, as mmdet resizes the tables). ValueError where their shape is not certain."""
+    """Interpolate position bias tables and the absolute position embedding to the sizes of the
+    backbone (bicubic, as mmdet resizes the tables).
+
+    Raises:
+        ValueError: If the shape of a table or embedding is ambiguous or unknown.
+    """
     resized = dict(state)
     current = backbone.state_dict()
     for name, value in state.items():
@@ -86,7 +92,7 @@ def resize_to(state: StateDict, backbone: nn.Module) -> StateDict:
             continue
         target = current[name]
         if name.endswith(_TABLE) and len(value) != len(target):
-            side = math.isqrt(len(target))  # of a square window
+            side = math.isqrt(len(target))  # windows are square
             square = grid_of(len(value), (side, side), f'{name}: a table')
             resized[name] = resize_grid(value[None], square, (side, side))[0]
         elif name == 'absolute_pos_embed' and value.shape[1] != target.shape[1]:
@@ -96,14 +102,17 @@ def resize_to(state: StateDict, backbone: nn.Module) -> StateDict:
 
 
 def _unfold_order(value: Tensor) -> Tensor:
-    """Official merging lists the four patches of a cell column by column, channels innermost;
-    ``nn.Unfold`` lists channels outermost, then the patches row by row. (..., 4C) -> (..., 4C)"""
+    """Reorder the input channels of patch merging, (..., 4C) -> (..., 4C).
+
+    The official code lists the four patches of a cell column by column, with channels innermost.
+    ``nn.Unfold`` lists channels outermost, and the patches row by row.
+    """
     patches = value.unflatten(-1, (4, -1))[..., [0, 2, 1, 3], :]
     return patches.transpose(-1, -2).flatten(-2).contiguous()
 
 
 def init_from_scratch(backbone: nn.Module) -> None:
-    """Random weights as mmdet's ``SwinTransformer`` draws them."""
+    """Initialise weights randomly, as mmdet's ``SwinTransformer`` does."""
     if backbone.use_abs_pos_embed:
         trunc_normal_(backbone.absolute_pos_embed, std=.02)
     for module in backbone.modules():

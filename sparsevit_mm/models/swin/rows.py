@@ -29,7 +29,7 @@ def take_rows(x: Tensor, rows: Tensor) -> Tuple[Tensor, Tensor]:
 
 
 def put_rows(x: Tensor, values: Tensor, rows: Tensor, spare: Optional[Tensor]) -> Tensor:
-    """Write values (M, C) to rows of a map (B, L, C) in place, and return the map.
+    """Write values (M, C) to rows of a map (B, L, C), in place unless tracing, and return the map.
 
     If a row occurs several times, its values must be equal, and `spare`, M bools, must mark all
     but one of them.
@@ -44,8 +44,8 @@ def put_rows(x: Tensor, values: Tensor, rows: Tensor, spare: Optional[Tensor]) -
 
 
 def own(x: Tensor, training: bool) -> Tensor:
-    """Return a map that may be modified in place: a copy in training, where gradients or the
-    recomputation of a checkpointed block may need the original values."""
+    """Return a map that may be modified in place. In training or with gradients enabled it is a
+    copy, since gradients or the recomputation of a checkpointed block may need the original."""
     return x.clone() if (training or torch.is_grad_enabled()) and not is_tracing() else x
 
 

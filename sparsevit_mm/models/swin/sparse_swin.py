@@ -1,4 +1,4 @@
-"""SparseSwinTransformer: Swin that runs only the windows that matter (SparseViT, CVPR 2023)."""
+"""Swin Transformer with window activation pruning (SparseViT, CVPR 2023)."""
 import math
 import warnings
 from functools import partial
@@ -34,7 +34,11 @@ from .watch import WindowWatch
 def swin_widths(depths: Sequence[int], num_heads: Sequence[int], channels: Sequence[int],
                 mlp_ratio: float, block_heads: Widths, ffn_widths: Widths
                 ) -> Tuple[List[int], List[int]]:
-    """Heads and hidden channels of every block. Raises as :func:`..block_widths.block_widths`."""
+    """Return heads and hidden channels of every block.
+
+    Raises:
+        ValueError: See :func:`~..block_widths.block_widths`.
+    """
     heads = [num_heads[i] for i, depth in enumerate(depths) for _ in range(depth)]
     hidden = [int(mlp_ratio * channels[i]) for i, depth in enumerate(depths) for _ in range(depth)]
     return (block_widths(block_heads, heads, 'block_heads', at_most_default=True),
@@ -43,62 +47,65 @@ def swin_widths(depths: Sequence[int], num_heads: Sequence[int], channels: Seque
 
 @MODELS.register_module()
 class SparseSwinTransformer(SparseBackbone):
-    """A drop-in for ``SwinTransformer`` of mmdet and mmseg with window activation pruning.
+    """Drop-in replacement for ``SwinTransformer`` of mmdet and mmseg with window activation
+    pruning.
 
-    Takes their arguments, loads their checkpoints, and at zero sparsity equals them. At sparsity
-    r a block runs the ``floor(nW * (1 - r))`` windows of highest importance of each image; the
-    other windows leave it unchanged (SparseViT, section 3). Within a detector or segmentor of the
-    toolkits it knows from the data samples what of each image is padding, and leaves that for
-    last.
+    It takes their arguments, loads their checkpoints, and equals them at zero sparsity. At
+    sparsity ratio r a block runs the ``floor(nW * (1 - r))`` most important windows of each image,
+    at least one; the others pass through unchanged (SparseViT, section 3). Within a detector or
+    segmentor of the toolkits, the data samples tell which part of each image is padding, and
+    padding is ranked last.
 
     Args:
-        pretrain_img_size: Image size of the pretraining, in pixels: the size of the absolute
-            position embedding, which is resized to any other.
+        pretrain_img_size: Image size of the pretraining in pixels. It sets the size of the
+            absolute position embedding, which is resized for other inputs.
         in_channels: Channels of the input.
         embed_dims: Channels of the first stage; each stage doubles them.
         patch_size: Side of a patch, in pixels; equals ``strides[0]``.
         window_size: Side of a window, in tokens.
-        mlp_ratio: Hidden channels of an FFN over its channels.
-        depths: Blocks in each stage.
-        num_heads: Attention heads in each stage.
+        mlp_ratio: Ratio of the hidden channels of an FFN to its channels.
+        depths: Number of blocks of each stage.
+        num_heads: Attention heads of each stage.
         strides: Stride of the patch embedding, then of each patch merging.
         out_indices: Stages whose features are returned.
         qkv_bias: Whether query, key and value have a bias.
-        qk_scale: Overrides the attention scale ``head_dim ** -0.5``.
-        patch_norm: Whether patch embedding and merging are normalised.
-        drop_rate, attn_drop_rate, drop_path_rate: Dropout of features and of attention weights,
-            and stochastic depth, which rises linearly to its value over the blocks.
+        qk_scale: Override of the attention scale ``head_dim ** -0.5``.
+        patch_norm: Whether to normalise in patch embedding and merging.
+        drop_rate, attn_drop_rate: Dropout rates of features and of attention weights.
+        drop_path_rate: Stochastic depth rate of the last block; it rises linearly from 0.
         use_abs_pos_embed: Whether to add an absolute position embedding.
         act_cfg, norm_cfg: mmcv layer configs.
-        with_cp: Recompute activations in the backward pass to save memory.
+        with_cp: Whether to recompute activations in the backward pass to save memory.
         pretrained: Deprecated form of ``init_cfg=dict(type='Pretrained', checkpoint=...)``.
         convert_weights: Whether that checkpoint comes from the official Swin repository.
-        frozen_stages: Stages to freeze, the patch embedding being stage 0; -1 for none.
+        frozen_stages: Number of stages to freeze in addition to the patch embedding. 0 freezes
+            the patch embedding only, -1 nothing.
         init_cfg: None, or ``dict(type='Pretrained', checkpoint=FILE_OR_URL)``, with a `prefix`
-            where the weights lie under another name than ``backbone.``.
-        sparsity: Anything that :class:`~sparsevit_mm.sparsity.SparsityConfig` takes. The
-            attribute of this name may be set at any time, on a loaded model too.
-        importance: How windows are ranked: 'magnitude' (as published), 'l2', 'variation',
+            if the keys of the backbone begin with another one than ``backbone.``.
+        sparsity: Any value that :class:`~sparsevit_mm.sparsity.SparsityConfig` accepts. The
+            attribute may be set at any time, also on a loaded model.
+        importance: Score that ranks windows: 'magnitude' (as published), 'l2', 'variation',
             'distinct', 'learned', 'selector' or 'random', see :mod:`..selection.importance`.
-        scope, group_size, padding_last: Who competes for the windows that run, see
-            :class:`~..selection.ranking.Selection`. With `importance` they are one attribute,
-            `selection`, which may be set at any time.
-        skipped: What becomes of skipped windows: 'copy' (as published), or 'linear', an update
-            that adaptation trains, see :class:`~.bypass.Bypass`.
-        execution: How inference runs: 'eager', 'compiled' or 'captured', see :mod:`..execution`.
-            May be set at any time too. Hooks on parts of the backbone need 'eager'.
-        block_heads, ffn_widths: Attention heads of each block, and hidden channels of each block's
-            FFN, where they differ from `num_heads` and `mlp_ratio`: one entry for every block, in
-            order, None for those. Heads keep their channels, `embed_dims` over `num_heads`.
-            ``tools/compact_model.py`` writes them.
-        widths: Share of the heads and FFN neurons of each stage that run, the first of each block:
-            ``dict(heads=[1, 1, .5, .5], ffn=.5)``, see :mod:`sparsevit_mm.widths`. May be set at
-            any time, too.
-        triton: Whether inference on CUDA uses a Triton kernel for attention, where Triton is
+        scope, group_size, padding_last: Which windows compete, and the rank of padding, see
+            :class:`~..selection.ranking.Selection`. Together with `importance` they form the
+            attribute `selection`, which may be set at any time.
+        skipped: Handling of skipped windows: 'copy' (as published), or 'linear', an update that
+            adaptation trains, see :class:`~.bypass.Bypass`.
+        execution: Inference mode: 'eager', 'compiled' or 'captured', see :mod:`..execution`. It
+            may be set at any time. Hooks on submodules need 'eager'.
+        block_heads, ffn_widths: Attention heads and FFN hidden channels of each block, one entry
+            per block in order; None where they follow `num_heads` and `mlp_ratio`. Heads keep
+            their channels, the stage's channels over its `num_heads`.
+            ``tools/compact_model.py`` writes these arguments.
+        widths: Share of the heads and FFN neurons of each stage that run, from the first on, e.g.
+            ``dict(heads=[1, 1, .5, .5], ffn=.5)``, see :mod:`sparsevit_mm.widths`. It may be set
+            at any time.
+        triton: Whether inference on CUDA uses a Triton kernel for attention, if Triton is
             installed. Off by default: it was tested in Triton's interpreter, not on a GPU.
 
     Raises:
-        ValueError: A setting that does not fit the others; see SparsityConfig for `sparsity`.
+        ValueError: If an argument is invalid or contradicts another one; see SparsityConfig for
+            `sparsity`.
     """
 
     def __init__(self,
@@ -213,7 +220,7 @@ class SparseSwinTransformer(SparseBackbone):
         self._make_heads({value.importance})
 
     def make_heads(self) -> None:
-        """Gives each stage the head of the learned score, where it has none."""
+        """Add the head of the learned score to each stage that has none."""
         self._make_heads({LEARNED})
 
     def _make_heads(self, names: Set[str]) -> None:
@@ -231,18 +238,18 @@ class SparseSwinTransformer(SparseBackbone):
         return {name for name in TRAINED if check_heads(state_dict, prefix, name, sizes[name])}
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        """Features of an image.
+        """Compute the feature maps of a batch of images.
 
         Args:
-            x: (B, in_channels, H, W), any H and W.
+            x: (B, in_channels, H, W) with any H and W.
 
         Returns:
             One (B, C_i, H_i, W_i) tensor for each of `out_indices`.
 
         Raises:
-            ValueError: Images share a budget, and the batch is no multiple of the group size, or
-                nobody gives one; it prunes, and the data samples contradict the tensor, or the
-                checkpoint lacks weights of the score.
+            ValueError: If images share a budget and the group size is unknown or does not divide
+                the batch size; or, when pruning, if the data samples contradict the tensor or the
+                checkpoint lacks the weights of the score.
         """
         if not self.sparsity.is_dense:
             self._check_score()
@@ -269,7 +276,7 @@ class SparseSwinTransformer(SparseBackbone):
                 x, hw_shape = merge_patches(stage.downsample, x, hw_shape)
                 batch = batch.merged(stage.downsample.sampler.stride[0])
         if self.training:
-            # A block that is not pruned leaves these without gradient, which DDP forbids.
+            # Blocks that are not pruned give these parameters no gradient, which DDP forbids.
             added = [p for m in self.modules() if isinstance(m, (Bypass, TrainedHead))
                      for p in m.parameters() if p.requires_grad]
             if added:
@@ -290,11 +297,11 @@ class SparseSwinTransformer(SparseBackbone):
 
     def macs(self, shape: Sequence[int], config: SparsityConfig,
              count_padding: bool = False) -> int:
-        """Of one image, see :func:`~.macs.swin_macs`."""
+        """Compute the MACs of one image, see :func:`~.macs.swin_macs`."""
         return swin_macs(self, shape, config, count_padding)
 
     def totals(self, shape: Sequence[int]) -> List[int]:
-        """Windows of each stage's map."""
+        """Return the number of windows of each stage, see :func:`~.macs.stage_windows`."""
         return stage_windows(self, shape)
 
     def token_sides(self) -> List[int]:
@@ -334,7 +341,7 @@ class SparseSwinTransformer(SparseBackbone):
         return WindowWatch(self.stages, scores)
 
     def _position_embedding(self, hw_shape: Tuple[int, int]) -> Tensor:
-        """(1, H * W, C), resized where the toolkits would fail."""
+        """Return the position embedding (1, H * W, C), resized where the toolkits would fail."""
         if tuple(hw_shape) == self.pos_embed_shape:
             return self.absolute_pos_embed
         grid = self.absolute_pos_embed.reshape(1, *self.pos_embed_shape, -1).permute(0, 3, 1, 2)
@@ -342,7 +349,7 @@ class SparseSwinTransformer(SparseBackbone):
         return grid.flatten(2).transpose(1, 2)
 
     def init_weights(self) -> None:
-        """From scratch as mmdet does it, or from the checkpoint that `init_cfg` names."""
+        """Load the checkpoint of `init_cfg`, or initialise from scratch as mmdet does."""
         if self.init_cfg is not None:
             load_pretrained(self, self.init_cfg['checkpoint'], self.convert_weights,
                             self.init_cfg.get('prefix'))
@@ -351,7 +358,7 @@ class SparseSwinTransformer(SparseBackbone):
         init_from_scratch(self)
 
     def train(self, mode: bool = True) -> 'SparseSwinTransformer':
-        """Sets the mode; frozen stages stay in eval mode."""
+        """Set the mode. Frozen stages stay in eval mode."""
         super().train(mode)
         self._freeze_stages()
         return self

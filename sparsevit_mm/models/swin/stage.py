@@ -1,4 +1,4 @@
-"""One Swin block and one stage: score once, rank once, then run the windows each block keeps."""
+"""Swin block and stage. A stage scores and ranks its windows once for all of its blocks."""
 from typing import Dict, Optional, Sequence, Tuple
 
 import torch
@@ -24,9 +24,10 @@ Ranked = Tuple[Tensor, Optional[Tensor]]
 
 
 class SwinBlock(BaseModule):
-    """Window attention and FFN, each with LayerNorm before and a residual around it.
+    """Swin block: window attention and FFN, each with pre-LayerNorm and a residual connection.
 
-    Over all windows it equals ``SwinBlock`` of mmdet and mmseg. DropPath is drawn per image.
+    When it runs all windows it equals ``SwinBlock`` of mmdet and mmseg. DropPath is drawn per
+    image.
 
     Args:
         embed_dims: Channels C.
@@ -35,12 +36,12 @@ class SwinBlock(BaseModule):
         window_size: Side of a window, in tokens.
         shift: Whether windows are shifted by half their size.
         qkv_bias, qk_scale, attn_drop_rate: See :class:`~.attention.WindowMSA`.
-        drop_rate: Dropout after the projection and in the FFN.
-        drop_path_rate: Stochastic depth.
+        drop_rate: Dropout rate after the projection and in the FFN.
+        drop_path_rate: Stochastic depth rate.
         act_cfg, norm_cfg: mmcv layer configs.
-        with_cp: Recompute activations in the backward pass to save memory.
+        with_cp: Whether to recompute activations in the backward pass to save memory.
         triton: See :class:`~.attention.WindowMSA`.
-        bypass: Whether windows that drop out at this block get a linear update.
+        bypass: Whether windows that are skipped from this block on get a linear update.
         head_dims: See :class:`~.attention.WindowMSA`.
     """
 
@@ -88,7 +89,7 @@ class SwinBlock(BaseModule):
     def forward(self, x: Tensor, windows: WindowPartition, selected: Optional[Tensor] = None,
                 group: int = 1, gate: Optional[Tensor] = None,
                 width: Optional[BlockWidth] = None) -> Tensor:
-        """(B, L, C) residual stream -> the same, see :func:`~.kernels.run_block`."""
+        """Run the block on the residual stream (B, L, C), see :func:`~.kernels.run_block`."""
         return run_block(self, x, windows, selected, group, gate, width)
 
     @property
@@ -101,11 +102,11 @@ class SwinBlock(BaseModule):
 
 
 class SwinStage(BaseModule):
-    """The blocks of one resolution and the patch merging after them.
+    """Blocks of one resolution, followed by patch merging.
 
     Args:
         depth: Number of blocks; every second one is shifted.
-        drop_path_rates: Stochastic depth of each block.
+        drop_path_rates: Stochastic depth rate of each block.
         num_heads: Attention heads of each block.
         feedforward_channels: Hidden channels of each block's FFN.
         downsample: Patch merging, or None in the last stage.
@@ -135,15 +136,16 @@ class SwinStage(BaseModule):
     def forward(self, x: Tensor, hw_shape: Tuple[int, int], ratios: Sequence[float],
                 selection: Selection = Selection(), batch: Batch = Batch(),
                 widths: Optional[Sequence[Optional[BlockWidth]]] = None) -> Tensor:
-        """Runs the blocks, not the patch merging.
+        """Run the blocks, without the patch merging.
 
         Args:
-            x: (B, H * W, C). At inference it may be written to.
+            x: (B, H * W, C). At inference it may be modified in place.
             hw_shape: (H, W).
-            ratios: Sparsity of each block, never falling.
+            ratios: Sparsity ratio of each block, non-decreasing.
             selection: How windows are chosen.
-            batch: What that heeds beside the features.
-            widths: How many heads and neurons each block runs, None for all; None for all of all.
+            batch: Group size and valid image sizes for the selection.
+            widths: How many heads and neurons each block runs; None for all, per block or
+                altogether.
 
         Returns:
             (B, H * W, C).
@@ -154,7 +156,7 @@ class SwinStage(BaseModule):
         }
         total = num_windows(*hw_shape, self.window_size)
         kept = [kept_windows(total, ratio) if ratio else total for ratio in ratios]
-        num_dense = kept.count(total)  # they come first, since ratios never fall
+        num_dense = kept.count(total)  # dense blocks come first, since ratios never fall
         x = x.contiguous()
         narrow = [{} if width is None else dict(width=width)
                   for width in widths or [None] * len(kept)]
@@ -166,7 +168,7 @@ class SwinStage(BaseModule):
         ranked = self._rank(x.detach(), hw_shape, {b.shift: partitions[b.shift] for b in pruned},
                             selection, batch)
         x = own(x, self.training)
-        running = total  # of the plain partition's windows: the others have dropped out
+        running = total  # windows of the plain partition that are not skipped yet
         for block, k, width in zip(pruned, kept[num_dense:], narrow[num_dense:]):
             ranking, shares = ranked[block.shift]
             if block.bypass is not None and k < running:
@@ -179,13 +181,17 @@ class SwinStage(BaseModule):
         return release(x)
 
     def map_info(self, hw_shape: Tuple[int, int], sizes: Optional[Tensor] = None) -> MapInfo:
-        """What scores may know of a map of this stage."""
+        """Return the information that scores use besides the features of a map."""
         return MapInfo(hw_shape, sizes, self.importance, self.selector)
 
     def _rank(self, x: Tensor, hw_shape: Tuple[int, int], partitions: Dict[int, WindowPartition],
               selection: Selection, batch: Batch) -> Dict[int, Ranked]:
-        """The ranking of each partition by one score of the tokens (B, L, C), and in the training
-        of a learned score the shares that carry its gradient."""
+        """Score the tokens (B, L, C) once and rank the windows of each partition.
+
+        Returns:
+            Per shift, the ranking and, when a learned score is being trained, the shares that
+            carry its gradient; else None.
+        """
         info = self.map_info(hw_shape, batch.sizes)
         trains = selection.importance in TRAINED and self.training and torch.is_grad_enabled()
         with torch.set_grad_enabled(trains):

@@ -1,4 +1,4 @@
-"""What scores say of the windows of a Swin, and what these are worth."""
+"""Collect the scores of the windows of a Swin, and what running them is worth."""
 from typing import List, Sequence
 
 import torch
@@ -11,12 +11,13 @@ from ..windows import partition
 
 
 class WindowWatch:
-    """Watches dense passes of a SparseSwinTransformer. Windows are those of the plain partition,
-    scored by the features that the stage was given.
+    """Watches dense passes of a SparseSwinTransformer.
+
+    Windows are those of the plain partition. They are scored on the input features of the stage.
 
     Args:
-        stages: Of the backbone.
-        scores: Names.
+        stages: Stages of the backbone.
+        scores: Names of the scores.
     """
 
     def __init__(self, stages: Sequence[nn.Module], scores: Sequence[str]):
@@ -25,7 +26,7 @@ class WindowWatch:
 
     @torch.no_grad()
     def take(self) -> List[Seen]:
-        """One for each stage."""
+        """Return the values of the last pass, one entry per stage, and clear them."""
         seen = []
         for index, (stage, watch) in enumerate(zip(self.stages, self.watches)):
             last = watch.last

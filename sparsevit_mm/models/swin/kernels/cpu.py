@@ -1,5 +1,7 @@
-"""The hot step for inference on the CPU: a chunk of windows goes through the whole block while
-it lies in the cache (see :mod:`~sparsevit_mm.models.chunks`), and is written back in place.
+"""Swin block for inference on the CPU.
+
+A chunk of windows runs through the whole block while it is in the cache (see
+:mod:`~sparsevit_mm.models.chunks`), and is written back in place.
 """
 from typing import Optional
 
@@ -10,8 +12,8 @@ from ...narrow import BlockWidth, give_first, take_first
 from ..layout import WindowChunk, split
 from ...windows import WindowPartition
 
-# Of the hidden layer of the FFN, a chunk's largest temporary. Below MIN_TOKENS the weights, read
-# again for every chunk, cost more than the cache saves.
+# Size of the FFN's hidden layer, the largest temporary of a chunk. With fewer than MIN_TOKENS
+# tokens, reading the weights again for every chunk costs more than the cache saves.
 CHUNK_BYTES = 8 * 2**20
 MIN_TOKENS = 1024
 
@@ -33,7 +35,7 @@ def run_block(block: nn.Module, x: Tensor, windows: WindowPartition,
 
 def _run_chunk(block: nn.Module, stream: Tensor, chunk: WindowChunk, bias: Tensor,
                width: Optional[BlockWidth]) -> None:
-    """Runs a block on some windows of a stream (B * L, C), in place."""
+    """Run a block in place on some windows of a residual stream (B * L, C)."""
     msa, ffn, heads = block.attn.w_msa, block.ffn, width and width.heads
     (widen, activate, _), narrow = ffn.layers[0], ffn.layers[1]
     tokens = stream.index_select(0, chunk.rows)[None]

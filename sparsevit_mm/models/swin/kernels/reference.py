@@ -1,4 +1,4 @@
-"""The hot step in plain PyTorch: trains, runs on every device, can be compiled and exported."""
+"""Swin block in plain PyTorch. It supports training, all devices, compilation and export."""
 from typing import Optional, Union
 
 import torch
@@ -35,7 +35,7 @@ def run_block(block: nn.Module, x: Tensor, windows: WindowPartition,
 
 def _attend(msa: WindowMSA, qkv: Tensor, layout: Union[AllWindows, KeptWindows],
             heads: Optional[int]) -> Tensor:
-    """(G, K, N, 3C) -> (G, K, N, C)."""
+    """Compute window attention, (G, K, N, 3C) -> (G, K, N, C)."""
     head_dim = qkv.shape[3] // (3 * (heads or msa.num_heads))
     if (msa.triton and not torch.is_grad_enabled() and not is_tracing()
             and not (msa.attn_drop.training and msa.attn_drop.p)
@@ -50,12 +50,12 @@ def _attend(msa: WindowMSA, qkv: Tensor, layout: Union[AllWindows, KeptWindows],
 def _run_tokens(block: nn.Module, tokens: Tensor,
                 layout: Union[AllWindows, KeptWindows],
                 width: Optional[BlockWidth]) -> Tensor:
-    """(G, T, C) -> the same."""
+    """Apply the block to tokens, (G, T, C) -> (G, T, C)."""
     msa, heads = block.attn.w_msa, width and width.heads
     qkv = layout.to_windows(msa.project(layout.pad(block.norm1(tokens)), heads))
     out = _attend(msa, qkv, layout, heads)
     if msa.proj_drop.training and msa.proj_drop.p:
-        # The toolkits draw this dropout window by window; one seed must give one result.
+        # The toolkits draw this dropout on windows. The same seed must give the same result.
         out = layout.to_tokens(msa.proj_drop(msa.merge(out, heads)))
     else:
         out = msa.merge(layout.to_tokens(out), heads)
@@ -72,7 +72,7 @@ def _run_tokens(block: nn.Module, tokens: Tensor,
 
 
 def _drop_images(drop: nn.Module, tokens: Tensor, layout: KeptWindows) -> Tensor:
-    """DropPath, which is drawn for each image, on the tokens of groups (G, T, C)."""
+    """Apply DropPath, drawn per image, to the tokens of groups (G, T, C)."""
     if not drop.training:
         return tokens
     factors = drop(tokens.new_ones(len(tokens), layout.group, 1).flatten(0, 1))

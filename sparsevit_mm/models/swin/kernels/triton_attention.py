@@ -1,7 +1,8 @@
-"""Attention within windows in one Triton kernel, for inference on CUDA.
+"""Window attention as one Triton kernel, for inference on CUDA.
 
-Bias and mask of a pair of tokens are computed where they are added, so that nothing of size
-(windows, heads, N, N) is ever in memory. Importable without Triton: ask :func:`is_available`.
+The bias and mask of a pair of tokens are computed where they are added, so that no tensor of size
+(windows, heads, N, N) is materialised. The module can be imported without Triton, see
+:func:`is_available`.
 """
 from functools import lru_cache
 from typing import Optional
@@ -12,32 +13,33 @@ from torch import Tensor
 try:
     import triton
     import triton.language as tl
-    if int(triton.__version__.split('.')[0]) < 3:  # has no input_precision
+    if int(triton.__version__.split('.')[0]) < 3:  # Triton 2 lacks input_precision
         triton = None
 except ImportError:
     triton = None
 
 MAX_TOKENS = 256
 MAX_TILE = 64
-MAX_HEAD_DIM = {torch.float32: 64, torch.float16: 128, torch.bfloat16: 128}  # as registers allow
+MAX_HEAD_DIM = {torch.float32: 64, torch.float16: 128, torch.bfloat16: 128}  # limited by registers
 
 if triton is not None:
 
-    # A number of windows must not pick a variant of the kernel: it changes from call to call.
+    # The number of windows changes from call to call, so the kernel must not specialise on it.
     @triton.jit(do_not_specialize=['num_indices'])
     def _attend(qkv, bias, mask_index, out, num_indices, scale, HEADS: tl.constexpr,
                 HEAD_DIM: tl.constexpr, WINDOW: tl.constexpr, SHIFT: tl.constexpr,
                 TILE: tl.constexpr):
-        """One tile of the queries of one window and head; keys by tiles, with online softmax.
+        """Compute one tile of queries of one window and head, over tiles of keys with online
+        softmax.
 
-        Pointers to qkv (windows, N, 3, HEADS, HEAD_DIM), bias (HEADS, (2 * WINDOW - 1)**2),
+        Pointers: qkv (windows, N, 3, HEADS, HEAD_DIM), bias (HEADS, (2 * WINDOW - 1)**2),
         mask_index (num_indices,) or None, and out (windows, N, HEADS, HEAD_DIM).
         """
         N: tl.constexpr = WINDOW * WINDOW
         C: tl.constexpr = HEADS * HEAD_DIM
         SIDE: tl.constexpr = 2 * WINDOW - 1
         TILES: tl.constexpr = (N + TILE - 1) // TILE
-        # Tiles and heads of one window run side by side: they read the same cache lines.
+        # Tiles and heads of one window are adjacent programs, since they read the same cache lines.
         tile = tl.program_id(0) % TILES
         head = tl.program_id(0) // TILES % HEADS
         window = tl.program_id(0) // (TILES * HEADS)
@@ -48,14 +50,14 @@ if triton is not None:
         own = qkv + first * (3 * C) + head * HEAD_DIM + channel[None, :]
         q = tl.load(own + query[:, None] * (3 * C), mask=query[:, None] < N, other=0.)
         query_y, query_x = query // WINDOW, query % WINDOW
-        # Rows from `bottom` and columns from `right` on come from beyond the wrap.
+        # Rows from `bottom` on and columns from `right` on were wrapped around by the shift.
         bottom, right = WINDOW, WINDOW
         if mask_index is not None:
             kind = tl.load(mask_index + window % num_indices)
             bottom = tl.where(kind & 2 != 0, WINDOW - SHIFT, WINDOW)
             right = tl.where(kind & 1 != 0, WINDOW - SHIFT, WINDOW)
 
-        # Padded queries, never stored, take the bias of a real one: theirs is not in the table.
+        # Padded queries have no row in the bias table. They are never stored, so any row will do.
         real = tl.minimum(query, N - 1)
         bias_of_query = head * (SIDE * SIDE) + SIDE * (real // WINDOW + WINDOW - 1) + (
             real % WINDOW + WINDOW - 1)
@@ -70,7 +72,7 @@ if triton is not None:
             k = tl.load(rows, mask=key[:, None] < N, other=0.)
             v = tl.load(rows + C, mask=key[:, None] < N, other=0.)
 
-            # Padded keys get their -inf from the bias.
+            # The bias of padded keys is -inf.
             row = bias_of_query[:, None] - (SIDE * key_y + key_x)[None, :]
             logits = tl.load(bias + row, mask=key[None, :] < N, other=float('-inf')).to(tl.float32)
             logits += tl.dot(q, tl.trans(k), input_precision='ieee') * scale
@@ -79,7 +81,7 @@ if triton is not None:
                     (query_x >= right)[:, None] != (key_x >= right)[None, :])
                 logits += tl.where(apart, -100., 0.)
 
-            # Every tile holds a real key, so `higher` is finite.
+            # Every tile contains a real key, so `higher` is finite.
             higher = tl.maximum(highest, tl.max(logits, 1))
             kept = tl.exp(highest - higher)
             highest = higher
@@ -92,38 +94,38 @@ if triton is not None:
         tl.store(to, (acc / total[:, None]).to(q.dtype), mask=query[:, None] < N)
 
 
-# With TRITON_INTERPRET=1 in the environment, triton.jit returns a function of another type.
+# With TRITON_INTERPRET=1 in the environment, triton.jit returns another type.
 _INTERPRETED = triton is not None and not isinstance(_attend, triton.JITFunction)
 
 
 @lru_cache(maxsize=None)
 def is_available(device: torch.device) -> bool:
-    """Whether :func:`window_attention` runs on a device: a GPU that Triton supports, or the
-    CPU if TRITON_INTERPRET=1 was in the environment when this module was imported."""
+    """Whether :func:`window_attention` runs on a device: a CUDA GPU of compute capability 8.0 or
+    higher, or the CPU if TRITON_INTERPRET=1 was set when this module was imported."""
     if triton is None or device.type != 'cuda':
         return _INTERPRETED and device.type == 'cpu'
     return torch.cuda.is_available() and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def supports(num_tokens: int, head_dim: int, dtype: torch.dtype) -> bool:
-    """Whether :func:`window_attention` takes windows of so many tokens, heads of so many channels
-    and qkv of this dtype."""
+    """Whether :func:`window_attention` supports this number of tokens per window, number of
+    channels per head, and dtype of qkv."""
     return (1 <= num_tokens <= MAX_TOKENS and 16 <= head_dim <= MAX_HEAD_DIM.get(dtype, 0)
             and head_dim & (head_dim - 1) == 0)
 
 
 def window_attention(qkv: Tensor, bias_table: Tensor, window_size: int, shift: int,
                      mask_index: Optional[Tensor], scale: float) -> Tensor:
-    """Equals :meth:`~sparsevit_mm.models.swin.attention.WindowMSA.attend`, without its dropout.
+    """Compute the same as :meth:`~sparsevit_mm.models.swin.attention.WindowMSA.attend`, without
+    dropout.
 
-    Never waits for the device. Can be captured in a CUDA graph after one call like it, which
-    compiles the kernel.
+    It does not synchronise with the device. It can be captured in a CUDA graph after one such call
+    outside, which compiles the kernel.
 
     Args:
         qkv: (B, K, N, 3C), contiguous: query, key and value of the N = window_size**2 tokens of
             K windows of B images; the last dimension is (3, heads, head_dim).
-        bias_table: ((2 * window_size - 1)**2, heads), any float dtype: the relative position
-            bias.
+        bias_table: ((2 * window_size - 1)**2, heads) relative position bias of any float dtype.
         window_size: Side of a window, in tokens.
         shift: Cyclic shift of the partition, in tokens; 0 if `mask_index` is None.
         mask_index: (B, K), (B * K,) or (K,) int64, the kind of each window: 0 interior, 1 last
@@ -134,8 +136,8 @@ def window_attention(qkv: Tensor, bias_table: Tensor, window_size: int, shift: i
         (B, K, N, C), of the dtype of `qkv`.
 
     Raises:
-        ValueError: Shapes do not fit each other, or :func:`supports` says no.
-        RuntimeError: A gradient is asked for: the kernel has none.
+        ValueError: If shapes do not match, `qkv` is not contiguous, or :func:`supports` is false.
+        RuntimeError: If a gradient is required, which the kernel does not compute.
     """
     B, K, N, C3 = qkv.shape
     rows, heads = bias_table.shape
@@ -153,7 +155,7 @@ def window_attention(qkv: Tensor, bias_table: Tensor, window_size: int, shift: i
         raise RuntimeError('window_attention has no gradient: call it under torch.no_grad()')
 
     if _INTERPRETED and qkv.dtype == torch.bfloat16:
-        # The interpreter multiplies the bits of bfloat16 as integers.
+        # The interpreter multiplies the bits of bfloat16 values as integers.
         return window_attention(
             qkv.float(), bias_table, window_size, shift, mask_index, scale).to(qkv.dtype)
     out = qkv.new_empty(B, K, N, C3 // 3)
