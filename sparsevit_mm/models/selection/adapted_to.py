@@ -1,4 +1,4 @@
-"""Which score a checkpoint's weights were trained to bear: it travels in the state dict."""
+"""Name of the score that the weights of a checkpoint were adapted with, in the state dict."""
 import warnings
 from contextlib import contextmanager
 from typing import Iterator, Optional, Set
@@ -10,11 +10,11 @@ LENGTH = 16  # bytes of a name
 
 
 class AdaptedTo(nn.Module):
-    """The score under which a backbone last trained while it pruned.
+    """Name of the score with which a backbone was last trained while pruning.
 
-    A model follows the score it was adapted with: run under another it can be worse than at random.
-    The state dict holds the name, as bytes, only where there is one, so that dense checkpoints load
-    strictly and a model that never pruned saves what the toolkits' does.
+    A model depends on the score it was adapted with. With another one it can be worse than with
+    random selection. The state dict contains the name, as bytes, only if there is one. Thus dense
+    checkpoints load strictly, and a model that never pruned saves the same as in the toolkits.
     """
 
     def __init__(self):
@@ -27,7 +27,7 @@ class AdaptedTo(nn.Module):
 
     @contextmanager
     def silenced(self) -> Iterator[None]:
-        """Within the context nothing is warned of: for comparing scores."""
+        """Context manager that disables the warnings, for comparing scores."""
         self._silent = True
         try:
             yield
@@ -35,8 +35,8 @@ class AdaptedTo(nn.Module):
             self._silent = False
 
     def check(self, importance: str, training: bool) -> None:
-        """Warns, once for each score, that the weights belong to another; in training they belong
-        to this one from then on."""
+        """Warn, once per score, if the weights were adapted with another one. In training, store
+        this score as that of the weights."""
         if importance == self.name:
             return
         if self.name is not None and importance not in self._warned and not self._silent:

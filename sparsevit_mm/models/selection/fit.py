@@ -1,4 +1,4 @@
-"""Fits the heads of the learned score, in closed form, to what running a token is worth."""
+"""Closed-form fit of the heads of the learned score to what running a token is worth."""
 from typing import Optional
 
 import torch
@@ -9,15 +9,15 @@ from .head import describe
 from .importance import EPS, ValidArea
 from .worth import StageWorth
 
-RIDGE = 1e-3  # of the mean of the squared inputs
-LEAST = 1e-6  # of the mean of its image's: what a token is worth at least
+RIDGE = 1e-3  # relative to the mean diagonal entry of the moments
+LEAST = 1e-6  # lower bound of what a token is worth, relative to the mean over its image
 
 
 class LeastSquares:
-    """Ridge regression on samples that come in parts; only their sums are kept.
+    """Ridge regression on samples that arrive in batches. Only their sums are stored.
 
     Args:
-        size: Inputs of a sample, n.
+        size: Number of inputs of a sample, n.
     """
 
     def __init__(self, size: int):
@@ -26,8 +26,8 @@ class LeastSquares:
         self.count = torch.zeros((), dtype=torch.float64)
 
     def add(self, inputs: Tensor, targets: Tensor) -> bool:
-        """Takes (M, n) inputs and (M,) targets in; a part with a value that is not finite is left
-        out. Whether it was taken."""
+        """Add samples with inputs (M, n) and targets (M,), unless one of the values is not finite.
+        Return whether they were added."""
         inputs, targets = inputs.double(), targets.double()
         if not (inputs.isfinite().all() and targets.isfinite().all()):
             return False
@@ -37,7 +37,7 @@ class LeastSquares:
         return True
 
     def sum_over_ranks(self) -> None:
-        """Makes the sums those of all processes."""
+        """Sum over all processes."""
         if dist.is_available() and dist.is_initialized():
             for total in (self.moments, self.products, self.count):
                 on_device = total.cuda() if dist.get_backend() == 'nccl' else total
@@ -45,7 +45,7 @@ class LeastSquares:
                 total.copy_(on_device)
 
     def solve(self, ridge: float = RIDGE) -> Optional[Tensor]:
-        """(n,) fp32 weights; None where nothing was added, or only inputs that are 0."""
+        """Return (n,) fp32 weights, or None if no samples were added or all inputs are 0."""
         if not self.moments.any():
             return None
         scale = self.moments.diagonal().mean().clamp(min=torch.finfo(torch.float64).tiny)
@@ -54,16 +54,16 @@ class LeastSquares:
 
 
 class ImportanceFitter:
-    """Watches dense forward passes of a backbone, and the backward passes after them, and fits the
-    heads of its learned score.
+    """Fits the heads of the learned score of a backbone from its dense forward passes and the
+    backward passes that follow.
 
-    The target of a token is the log of what its blocks add to it, the norm of each block's update
-    times that of the loss's gradient there, summed over the stage; without a backward pass, of
-    the updates alone. Windows are ranked within an image, so that inputs and targets are taken
-    less their means over it.
+    The target of a token is the log of the sum, over the blocks of a stage, of the norm of the
+    block's update times the norm of the gradient of the loss after the block. Without a backward
+    pass only the updates count. Windows are ranked within an image, so inputs and targets are
+    centred per image.
 
     Args:
-        backbone: A SparseSwinTransformer with heads, eager.
+        backbone: A SparseSwinTransformer with heads, in eager execution.
     """
 
     def __init__(self, backbone: nn.Module):
@@ -72,17 +72,21 @@ class ImportanceFitter:
         self.stages = [_StageFit(stage) for stage in backbone.stages]
 
     def take(self) -> None:
-        """Takes in the last pass, after its backward pass if there is one."""
+        """Add the samples of the last pass. Call it after the backward pass, if there is one."""
         for stage in self.stages:
             stage.take()
 
     def drop(self) -> None:
-        """Forgets the last pass."""
+        """Discard the last pass."""
         for stage in self.stages:
             stage.clear()
 
     def fit(self) -> bool:
-        """Sets the heads, the same on every rank. False if nothing was taken in."""
+        """Set the heads of all stages that have samples, to the same weights on every rank.
+
+        Returns:
+            Whether every stage had samples.
+        """
         done = True
         for stage in self.stages:
             done &= stage.fit()
@@ -95,12 +99,12 @@ class ImportanceFitter:
 
 
 class _StageFit:
-    """The samples of one stage."""
+    """Fit of one stage."""
 
     def __init__(self, stage: nn.Module):
         self.stage, self.watch = stage, StageWorth(stage)
         self.sums = LeastSquares(len(stage.importance.weight))
-        self.images = 0  # taken in
+        self.images = 0  # with samples
         self.clear, self.close = self.watch.clear, self.watch.close
 
     @torch.no_grad()
@@ -119,7 +123,7 @@ class _StageFit:
             if valid.mask is not None:
                 inside = valid.mask[image].flatten()
                 own, worth = own[inside], worth[inside]
-            # Few tokens have no gradient at all: they are no outliers.
+            # A few tokens have no gradient at all. The bound keeps their logs from being outliers.
             least = (LEAST * worth.mean()).clamp(min=torch.finfo(torch.float32).tiny)
             wanted = worth.maximum(least).log()
             if len(own) > 1 and wanted.max() - wanted.min() > EPS:

@@ -1,5 +1,5 @@
-"""The learned score: one linear head per stage, fitted to what running a window is worth or trained
-with the task."""
+"""The learned score: one linear head per stage, fitted to what running a window is worth or
+trained with the task."""
 import re
 from typing import Dict, Mapping, Sequence
 
@@ -9,32 +9,32 @@ from torch import Tensor, nn
 from ..chunks import Part
 from .importance import EPS, ValidArea, distance
 
-STATISTICS = ('variation', 'distinct', 'magnitude')  # by name, in the order of the weights
-# Weights are stored divided by this, so that they learn ten times as fast as the model's.
+STATISTICS = ('variation', 'distinct', 'magnitude')  # names of scores, in the order of the weights
+# Weights are stored divided by this, so that they learn ten times as fast as those of the model.
 GAIN = 10.
-# Log scores stay within: the sum of their exponentials over a window must be finite in fp32.
+# Bound of the log importance: the sum of its exponentials over a window must be finite in fp32.
 LIMIT = 60.
 
 
 class TrainedHead(nn.Module):
-    """A part of a backbone that a score learns its `weight` in."""
+    """Base class of modules with the trained `weight` of a score."""
 
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, missing_keys,
                               unexpected_keys, error_msgs):
-        if f'{prefix}weight' in state_dict:  # dense checkpoints have none, and load strictly
+        if f'{prefix}weight' in state_dict:  # dense checkpoints lack it, but load strictly
             super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing_keys,
                                           unexpected_keys, error_msgs)
 
 
 class ImportanceHead(TrainedHead):
-    """Log importance of a token as a linear function of what its block sees: the normalised token
-    and the logs of three statistics.
+    """Computes the log importance of a token as a linear function of the normalised token, which
+    is what its block sees, and of the logs of three statistics.
 
-    The importance of a window, squared, is the sum of ``exp(log importance)`` over its tokens. A
-    head as built ranks as ``variation`` does.
+    The squared importance of a window is the sum of ``exp(log importance)`` over its tokens. An
+    untrained head ranks as ``variation`` does.
 
     Args:
-        channels: C of the stage.
+        channels: Number of channels C of the stage.
     """
 
     def __init__(self, channels: int):
@@ -44,34 +44,34 @@ class ImportanceHead(TrainedHead):
             self.weight[channels + STATISTICS.index('variation')] = 2 / GAIN
 
     def forward(self, rows: Tensor, valid: ValidArea, part: Part, mean: Tensor) -> Tensor:
-        """Scores of a strip of the map.
+        """Compute the scores of a strip of the map.
 
         Args:
             rows: (B, h, W, C) of any dtype.
-            valid: Of the map.
-            part: Which images and rows these are.
+            valid: Valid area of the map.
+            part: The images and rows that the strip covers.
             mean: (B, 1, 1, C), see :meth:`~.importance.ValidArea.mean`.
 
         Returns:
-            (B, h, W) fp32, above 0.
+            (B, h, W) fp32, positive.
         """
         channels = rows.shape[-1]
         normed, statistics = describe(rows, valid, part, mean)
         weight = self.weight.float() * GAIN
-        # A product under autocast would be in low precision; sums are not.
+        # Under autocast a matrix product would run in low precision; a sum does not.
         log_score = (normed * weight[:channels]).sum(-1)
         log_score = log_score + (statistics * weight[channels:]).sum(-1)
         return (log_score.clamp(-LIMIT, LIMIT) / 2).exp()
 
     @torch.no_grad()
     def set(self, weights: Tensor) -> None:
-        """Takes (C + 3,) weights of the log importance."""
+        """Set the (C + 3,) weights of the log importance."""
         self.weight.copy_(weights / GAIN)
 
 
 def describe(rows: Tensor, valid: ValidArea, part: Part, mean: Tensor):
-    """What a head sees of (B, h, W, C) rows: (B, h, W, C) normalised tokens and (B, h, W, 3) logs
-    of :data:`STATISTICS`, in fp32."""
+    """Compute the inputs of a head for rows (B, h, W, C): normalised tokens (B, h, W, C) and the
+    logs of :data:`STATISTICS`, (B, h, W, 3), in fp32."""
     normed = valid.normalise(rows, part)
     statistics = torch.stack([
         distance(normed, valid.neighbour_mean(normed, part)),
@@ -82,7 +82,7 @@ def describe(rows: Tensor, valid: ValidArea, part: Part, mean: Tensor):
 
 
 def learned_sizes(channels: Sequence[int]) -> Dict[str, int]:
-    """Of the weights of the learned score in a Swin's stages, by name."""
+    """Return the sizes of the learned score's weights in a Swin, by key."""
     return {f'stages.{i}.importance.weight': c + len(STATISTICS) for i, c in enumerate(channels)}
 
 
@@ -91,13 +91,13 @@ def check_heads(state_dict: Mapping[str, Tensor], prefix: str, score: str,
     """Whether a backbone's state dict holds the heads of a score.
 
     Args:
-        state_dict: With names that begin with `prefix`.
-        prefix: Of the backbone.
-        score: Its name.
-        sizes: Of the weights, by their names in the backbone.
+        state_dict: State dict that contains the backbone.
+        prefix: Prefix of the backbone's keys.
+        score: Name of the score.
+        sizes: Sizes of the weights, by their keys in the backbone.
 
     Raises:
-        ValueError: Heads of other stages or widths. Names the keys.
+        ValueError: If there are heads of other stages or sizes. The message names the keys.
     """
     pattern = re.compile(re.escape(prefix) + re.sub(r'\d+', r'\\d+', next(iter(sizes))))
     held = {key: tuple(value.shape) for key, value in state_dict.items() if pattern.fullmatch(key)}
@@ -112,7 +112,7 @@ def check_heads(state_dict: Mapping[str, Tensor], prefix: str, score: str,
 
 
 class _Gate(torch.autograd.Function):
-    """Tokens times a gate of value 1, around which only its gradient is computed."""
+    """Gate on an update that counts as 1 in the forward pass and only receives a gradient."""
 
     @staticmethod
     def forward(ctx, before, after, gate):
@@ -128,12 +128,15 @@ class _Gate(torch.autograd.Function):
 
 
 def gate_update(before: Tensor, after: Tensor, gate: Tensor) -> Tensor:
-    """``before + gate * (after - before)`` for a gate whose value is 1: its result is `after`, and
-    the gate's gradient is what the task gains by the update.
+    """Compute ``before + gate * (after - before)`` with a gate that counts as 1 in the forward
+    pass.
+
+    The result is `after`. The gradient of the gate is the first-order effect of the update on the
+    loss.
 
     Args:
-        before: (G, T, C), the tokens that ran as they would be had they been skipped. No gradient
-            flows into them.
+        before: (G, T, C), the same tokens as if they had been skipped. No gradient flows into
+            them.
         after: (G, T, C), the tokens after the block.
         gate: (G, T), see :func:`~.ranking.window_shares`.
     """

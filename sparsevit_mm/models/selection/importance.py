@@ -1,7 +1,7 @@
-"""How important a token is: the scores that windows are ranked by.
+"""Importance scores of tokens, by which windows are ranked.
 
-A score maps features (B, H * W, C) of any dtype, and what is known of their map, to fp32
-(B, H * W), at least 0. The importance of a window is the L2 norm of its tokens' scores.
+A score maps features (B, H * W, C) of any dtype and a :class:`MapInfo` to fp32 (B, H * W), at
+least 0. The importance of a window is the L2 norm of its tokens' scores.
 """
 from typing import Callable, Dict, NamedTuple, Optional, Tuple
 
@@ -11,17 +11,17 @@ from torch import Tensor, nn
 
 from ..chunks import Part, map_rows, map_strips
 
-EPS = 1e-6  # of a token's norm, below which differences between tokens are rounding
+EPS = 1e-6  # differences between tokens below this share of their norm are rounding errors
 
 
 class MapInfo(NamedTuple):
-    """What a score may know beside the features.
+    """Information that a score may use besides the features.
 
     Attributes:
         hw_shape: (H, W).
         sizes: (B, 2) int64, valid height and width in tokens; None if there is no padding.
-        head: The learned score's, see :class:`~.head.ImportanceHead`.
-        selector: The token selector, see :class:`~.selector.TokenSelector`.
+        head: Head of the learned score, see :class:`~.head.ImportanceHead`.
+        selector: Token selector, see :class:`~.selector.TokenSelector`.
     """
     hw_shape: Tuple[int, int]
     sizes: Optional[Tensor] = None
@@ -33,22 +33,23 @@ TokenScore = Callable[[Tensor, Optional[MapInfo]], Tensor]
 
 
 def mean_magnitude(x: Tensor, info: Optional[MapInfo] = None) -> Tensor:
-    """Mean absolute activation over channels: what the published code ranks by."""
+    """Return the mean absolute activation over channels, which the published code ranks by."""
     return map_rows(lambda rows: rows.float().abs().mean(-1), x, x.shape[-1])
 
 
 def l2(x: Tensor, info: Optional[MapInfo] = None) -> Tensor:
-    """L2 norm over channels, so that a window's score is the norm of all its values."""
+    """Return the L2 norm over channels, so that a window's score is the norm of all its values."""
     return map_rows(lambda rows: torch.linalg.vector_norm(rows.float(), dim=-1), x, x.shape[-1])
 
 
 def uniform_noise(x: Tensor, info: Optional[MapInfo] = None) -> Tensor:
-    """Scores that ignore the features: the ablation in which windows are kept at random."""
+    """Return random scores, for the ablation that keeps windows at random."""
     return torch.rand(x.shape[:-1], dtype=torch.float32, device=x.device)
 
 
 def variation(x: Tensor, info: MapInfo) -> Tensor:
-    """How far a token is from the mean of its 3x3 neighbourhood, after LayerNorm without affine.
+    """Return the distance of a token from the mean of its 3x3 neighbourhood, after LayerNorm
+    without affine.
 
     Blocks normalise their input, so the magnitude of a token says nothing about its update. Only
     neighbours within the valid area count, so that neither the border of the map nor that of the
@@ -64,7 +65,7 @@ def variation(x: Tensor, info: MapInfo) -> Tensor:
 
 
 def distinct(x: Tensor, info: MapInfo) -> Tensor:
-    """How far a token is from the mean of the image's, after LayerNorm without affine."""
+    """Return the distance of a token from the mean of its image, after LayerNorm without affine."""
     valid = ValidArea(x, info)
     mean = valid.mean(x)
 
@@ -75,7 +76,7 @@ def distinct(x: Tensor, info: MapInfo) -> Tensor:
 
 
 def learned(x: Tensor, info: MapInfo) -> Tensor:
-    """The score of a fitted or trained head, see :class:`~.head.ImportanceHead`."""
+    """Return the score of a fitted or trained head, see :class:`~.head.ImportanceHead`."""
     valid = ValidArea(x, info)
     mean = valid.mean(x)
 
@@ -86,54 +87,54 @@ def learned(x: Tensor, info: MapInfo) -> Tensor:
 
 
 def selector(x: Tensor, info: MapInfo) -> Tensor:
-    """The score of a token selector, see :class:`~.selector.TokenSelector`."""
+    """Return the score of a token selector, see :class:`~.selector.TokenSelector`."""
     return info.selector(x)
 
 
 def distance(tokens: Tensor, others: Tensor) -> Tensor:
-    """L2 norm over channels of the difference of normalised tokens, 0 where that is rounding."""
+    """Return the L2 distance of normalised tokens, or 0 if it is within rounding error."""
     norm = torch.linalg.vector_norm(tokens - others, dim=-1)
     return torch.where(norm < EPS * tokens.shape[-1]**.5, 0., norm)
 
 
 class ValidArea:
-    """Steps over a map that take padding for what it is.
+    """Operations on the valid area of a map, which ignore padding.
 
     Args:
         x: (B, H * W, C).
-        info: Of its map.
+        info: Size and valid area of the map.
     """
 
     def __init__(self, x: Tensor, info: MapInfo):
         self.shape = info.hw_shape
         self.mask: Optional[Tensor] = None  # (B, H, W, 1) bool
-        self.weight: Optional[Tensor] = None  # (B, H, W, 1), 9 over the number of neighbours
+        self.weight: Optional[Tensor] = None  # (B, H, W, 1), 9 over the number of valid neighbours
         if info.sizes is None:
             return
         sides = [torch.arange(side, device=x.device)[None] for side in info.hw_shape]
         ends = [info.sizes[:, i:i + 1] for i in range(2)]
         rows, cols = (places < end for places, end in zip(sides, ends))
         self.mask = (rows[:, :, None] & cols[:, None])[..., None]
-        # Neighbours along one axis, itself included: 3, 2 at an end, 1 of a sole token.
+        # Valid neighbours along one axis, including the token: 3, 2 at an end, 1 if it is alone.
         counts = [((places + 1).clamp(max=end - 1) - (places - 1).clamp(min=0) + 1).clamp(min=1)
                   for places, end in zip(sides, ends)]
         self.weight = 9. / (counts[0][:, :, None] * counts[1][:, None])[..., None]
 
     def normalise(self, rows: Tensor, part: Part) -> Tensor:
-        """LayerNorm without affine of the rows `part` of the maps, in fp32; padding is 0."""
+        """Apply LayerNorm without affine to the rows of `part`, in fp32. Padding becomes 0."""
         rows = F.layer_norm(rows.float(), rows.shape[-1:])
         return rows if self.mask is None else rows * self.mask[part]
 
     def neighbour_mean(self, rows: Tensor, part: Part) -> Tensor:
-        """Mean of the 3x3 neighbourhood; that of the first and the last row of a strip lacks what
-        lies outside the strip."""
-        whole = self.weight is None  # then what lies outside the map is all that does not count
+        """Return the mean of the 3x3 neighbourhood. In the first and last row of a strip it lacks
+        the neighbours outside the strip."""
+        whole = self.weight is None  # no padding: only positions outside the map are excluded
         mean = F.avg_pool2d(rows.permute(0, 3, 1, 2), 3, 1, 1, count_include_pad=not whole)
         mean = mean.permute(0, 2, 3, 1)
         return mean if whole else mean * self.weight[part]
 
     def mean(self, x: Tensor) -> Tensor:
-        """(B, 1, 1, C) fp32, mean of the normalised tokens of each image."""
+        """Return the mean of the normalised tokens of each image, (B, 1, 1, C) fp32."""
         x = x.reshape(x.shape[0], *self.shape, -1)
         total = map_strips(
             lambda rows, part: self.normalise(rows, part).sum(2), x).sum(1)[:, None, None]
@@ -142,7 +143,7 @@ class ValidArea:
         return total / self.mask.sum((1, 2), keepdim=True).clamp(min=1)
 
     def only(self, scores: Tensor) -> Tensor:
-        """(B, H, W) scores, those of padding 0."""
+        """Set the scores (B, H, W) of padding to 0."""
         return scores if self.mask is None else scores * self.mask[..., 0]
 
 
@@ -168,4 +169,4 @@ TRAINED = {
     SELECTOR: 'train the model under it, with TokenSelectorHook',
 }
 """Scores with weights of their own, and how to get these."""
-PADDING_AWARE = 'variation', 'distinct', LEARNED  # scores of a token's surroundings
+PADDING_AWARE = 'variation', 'distinct', LEARNED  # scores that depend on other tokens

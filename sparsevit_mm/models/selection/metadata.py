@@ -1,9 +1,8 @@
-"""What the toolkits' metadata say of a batch: where images end and padding begins, and how many
-views a frame has.
+"""Read the metadata of a batch: the valid area of each image, and the number of views per frame.
 
-Detectors and segmentors of all three toolkits give their backbone a tensor and keep the data
-samples for themselves. They are mmengine models whose forward takes both, so a forward hook on the
-model reads the samples for its sparse backbone: no model's code changes.
+Detectors and segmentors of all three toolkits pass only a tensor to their backbone, not the data
+samples. They are mmengine models whose forward receives both, so a forward hook on the model reads
+the samples for its sparse backbone, without changes to the code of the model.
 """
 import warnings
 from dataclasses import dataclass
@@ -25,10 +24,10 @@ Size = Tuple[int, int]
 
 @dataclass
 class ToldBatch:
-    """What a model was called with, for its backbone to read where it prunes.
+    """Inputs of a model's forward call, which its backbone reads when it prunes.
 
     Attributes:
-        shape: (B, 3, H, W) of images, or (B, V, 3, H, W) of frames of V views.
+        shape: (B, 3, H, W) for images, or (B, V, 3, H, W) for frames of V views.
         samples: B data samples, with ``img_shape`` in their metainfo.
     """
     shape: Tuple[int, ...]
@@ -36,7 +35,7 @@ class ToldBatch:
 
     @property
     def views(self) -> Optional[int]:
-        """Views of a frame; None for single images."""
+        """Number of views per frame; None for single images."""
         return self.shape[1] if len(self.shape) == 5 else None
 
     @property
@@ -44,18 +43,23 @@ class ToldBatch:
         return self.shape[0] * (self.views or 1)
 
     def is_of(self, x: Tensor) -> bool:
-        """Whether the backbone's input is these images: crops of them, as of a sliding window, or
-        images of another size, are not."""
+        """Whether the backbone's input consists of these images, rather than crops of them (e.g. of
+        sliding-window inference) or images of another size."""
         return (x.shape[0], *x.shape[2:]) == (self.num_images, *self.shape[-2:])
 
     def sizes(self, stale_is_meant: bool = False) -> Optional[List[Size]]:
-        """Height and width in pixels of each image without padding; None if there is none, or
-        nothing is known. Metadata that are larger than the tensor are of an earlier step of the
-        pipeline, as where a crop left them as they were: they tell nothing, and a warning says so
-        unless `stale_is_meant`.
+        """Return height and width in pixels of each image without padding; None if there is no
+        padding or the metadata are missing or stale.
+
+        Sizes larger than the tensor are stale, e.g. a crop did not update them. They are ignored
+        with a warning.
+
+        Args:
+            stale_is_meant: Whether to skip the warning.
 
         Raises:
-            ValueError: Metadata are no size, or of another number of views; names both.
+            ValueError: If a size is below 1, or the number of sizes of a sample differs from its
+                number of views. The message names the image or sample and the values.
         """
         sizes: List[Size] = []
         for index, sample in enumerate(self.samples):
@@ -68,7 +72,7 @@ class ToldBatch:
             if min(height, width) < 1:
                 raise ValueError(f'img_shape of image {image} is {height}x{width} in the metadata')
             if height > full[0] or width > full[1]:
-                if not stale_is_meant:  # without figures, so that Python shows it once
+                if not stale_is_meant:  # without numbers, so that Python shows it once
                     warnings.warn('img_shape in the metadata is larger than the images of the '
                                   'batch: padding can\'t be told from the image, and all windows '
                                   'are ranked alike. Mend the pipeline, or set padding_last=False '
@@ -77,7 +81,8 @@ class ToldBatch:
         return None if all(size == full for size in sizes) else sizes
 
     def _of_sample(self, index: int, shape: Sequence) -> List[Size]:
-        """``img_shape`` is (H, W) or (H, W, C); of several views one for all, or a list."""
+        """Return one size per view from ``img_shape``, which is (H, W) or (H, W, C) for all views,
+        or a list of these with one per view."""
         number = self.views or 1
         shapes = list(shape) if _is_nested(shape) else [shape] * number
         if len(shapes) != number:
@@ -91,12 +96,12 @@ def _is_nested(shape: Sequence) -> bool:
 
 
 def read_batch(backbone: nn.Module, x: Tensor) -> Batch:
-    """What a sparse backbone's selection heeds of its input (B, C, H, W), in tokens of the first
-    map.
+    """Return group size and valid image sizes of a sparse backbone's input (B, C, H, W), in tokens
+    of the first map.
 
     Raises:
-        ValueError: See ``group_of`` of :class:`~.ranking.Selection`; where the backbone prunes
-            or is watched, see :meth:`ToldBatch.sizes`.
+        ValueError: See :meth:`.ranking.Selection.group_of`, and, if the backbone prunes or is
+            watched, :meth:`ToldBatch.sizes`.
     """
     selection, side = backbone.selection, backbone.patch_size
     told = backbone.told if backbone.told is not None and backbone.told.is_of(x) else None
@@ -111,8 +116,8 @@ def read_batch(backbone: nn.Module, x: Tensor) -> Batch:
 
 
 def listen_to_models() -> None:
-    """From now on every mmengine model that is given a sparse backbone, at any depth, tells it
-    what it is called with."""
+    """Make every mmengine model that gets a sparse backbone from now on, at any depth, pass the
+    inputs of its forward calls to the backbone."""
     global _listening
     if not _listening:
         register_module_module_registration_hook(_on_registration)
@@ -133,19 +138,22 @@ def _on_registration(module: nn.Module, name: str, child: Optional[nn.Module]) -
             module.register_forward_pre_hook(teller.tell, with_kwargs=True)
             always = {}
             if 'always_call' in signature(module.register_forward_hook).parameters:
-                always = dict(always_call=True)  # after an error too, which torch 2.0 can not
+                always = dict(always_call=True)  # after errors too; not in torch 2.0
             module.register_forward_hook(teller.take_back, with_kwargs=True, **always)
         teller.children.add(name)
 
 
 def _backbones(module: nn.Module) -> Iterator[nn.Module]:
-    """The sparse backbones in a module, itself included."""
+    """Yield the sparse backbones in a module, including itself."""
     return (m for m in module.modules() if isinstance(getattr(m, 'selection', None), Selection))
 
 
 class _Teller:
-    """The two hooks of a model. It knows the names of children that hold a sparse backbone: to walk
-    over the whole model would take longer than to launch a kernel."""
+    """Forward pre-hook and forward hook of a model.
+
+    It stores the names of the children that contain a sparse backbone, because traversing the
+    whole model would take longer than launching a kernel.
+    """
 
     def __init__(self):
         self.children: Set[str] = set()
@@ -166,8 +174,8 @@ class _Teller:
 
 
 def read_call(inputs=None, data_samples=None, *_, **__) -> Optional[ToldBatch]:
-    """What ``forward(inputs, data_samples, mode)`` of a toolkit's model is called with; None where
-    that is not a batch of images with as many samples."""
+    """Return the inputs of ``forward(inputs, data_samples, mode)`` of a toolkit's model; None if
+    they are not a batch of images with one data sample each."""
     if isinstance(inputs, dict):  # of mmdet3d
         inputs = inputs.get('imgs')
     if not isinstance(inputs, Tensor) or inputs.dim() not in (4, 5):

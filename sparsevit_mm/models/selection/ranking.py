@@ -1,8 +1,8 @@
-"""Score -> rank -> select: which windows run (SparseViT, section 3.1), and who competes with whom.
+"""Select the windows that run: score, rank, select (SparseViT, section 3.1).
 
-Windows compete within a group of images: an image by itself, as published, or several that share
-one budget of windows. A group of n images has n * nW windows, image by image, and one ranking, of
-which each block takes the first n * k. Shapes depend on n and k alone.
+Windows compete within a group of images: a single image, as published, or several images that
+share one budget of windows. A group of n images has n * nW windows, ordered by image, and one
+ranking, of which each block runs the first n * k. Shapes depend on n and k only.
 """
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Optional, Union
@@ -20,15 +20,19 @@ BATCH = 'batch'
 
 @dataclass(frozen=True)
 class Selection:
-    """How windows are chosen. Raises ValueError on a bad value.
+    """How windows are chosen.
 
     Attributes:
-        importance: One of :data:`~.importance.SCORES`; backbones take some of them.
-        scope: 'image': k windows of each image, as published. 'group': the best windows of a
-            group, wherever they are.
-        group_size: Images of a group, consecutive in the batch, or 'batch' for all of it. None
-            takes what the detector tells, the views of a frame. Of no effect with scope 'image'.
-        padding_last: Whether windows that lie wholly in padding rank behind all others.
+        importance: One of :data:`~.importance.SCORES`. Each backbone supports some of them.
+        scope: 'image' runs k windows of each image, as published. 'group' runs the most important
+            windows of a group of images, however they are distributed.
+        group_size: Number of consecutive images of the batch per group, or 'batch' for all. None
+            uses the number of views per frame of the detector. It has no effect with scope
+            'image'.
+        padding_last: Whether windows that consist of padding only rank behind all others.
+
+    Raises:
+        ValueError: If a value is invalid.
     """
     importance: str = 'variation'
     scope: str = 'image'
@@ -46,21 +50,21 @@ class Selection:
                              f'{BATCH!r}')
 
     def alone(self) -> 'Selection':
-        """The same for a backbone outside its detector: where nobody gives a group size, the batch
-        is the group."""
+        """Return the selection for a backbone without its detector: if the group size is unknown,
+        the batch is the group."""
         if self.scope == 'group' and self.group_size is None:
             return replace(self, group_size=BATCH)
         return self
 
     def group_of(self, batch_size: int, told: Optional[int] = None) -> int:
-        """Images that share a budget.
+        """Return the number of images that share a budget.
 
         Args:
-            batch_size: Images of the batch.
-            told: Views of a frame, by the detector; None if it tells none.
+            batch_size: Number of images of the batch.
+            told: Views per frame in the input of the detector; None if unknown.
 
         Raises:
-            ValueError: Nobody gives a group size, or the batch is no multiple of it.
+            ValueError: If the group size is unknown, or does not divide the batch size.
         """
         if self.scope == 'image':
             return 1
@@ -83,28 +87,28 @@ def _is_int(value) -> bool:
 
 
 class Batch(NamedTuple):
-    """What a stage's selection heeds beside its features.
+    """Information that the selection of a stage uses besides its features.
 
     Attributes:
-        group: Images that share a budget; B is a multiple of it.
-        sizes: (B, 2) int64, height and width in tokens of what is no padding; None if nothing is.
+        group: Number of images that share a budget; B is a multiple of it.
+        sizes: (B, 2) int64, height and width in tokens of the valid area; None without padding.
     """
     group: int = 1
     sizes: Optional[Tensor] = None
 
     def merged(self, stride: int) -> 'Batch':
-        """The same for the map after patch merging."""
+        """Return the values for the map after patch merging."""
         if self.sizes is None:
             return self
         return Batch(self.group, (self.sizes + stride - 1) // stride)
 
 
 def window_energy(token_scores: Tensor, windows: WindowPartition) -> Tensor:
-    """Importance of each window, squared.
+    """Compute the squared importance of each window.
 
     Args:
         token_scores: (B, L) fp32, L = height * width.
-        windows: The partition; padding counts as 0.
+        windows: The partition. Padding counts as 0.
 
     Returns:
         (B, nW) fp32.
@@ -114,17 +118,19 @@ def window_energy(token_scores: Tensor, windows: WindowPartition) -> Tensor:
 
 
 def score_windows(token_scores: Tensor, windows: WindowPartition) -> Tensor:
-    """Importance of each window, the L2 norm of its tokens' scores; see :func:`window_energy`."""
+    """Compute the importance of each window, the L2 norm of its tokens' scores."""
     return window_energy(token_scores, windows).sqrt()
 
 
 def window_shares(energy: Tensor, group: int = 1) -> Tensor:
-    """What each window has of its group's importance, 1 on average: the gate through which the
-    task trains a score. Windows compete, since the shares of a group have a fixed sum.
+    """Compute the share of each window in its group's squared importance, 1 on average.
+
+    The shares are the gate through which the task trains a score. Windows compete, since the
+    shares of a group have a fixed sum.
 
     Args:
         energy: (B, nW) fp32, see :func:`window_energy`.
-        group: Images that share a budget.
+        group: Number of images that share a budget.
 
     Returns:
         (B / group, group * nW) fp32.
@@ -134,22 +140,22 @@ def window_shares(energy: Tensor, group: int = 1) -> Tensor:
 
 
 def valid_windows(windows: WindowPartition, sizes: Tensor) -> Tensor:
-    """(B, 2) valid height and width in tokens -> (B, nW) bool: which windows hold a valid one."""
+    """Return (B, nW) bool, whether windows contain a valid token, from valid sizes (B, 2)."""
     return (windows.first < sizes[:, None]).all(-1)
 
 
 def rank_windows(scores: Tensor, valid: Optional[Tensor] = None, group: int = 1) -> Tensor:
-    """Windows of each group from the first to be run to the last.
+    """Rank the windows of each group by descending score.
 
-    Ties go to the lower index, so that the ranking of a group depends on that group alone.
+    Ties go to the lower index, so that the ranking of a group depends on that group only.
 
     Args:
         scores: (B, nW) fp32, at least 0.
-        valid: (B, nW) bool: the others are padding, and rank behind all of these. None: all are.
-        group: n images that share a budget.
+        valid: (B, nW) bool, false for padding, which ranks last. None if all are valid.
+        group: Number of images that share a budget, n.
 
     Returns:
-        (B / n, n * nW) int64: window w of the group's image i is i * nW + w.
+        (B / n, n * nW) int64. Window w of image i of a group has the index i * nW + w.
     """
     if valid is not None:
         scores = torch.where(valid, scores, -1.)
@@ -158,5 +164,5 @@ def rank_windows(scores: Tensor, valid: Optional[Tensor] = None, group: int = 1)
 
 
 def select_windows(ranking: Tensor, num_kept: int) -> Tensor:
-    """The first `num_kept` windows of each group: (G, M) -> (G, num_kept) int64."""
+    """Return the first `num_kept` windows of each group, (G, M) -> (G, num_kept) int64."""
     return ranking[:, :num_kept]

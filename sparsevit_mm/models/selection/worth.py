@@ -1,4 +1,4 @@
-"""What a stage's blocks add to each token, and what the loss makes of it."""
+"""Measure what running a token is worth: the norm of its update, and its effect on the loss."""
 from typing import Dict, NamedTuple, Optional
 
 import torch
@@ -8,14 +8,15 @@ from .importance import MapInfo
 
 
 class Seen(NamedTuple):
-    """What scores say of the n windows or tokens of a stage, and what these are worth.
+    """Scores of the n windows or tokens of a stage, and what running them is worth.
 
     Attributes:
-        stage: Index.
-        scores: (B, n) fp32 of each score.
-        inside: (B, n) bool, false of those that lie wholly in padding.
-        update: (B, n) fp32, the norm of what the blocks add to them.
-        gain: (B, n) fp32, likewise times that of the loss's gradient; None without one.
+        stage: Index of the stage.
+        scores: (B, n) fp32 for each score.
+        inside: (B, n) bool, false for those that consist of padding only.
+        update: (B, n) fp32, the norm of the update by the blocks.
+        gain: (B, n) fp32, the same with updates weighted by the norm of the gradient of the loss;
+            None without a backward pass.
     """
     stage: int
     scores: Dict[str, Tensor]
@@ -25,14 +26,14 @@ class Seen(NamedTuple):
 
 
 class Pass:
-    """A dense forward pass of a stage, and the backward pass after it.
+    """Measurements of a dense forward pass of a stage, and of the backward pass after it.
 
     Attributes:
-        x: (B, L, C), what the stage was given.
-        info: Of its map.
-        update: (B, L) fp32, the norm of what a block adds to a token, summed over the blocks.
-        gain: (B, L) fp32, likewise, each norm times that of the loss's gradient after the block;
-            None without a backward pass.
+        x: (B, L, C), input of the stage.
+        info: Information on the map of the stage.
+        update: (B, L) fp32, the norm of a block's update of a token, summed over the blocks.
+        gain: (B, L) fp32, the same with each norm multiplied by the norm of the gradient of the
+            loss after the block; None without a backward pass.
     """
 
     def __init__(self, x: Tensor, info: MapInfo):
@@ -43,11 +44,11 @@ class Pass:
 
     @property
     def worth(self) -> Optional[Tensor]:
-        """`gain` of a pass that gradients were to follow, `update` of one without."""
+        """`gain` if the forward pass tracked gradients, else `update`."""
         return self.gain if self._differentiates else self.update
 
     def add(self, before: Tensor, after: Tensor) -> None:
-        """Takes in a block's (B, L, C), before and after it."""
+        """Add a block's update, from the tokens (B, L, C) before and after it."""
         update = torch.linalg.vector_norm(after.detach().float() - before.detach().float(), dim=-1)
         self.update = _sum(self.update, update)
         if after.requires_grad:
@@ -65,7 +66,7 @@ class StageWorth:
         stage: A SwinStage.
 
     Attributes:
-        last: Its last pass; None before one, and after one that pruned.
+        last: The last pass; None before the first one and after one that pruned.
     """
 
     def __init__(self, stage: nn.Module):
@@ -74,7 +75,7 @@ class StageWorth:
         self.clear()
 
     def clear(self) -> None:
-        """Forgets the last pass."""
+        """Discard the last pass."""
         self.last: Optional[Pass] = None
 
     def close(self) -> None:
@@ -89,7 +90,7 @@ class StageWorth:
         self.last = Pass(x.detach(), stage.map_info(hw_shape, batch.sizes))
         if not torch.is_grad_enabled() or x.requires_grad:
             return None
-        # Where all weights before are frozen, there would be no gradient.
+        # Without this there is no gradient if all preceding weights are frozen.
         return (x.detach().requires_grad_(), *args[1:])
 
     def _on_block(self, block: nn.Module, args: tuple, out: Tensor) -> None:
