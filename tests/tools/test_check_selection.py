@@ -104,7 +104,7 @@ def test_the_learned_score_takes_part_where_there_are_heads(tiny_seg, tmp_path):
     (['--num-samples', 9], {}, '--num-samples 9: val has 8 images'),
     (['--num-samples', 0], {}, '--num-samples 0'),
     (['--sparsity', 0], {}, 'is dense'),
-    ([], dict(model__backbone__importance='loudness'), "'loudness' is none of"),
+    ([], dict(model__backbone__importance='loudness'), "importance 'loudness'"),
     ([], dict(model__backbone__importance='learned'), 'tools/fit_importance.py'),
     ([], dict(model__backbone__type='SwinTransformer'), '0 sparse backbones'),
     ([], dict(val_evaluator__type='ToyMetric'), 'ToyMetric')])

@@ -51,7 +51,7 @@ def test_images_that_share_a_budget_are_measured_by_the_batch():
     assert [row[0] for row in table.values()] == [row[0] for row in alone.values()]
     message = refused('measure_latency', CONFIG, *QUICK, *given, model__backbone__scope='group',
                       model__backbone__group_size=2)
-    assert 'a batch of 3 images is no multiple of the group size, 2' in message
+    assert 'a batch of 3 images' in message and 'group size, 2' in message
 
 
 def test_setting_is_in_the_title_and_the_shape_is_the_test_pipelines():

@@ -163,7 +163,7 @@ def test_a_scope_that_the_model_can_not_select_by_is_refused_at_once(tiny, tmp_p
     message = refused('search_sparsity', tiny.config, tiny.checkpoint, '--work-dir', tmp_path,
                       *FEW, '--max-latency', '500%', '--scopes', 'group',
                       model__backbone__group_size=2)
-    assert 'a batch of 1 images is no multiple of the group size, 2' in message
+    assert 'a batch of 1 images' in message and 'group size, 2' in message
     message = refused('search_sparsity', tiny.config, tiny.checkpoint, '--work-dir', tmp_path,
                       *FEW, '--pareto', '--scopes', 'group')
     assert '--scopes' in message and '--pareto' in message

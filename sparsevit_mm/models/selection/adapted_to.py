@@ -43,8 +43,8 @@ class AdaptedTo(nn.Module):
             self._warned.add(importance)
             doing = 'trained' if training else 'run'
             warnings.warn(f'the checkpoint was adapted under importance={self.name!r} and is '
-                          f'{doing} under {importance!r}: a model follows the score it was adapted '
-                          f'with, and can lose more than by pruning at random')
+                          f'{doing} under {importance!r}: a model depends on the score it was '
+                          f'adapted with, and can be worse than with random pruning')
         if training:
             self._set(importance)
 

@@ -74,9 +74,9 @@ class ToldBatch:
             if height > full[0] or width > full[1]:
                 if not stale_is_meant:  # without numbers, so that Python shows it once
                     warnings.warn('img_shape in the metadata is larger than the images of the '
-                                  'batch: padding can\'t be told from the image, and all windows '
-                                  'are ranked alike. Mend the pipeline, or set padding_last=False '
-                                  'in the backbone if this is meant')
+                                  'batch: padding cannot be told apart from the image, and is not '
+                                  'ranked last. Fix the pipeline, or set padding_last=False in '
+                                  'the backbone if this is intended')
                 return None
         return None if all(size == full for size in sizes) else sizes
 
@@ -87,7 +87,7 @@ class ToldBatch:
         shapes = list(shape) if _is_nested(shape) else [shape] * number
         if len(shapes) != number:
             raise ValueError(f'img_shape of sample {index} is of {len(shapes)} images in the '
-                             f'metadata, the batch holds {number} of each sample')
+                             f'metadata, but the batch has {number} per sample')
         return [(int(height), int(width)) for height, width, *_ in shapes]
 
 

@@ -41,9 +41,9 @@ class Selection:
 
     def __post_init__(self):
         if self.importance not in SCORES:
-            raise ValueError(f'importance {self.importance!r} is none of {sorted(SCORES)}')
+            raise ValueError(f'importance {self.importance!r} is not one of {sorted(SCORES)}')
         if self.scope not in SCOPES:
-            raise ValueError(f'scope {self.scope!r} is none of {", ".join(SCOPES)}')
+            raise ValueError(f'scope {self.scope!r} is not one of {", ".join(SCOPES)}')
         size = self.group_size
         if size not in (None, BATCH) and not (_is_int(size) and size > 0):
             raise ValueError(f'group_size {size!r} is neither a positive number of images nor '
@@ -73,11 +73,11 @@ class Selection:
             size = told
         if size is None:
             raise ValueError(f"scope 'group' has no group size for a batch of {batch_size} images: "
-                             f'the detector gives none, so the config needs group_size (a number '
-                             f'of images, or {BATCH!r})')
+                             f'the detector provides none, so set group_size in the config (a '
+                             f'number of images, or {BATCH!r})')
         size = batch_size if size == BATCH else size
         if batch_size % size:
-            raise ValueError(f'a batch of {batch_size} images is no multiple of the group size, '
+            raise ValueError(f'a batch of {batch_size} images is not a multiple of the group size, '
                              f'{size}')
         return size
 

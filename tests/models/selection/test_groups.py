@@ -204,8 +204,8 @@ def test_at_zero_sparsity_nothing_changes(make_swin, changes):
 
 
 @pytest.mark.parametrize('changes, batch_size, named', [
-    (dict(group_size=4), 6, 'batch of 6 images is no multiple of the group size, 4'),
-    ({}, 6, "scope 'group' has no group size for a batch of 6 images")])
+    (dict(group_size=4), 6, 'batch of 6 images .*group size, 4'),
+    ({}, 6, "scope 'group' .*batch of 6 images")])
 @pytest.mark.parametrize('sparsity', [0, .5])
 def test_a_batch_that_makes_no_groups_is_refused(make_swin, changes, batch_size, named, sparsity):
     model = make_swin(scope='group', sparsity=sparsity, **changes)
@@ -214,10 +214,10 @@ def test_a_batch_that_makes_no_groups_is_refused(make_swin, changes, batch_size,
 
 
 @pytest.mark.parametrize('changes, named', [
-    (dict(scope='frame'), "scope 'frame' is none of image, group"),
+    (dict(scope='frame'), "scope 'frame' .*image, group"),
     (dict(group_size=0), 'group_size 0 is neither'), (dict(group_size='all'), "'all' is neither"),
     (dict(group_size=True), 'group_size True'),
-    (dict(importance='loudness'), "'loudness' is none of .*magnitude")])
+    (dict(importance='loudness'), "'loudness' .*magnitude")])
 def test_settings_that_mean_nothing_are_named(changes, named):
     with pytest.raises(ValueError, match=named):
         Selection(**changes)

@@ -58,7 +58,7 @@ def test_views_have_one_size_or_each_its_own(shape, expected):
 @pytest.mark.parametrize('shape, samples, named', [
     ((1, 3, 32, 48), [sample((32, 0))], '32x0'),
     ((1, 6, 3, 32, 48), [sample([(32, 48)] * 5)],
-     'of 5 images in the metadata, the batch holds 6')])
+     'of 5 images in the metadata, .*6')])
 def test_metadata_that_contradict_the_tensor_are_refused(shape, samples, named):
     with pytest.raises(ValueError, match=named):
         ToldBatch(shape, samples).sizes()
