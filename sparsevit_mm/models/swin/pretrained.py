@@ -60,7 +60,7 @@ def load_pretrained(backbone: nn.Module, source: str, convert_weights: bool = Fa
         raise ValueError(f'{source} does not fit the backbone.\n  missing: {missing}\n  '
                          f'unexpected: {unexpected}\n  of another shape: {misshapen}')
     if unexpected:
-        print_log(f'{source}: not used: {unexpected}', 'current')
+        print_log(f'{source}: unused keys: {unexpected}', 'current')
     backbone.load_state_dict(state, strict=False)
 
 

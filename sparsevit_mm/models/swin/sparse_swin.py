@@ -146,7 +146,7 @@ class SparseSwinTransformer(SparseBackbone):
                  widths: Optional[dict] = None):
         if pretrained is not None:
             if init_cfg is not None:
-                raise ValueError('pretrained and init_cfg exclude each other')
+                raise ValueError('pretrained and init_cfg are mutually exclusive')
             warnings.warn('pretrained is deprecated, use init_cfg=dict(type="Pretrained", '
                           'checkpoint=...)', DeprecationWarning)
             init_cfg = dict(type='Pretrained', checkpoint=pretrained)
@@ -154,7 +154,7 @@ class SparseSwinTransformer(SparseBackbone):
             raise ValueError(f'strides[0] is {strides[0]}, patch_size {patch_size}: they must '
                              f'be equal')
         if skipped not in SKIPPED:
-            raise ValueError(f'skipped {skipped!r} is none of {", ".join(SKIPPED)}')
+            raise ValueError(f'skipped {skipped!r} is not one of {", ".join(SKIPPED)}')
         selection = Selection(importance, scope, group_size, padding_last)
         super().__init__(SparsitySpace(depths), in_channels, patch_size, out_indices, sparsity,
                          execution, init_cfg, widths)
@@ -290,9 +290,9 @@ class SparseSwinTransformer(SparseBackbone):
                    and '.bypass.' in key and key not in own]
         if lacking:
             raise ValueError(f"the checkpoint was adapted with a linear update of skipped "
-                             f"windows that this backbone lacks ({lacking[0]}, ...): give it "
-                             f"skipped='linear'; if it has that, another version adapted the "
-                             f'model: adapt it again')
+                             f"windows that this backbone lacks ({lacking[0]}, ...): set "
+                             f"skipped='linear'; if it is set, the model was adapted with "
+                             f'another version: adapt it again')
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def macs(self, shape: Sequence[int], config: SparsityConfig,
@@ -354,7 +354,7 @@ class SparseSwinTransformer(SparseBackbone):
             load_pretrained(self, self.init_cfg['checkpoint'], self.convert_weights,
                             self.init_cfg.get('prefix'))
             return
-        print_log(f'{type(self).__name__} starts from scratch: no init_cfg', 'current')
+        print_log(f'{type(self).__name__} is initialised from scratch: no init_cfg', 'current')
         init_from_scratch(self)
 
     def train(self, mode: bool = True) -> 'SparseSwinTransformer':

@@ -146,7 +146,7 @@ def window_attention(qkv: Tensor, bias_table: Tensor, window_size: int, shift: i
         raise ValueError(f'qkv {(*qkv.shape,)} and bias table {(*bias_table.shape,)} do not fit '
                          f'windows of side {window_size}')
     if not supports(N, head_dim, qkv.dtype) or not qkv.is_contiguous():
-        raise ValueError(f'unsupported qkv: {N} tokens, {head_dim} channels a head, {qkv.dtype},'
+        raise ValueError(f'unsupported qkv: {N} tokens, {head_dim} channels per head, {qkv.dtype},'
                          f' contiguous: {qkv.is_contiguous()}')
     num_indices = K if mask_index is None else mask_index.numel()
     if num_indices not in (K, B * K):
