@@ -28,10 +28,10 @@ def block_widths(given: Widths, defaults: Sequence[int], name: str,
     widths = [default if width is None else width for width, default in zip(given, defaults)]
     for block, (width, default) in enumerate(zip(widths, defaults)):
         if isinstance(width, bool) or not isinstance(width, int) or width < 1:
-            raise ValueError(f'{name} of block {block} is {width!r}, not a whole number of at '
+            raise ValueError(f'{name} of block {block} is {width!r}, not an integer of at '
                              f'least 1')
         if at_most_default and width > default:
-            raise ValueError(f'{name} of block {block} is {width}, more than its {default}')
+            raise ValueError(f'{name} of block {block} is {width}, more than its default {default}')
     return widths
 
 

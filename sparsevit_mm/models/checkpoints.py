@@ -21,7 +21,7 @@ def _public_history_method(owner, name: str):
     """Replacement for ``builtins.getattr`` while a checkpoint is unpickled. mmengine pickles
     methods of HistoryBuffer through it; any other access is refused."""
     if owner is not HistoryBuffer or name.startswith('_'):
-        raise pickle.UnpicklingError(f'getattr({owner!r}, {name!r}) in a checkpoint')
+        raise pickle.UnpicklingError(f'getattr({owner!r}, {name!r}) is not allowed in a checkpoint')
     return getattr(owner, name)
 
 
@@ -52,7 +52,7 @@ def read_checkpoint(path: str) -> dict:
         ValueError: If it is not a checkpoint, or contains classes that ``weights_only`` refuses.
     """
     if '://' not in path and not Path(path).is_file():
-        raise FileNotFoundError(f'checkpoint {path} is not there')
+        raise FileNotFoundError(f'checkpoint {path} does not exist')
     try:
         checkpoint = CheckpointLoader.load_checkpoint(path, map_location='cpu')
     except pickle.UnpicklingError as error:
@@ -61,13 +61,13 @@ def read_checkpoint(path: str) -> dict:
                   if refused else str(error).splitlines()[-1])
         raise ValueError(f'checkpoint {path} is refused: {reason}') from None
     except OSError as error:  # includes URLError
-        raise FileNotFoundError(f'checkpoint {path} can not be read ({error}): give a local '
+        raise FileNotFoundError(f'checkpoint {path} cannot be read ({error}): use a local '
                                 f'file') from None
     except (RuntimeError, EOFError, KeyError) as error:
-        raise ValueError(f'checkpoint {path} is broken: {error}') from None
+        raise ValueError(f'checkpoint {path} is corrupt: {error}') from None
     held = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, dict) else checkpoint
     if not isinstance(held, dict):
-        raise ValueError(f'checkpoint {path} holds no state dict but a {type(held).__name__}')
+        raise ValueError(f'checkpoint {path} contains no state dict, but a {type(held).__name__}')
     return checkpoint
 
 
@@ -88,13 +88,13 @@ def check_init_cfg(init_cfg: Optional[dict], others: bool = False) -> None:
     if kind not in ('Pretrained', 'Pretrained_Part'):
         if others:
             return
-        raise ValueError(f'init_cfg {init_cfg} can\'t be followed: None, or '
+        raise ValueError(f'init_cfg {init_cfg} is not supported: use None or '
                          f'dict(type="Pretrained", checkpoint=FILE)')
     if not isinstance(init_cfg.get('checkpoint'), str):
-        raise ValueError(f'init_cfg {init_cfg} names no checkpoint, a file or URL')
+        raise ValueError(f'init_cfg {init_cfg} has no checkpoint (a file or URL)')
     unknown = sorted(set(init_cfg) - {'type', 'checkpoint', 'prefix', 'map_location', '_scope_'})
     if unknown:
-        raise ValueError(f'init_cfg {init_cfg}: {", ".join(unknown)} can\'t be followed')
+        raise ValueError(f'init_cfg {init_cfg}: unsupported keys {", ".join(unknown)}')
 
 
 def read_pretrained(source: str, prefix: Optional[str] = None) -> Dict[str, torch.Tensor]:
@@ -113,7 +113,7 @@ def read_pretrained(source: str, prefix: Optional[str] = None) -> Dict[str, torc
         checkpoint = read_checkpoint(source)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f'pretrained weights: {error}. Give a local file: '
+            f'cannot load pretrained weights: {error}. Use a local file: '
             f'init_cfg=dict(type="Pretrained", checkpoint="/path/to/file.pth"), on the command '
             f'line --cfg-options model.backbone.init_cfg.checkpoint=/path/to/file') from error
     state = checkpoint.get('state_dict', checkpoint.get('model', checkpoint))
@@ -122,7 +122,7 @@ def read_pretrained(source: str, prefix: Optional[str] = None) -> Dict[str, torc
         start = prefix.rstrip('.') + '.'
         own = {k[len(start):]: v for k, v in state.items() if k.startswith(start)}
         if not own:
-            raise ValueError(f'{source} holds nothing under the prefix {prefix!r}; it begins with '
+            raise ValueError(f'{source} has no keys with the prefix {prefix!r}; its first keys: '
                              f'{", ".join(list(state)[:3])}')
         return own
     own = {_BACKBONE.sub('', k): v for k, v in state.items() if _BACKBONE.match(k)}

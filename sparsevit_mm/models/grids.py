@@ -43,8 +43,8 @@ def grid_of(count: int, like: Sequence[int], what: str) -> Tuple[int, int]:
     if len(shapes) != 1:
         guess = ' or '.join(f'{h}x{w}' for h, w in shapes)
         guess = guess or f'no square, nor like {height}x{width}'
-        raise ValueError(f'{what} of {count} positions ({guess}) can\'t be resized to '
-                         f'{height}x{width}: set the image size to that of its training')
+        raise ValueError(f'{what} of {count} positions ({guess}) cannot be resized to '
+                         f'{height}x{width}: set the image size to that of the pretraining')
     return shapes[0]
 
 

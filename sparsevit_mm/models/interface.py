@@ -99,8 +99,8 @@ class SparseBackbone(BaseModule):
     @selection.setter
     def selection(self, value: Selection) -> None:
         if value.importance not in self.scores:
-            raise ValueError(f'importance {value.importance!r} is none that '
-                             f'{type(self).__name__} can choose by: {", ".join(self.scores)}')
+            raise ValueError(f'importance {value.importance!r} is not supported by '
+                             f'{type(self).__name__}, which supports {", ".join(self.scores)}')
         self._selection = value
 
     @property
@@ -122,7 +122,7 @@ class SparseBackbone(BaseModule):
 
     def _check_widths(self, widths: StageWidths) -> None:
         if not widths.is_full and not self.attention_blocks():
-            raise ValueError(f'{type(self).__name__} has no blocks that could run a part of their '
+            raise ValueError(f'{type(self).__name__} has no blocks that can run only some of their '
                              f'heads and neurons')
 
     def running_units(self, widths: Optional[StageWidths] = None
@@ -172,7 +172,7 @@ class SparseBackbone(BaseModule):
     @execution.setter
     def execution(self, value: str) -> None:
         if value not in EXECUTIONS:
-            raise ValueError(f'execution {value!r} is none of {", ".join(EXECUTIONS)}')
+            raise ValueError(f'execution {value!r} is not one of {", ".join(EXECUTIONS)}')
         self._execution = value
         self._executor = EXECUTIONS[value] and EXECUTIONS[value]()
 
@@ -202,8 +202,8 @@ class SparseBackbone(BaseModule):
         if self.training:
             self.lacking.discard(name)
         elif name in self.lacking:
-            raise ValueError(f'importance {name!r} needs weights of its own, and the checkpoint '
-                             f'holds none: {TRAINED[name]}')
+            raise ValueError(f'importance {name!r} needs trained weights, but the checkpoint '
+                             f'has none: {TRAINED[name]}')
         self.adapted_to.check(name, self.training)
 
     def _make_heads(self, names: Set[str]) -> None:

@@ -67,7 +67,7 @@ class KnobSetter:
             if name == IMAGE_SCALE or is_width(name):
                 continue
             if name not in self._places:
-                raise ValueError(f'{name} is no knob that was asked for')
+                raise ValueError(f'{name} is not one of the requested knobs')
             parts, key = self._places[name]
             for part in parts:
                 part[key] = value
@@ -82,7 +82,7 @@ class KnobSetter:
                 there = sorted(part) if isinstance(part, dict) else 'none'
                 where = PREFIX[:-1] + ''.join(f'.{s}' for s in path[:i])
                 raise ValueError(f'knob {name}: {where} of {type(self.model).__name__} has no '
-                                 f'{step!r}; there are {there}')
+                                 f'{step!r}; available: {there}')
             part, holder = part[step], part
         return holder, key
 

@@ -50,6 +50,6 @@ def require_order(state_dict: Mapping, what: str) -> None:
 
 
 def _refuse(what: str) -> None:
-    raise ValueError(f'{what}: the heads and neurons of the checkpoint are in no order, so that '
-                     f'the first are not the most important ones; order them once: '
+    raise ValueError(f'{what}: the heads and neurons of the checkpoint are not sorted by '
+                     f'importance, so the first are not the most important ones; sort them once: '
                      f'python {TOOL} -o NEW.pth')

@@ -44,7 +44,7 @@ DIFFERENT = [
      'stage_cfgs .*attn_cfgs'),
     (dict(stage_cfgs=[dict(block_cfgs={})] * 4), 'stage_cfgs'),
     (dict(init_cfg=[dict(type='TruncNormal', layer='Linear')]), 'init_cfg .*TruncNormal'),
-    (dict(init_cfg=dict(type='Pretrained', prefix='backbone')), 'init_cfg .*names no checkpoint'),
+    (dict(init_cfg=dict(type='Pretrained', prefix='backbone')), 'init_cfg .*no checkpoint'),
     (dict(gap=True, extra=1), 'no counterpart of extra, gap')]
 
 

@@ -121,9 +121,9 @@ def test_identity_tells_widths_apart():
 BAD = [
     (dict(block_heads=[1, 2]), r'block_heads \[1, 2\] does not have one entry for each of the'),
     (dict(block_heads=2), 'block_heads 2 does not have one entry'),
-    (dict(block_heads=[1, 0, 1, 1]), 'block_heads of block 1 is 0, not a whole number'),
-    (dict(block_heads=[1, 1, 1, 9]), 'block_heads of block 3 is 9, more than its'),
-    (dict(ffn_widths=[1, 1, 2.5, 1]), 'ffn_widths of block 2 is 2.5, not a whole number'),
+    (dict(block_heads=[1, 0, 1, 1]), 'block_heads of block 1 is 0'),
+    (dict(block_heads=[1, 1, 1, 9]), 'block_heads of block 3 is 9'),
+    (dict(ffn_widths=[1, 1, 2.5, 1]), 'ffn_widths of block 2 is 2.5'),
     (dict(ffn_widths=[True] * 4), 'ffn_widths of block 0 is True')]
 
 

@@ -93,7 +93,7 @@ def test_a_config_without_test_pipeline_or_sparse_backbone_is_refused(tiny_segme
     config.model.backbone.type = 'SwinTransformer'
     with pytest.raises(ValueError, match=r'0 sparse backbones.*model.backbone \(SwinTrans'):
         FileInferencer(config, 'a.pth')
-    with pytest.raises(FileNotFoundError, match='a.pth is not there'):
+    with pytest.raises(FileNotFoundError, match='checkpoint a.pth'):
         FileInferencer(Config(tiny_segmentor), 'a.pth')
 
 

@@ -209,7 +209,7 @@ def test_dense_checkpoints_load_strictly_and_are_refused_until_it_is_trained(mak
     assert KEY not in state
     model.load_state_dict(state, strict=True)
     assert torch.equal(model.selector.weight, weight)
-    with pytest.raises(ValueError, match="'selector' needs weights .* TokenSelectorHook"):
+    with pytest.raises(ValueError, match="'selector' needs .*TokenSelectorHook"):
         model(images())
     model.sparsity = 0
     model(images())
@@ -238,7 +238,7 @@ def test_pretrained_weights_need_none(make, tmp_path):
         type='Pretrained', checkpoint=str(tmp_path / 'dense.pth')))
     model.init_weights()
     assert torch.equal(model.pos_embed, state['pos_embed'])
-    with pytest.raises(ValueError, match='needs weights'):
+    with pytest.raises(ValueError, match="'selector' needs"):
         model(images())
 
 
@@ -319,7 +319,7 @@ def test_the_task_trains_the_selectors_of_a_swin(randomise):
 def test_a_swin_without_selectors_in_its_checkpoint_is_refused(randomise):
     model = SparseSwinTransformer(**SWIN, sparsity=.5).eval()
     model.load_state_dict(SparseSwinTransformer(**{**SWIN, 'importance': 'l2'}).state_dict())
-    with pytest.raises(ValueError, match="'selector' needs weights"):
+    with pytest.raises(ValueError, match="'selector' needs"):
         model(images())
     held = {k: v for k, v in SparseSwinTransformer(**SWIN).state_dict().items()}
     del held['stages.1.selector.weight']
