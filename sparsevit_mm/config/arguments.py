@@ -72,7 +72,7 @@ def check_swin(arguments: Dict) -> SparsitySpace:
     swin_widths(depths, heads, [width * 2**stage for stage in range(len(depths))],
                 values['mlp_ratio'], values['block_heads'], values['ffn_widths'])
     if not isinstance(values['window_size'], int) or values['window_size'] < 1:
-        raise ValueError(f'window_size {values["window_size"]} is no positive integer')
+        raise ValueError(f'window_size {values["window_size"]} is not a positive integer')
     space = SparsitySpace(depths)
     space.config(values['sparsity'])
     return space
@@ -81,7 +81,7 @@ def check_swin(arguments: Dict) -> SparsitySpace:
 def _check_weights(values: Dict, others: bool = False) -> None:
     pretrained = values['pretrained']
     if pretrained is not None and not isinstance(pretrained, str):
-        raise ValueError(f'pretrained {pretrained!r} is no file or URL')
+        raise ValueError(f'pretrained {pretrained!r} is not a file or URL')
     check_init_cfg(values['init_cfg'], others)
 
 
@@ -114,15 +114,15 @@ def from_mmpretrain(arguments: Dict) -> Dict:
         given = left.pop(name, default)
         if given != value:
             raise ValueError(f'{name}={given!r} of mmpretrain\'s Swin has no counterpart in '
-                             f'{BACKBONE}, which does as {name}={value!r}')
+                             f'{BACKBONE}, which supports only {name}={value!r}')
     arch = left.pop('arch', 'tiny')
     if isinstance(arch, str):
         names = [name for name in _ARCHS if arch.lower() in (name, name[0])]
         if not names:
-            raise ValueError(f'arch {arch!r} is none of {", ".join(_ARCHS)}')
+            raise ValueError(f'arch {arch!r} is not one of {", ".join(_ARCHS)}')
         arch = _ARCHS[names[0]]
     if set(arch) != set(_ARCHS['tiny']):
-        raise ValueError(f'arch {arch} must give {", ".join(_ARCHS["tiny"])}')
+        raise ValueError(f'arch {arch} must define {", ".join(_ARCHS["tiny"])}')
     new = dict(arch, out_indices=list(left.pop('out_indices', (3, ))))
     new.update({name: left.pop(name) for name in _SAME if name in left})
     patch = left.pop('patch_size', 4)
@@ -135,9 +135,9 @@ def from_mmpretrain(arguments: Dict) -> Dict:
     if new.get('use_abs_pos_embed'):
         sides = size if isinstance(size, (list, tuple)) else [size]
         if any(side % patch for side in sides):
-            raise ValueError(f'img_size {size} is no multiple of patch_size {patch}')
+            raise ValueError(f'img_size {size} is not a multiple of patch_size {patch}')
         if mode != 'bicubic':
-            raise ValueError(f'interpolate_mode={mode!r} has no counterpart: it is bicubic')
+            raise ValueError(f'interpolate_mode={mode!r} has no counterpart: only bicubic has')
         if frozen >= 0:
             raise ValueError(f'frozen_stages={frozen} with use_abs_pos_embed has no counterpart: '
                              f'the embedding would be frozen too')
@@ -153,7 +153,7 @@ def from_mmpretrain(arguments: Dict) -> Dict:
         if prefix.rstrip('.') != 'backbone':  # the default prefix here
             new['init_cfg']['prefix'] = prefix
     if left:
-        raise ValueError(f'{BACKBONE} has no counterpart of {", ".join(sorted(left))}')
+        raise ValueError(f'{BACKBONE} has no counterpart for {", ".join(sorted(left))}')
     return new
 
 
@@ -162,6 +162,6 @@ def _of_blocks(stage_cfgs) -> Dict:
     names = dict(window_size='window_size', ffn_ratio='mlp_ratio')
     blocks = stage_cfgs.get('block_cfgs', {}) if isinstance(stage_cfgs, dict) else None
     if not isinstance(blocks, dict) or set(stage_cfgs) - {'block_cfgs'} or set(blocks) - set(names):
-        raise ValueError(f'stage_cfgs {stage_cfgs} has no counterpart but for block_cfgs with '
-                         f'{" and ".join(names)}, the same in all blocks')
+        raise ValueError(f'stage_cfgs {stage_cfgs} has no counterpart: only block_cfgs with '
+                         f'{" and ".join(names)}, the same in all blocks, have one')
     return {names[name]: value for name, value in blocks.items()}

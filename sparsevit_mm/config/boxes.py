@@ -75,13 +75,13 @@ def read_annotations(path: Path, needed: bool = True) -> Dict[str, Any]:
     try:
         record = json.loads(path.read_text(encoding='utf-8'))
     except ValueError as error:
-        raise ValueError(f'{path} is no JSON: {error}') from None
+        raise ValueError(f'{path} is not valid JSON: {error}') from None
     if isinstance(record, dict) and not needed:
         record.setdefault('annotations', [])
     for key in ('images', 'annotations', 'categories'):
         if not isinstance(record, dict) or not isinstance(record.get(key), list):
-            raise ValueError(f'{path} holds no list of {key}: nothing can be trained or scored on '
-                             f'it')
+            raise ValueError(f'{path} has no list of {key}, which training and scoring '
+                             f'need')
     return record
 
 
@@ -102,8 +102,9 @@ def check_objects(path: Path, record: Dict, classes: Sequence[str]) -> None:
         ValueError: If there are none.
     """
     if not objects_of(record, classes):
-        raise ValueError(f'{path} holds 0 objects of the {len(_ids(record, classes))} classes on '
-                         f'{len(record["images"])} images, crowds apart: no metric is defined')
+        raise ValueError(f'{path} has 0 objects of the {len(_ids(record, classes))} classes on '
+                         f'{len(record["images"])} images, not counting crowds: no metric is '
+                         f'defined')
 
 
 def _ids(record: Dict, classes: Sequence[str]) -> Set[int]:
@@ -171,7 +172,7 @@ def _check_annotations(path: Path, record: Dict, classes: Sequence[str], use: Us
     for kind in ('images', 'annotations'):
         twice = [i for i, n in Counter(item.get('id') for item in record[kind]).items() if n > 1]
         if twice:
-            raise ValueError(f'{path}: {kind[:-1]} id {twice[0]} is there twice')
+            raise ValueError(f'{path}: {kind[:-1]} id {twice[0]} occurs twice')
     ids = _ids(record, classes)
     for annotation in record['annotations']:
         problem = _problem(annotation, annotation.get('category_id') in ids, use)

@@ -35,7 +35,7 @@ def use_amp(cfg: Config) -> None:
     """
     if not torch.cuda.is_available():
         raise ValueError('mixed precision in training needs CUDA: mmengine\'s AmpOptimWrapper '
-                         'refuses the CPU')
+                         'does not support the CPU')
     cfg.optim_wrapper.type = 'AmpOptimWrapper'
     cfg.optim_wrapper.loss_scale = 'dynamic'
 
@@ -65,7 +65,7 @@ def _load_part(module: torch.nn.Module, path: str, prefix: str) -> None:
              for key, value in checkpoint.get('state_dict', checkpoint).items()}
     state = {key[len(prefix):]: v for key, v in state.items() if key.startswith(prefix)}
     if not state:
-        raise ValueError(f'checkpoint {path} holds no key that starts with {prefix}')
+        raise ValueError(f'checkpoint {path} has no key that starts with {prefix}')
     try:
         module.load_state_dict(state)
     except RuntimeError as error:

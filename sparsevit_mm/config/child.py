@@ -84,7 +84,7 @@ def module_of(base: Path, out: Path) -> str:
                 return '.'.join(parts)
     raise ValueError(f'{base} is a new-style config (read_base), and no import statement in {out} '
                      f'can name it: put the new config beside it (-o), or rename it so that '
-                     f'letters, digits and _ make up its name')
+                     f'its name consists of letters, digits and _')
 
 
 def _importable(parts) -> bool:

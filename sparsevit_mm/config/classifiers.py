@@ -44,15 +44,15 @@ def vit_of_mmpretrain(arguments: Dict, distilled: bool = False) -> Dict:
     new['patch_size'] = patch[0] if isinstance(patch, Sequence) and len({*patch}) == 1 else patch
     out_type = left.pop('out_type', 'cls_token')
     if out_type not in ('cls_token', 'featmap'):
-        raise ValueError(f'out_type={out_type!r} has no counterpart in {name}: it gives the map, '
-                         f'or map and class token')
+        raise ValueError(f'out_type={out_type!r} has no counterpart in {name}: its output is the '
+                         f'feature map, or a list of map and class token')
     new['output_cls_token'] = out_type == 'cls_token'
     outs = left.pop('out_indices', -1)
     new['out_indices'] = [place % new['num_layers'] for place in
                           ([outs] if isinstance(outs, int) else outs)]
     pre_norm = left.pop('pre_norm', False)
     if pre_norm and distilled:
-        raise ValueError('pre_norm is not followed by DistilledVisionTransformer')
+        raise ValueError('pre_norm is ignored by DistilledVisionTransformer')
     new.update(pre_norm=pre_norm, patch_bias=not pre_norm, final_norm=left.pop('final_norm', True),
                norm_cfg=left.pop('norm_cfg', dict(type='LN', eps=1e-6)))
     frozen = left.pop('frozen_stages', -1)
@@ -83,7 +83,8 @@ def levit_of_mmpretrain(arguments: Dict) -> Dict:
     new = dict(arch=left.pop('arch', None), attention_bias=True, with_cls_token=False,
                importance='received')
     if not isinstance(new['arch'], str):
-        raise ValueError(f'arch {new["arch"]!r} has no counterpart in {name}: give a name')
+        raise ValueError(f'arch {new["arch"]!r} has no counterpart in {name}: use the '
+                         f'name of an architecture')
     outs = left.pop('out_indices', -1)
     new['out_indices'] = [place % 3 for place in ([outs] if isinstance(outs, int) else outs)]
     new.update({key: left.pop(key) for key in _LEVIT_SAME if key in left})
@@ -94,10 +95,10 @@ def _sizes(arch) -> Dict:
     if isinstance(arch, str):
         key = _SHORT.get(arch.lower(), arch.lower())
         if key not in _SIZES:
-            raise ValueError(f'arch {arch!r} is none of {", ".join(_SIZES)}')
+            raise ValueError(f'arch {arch!r} is not one of {", ".join(_SIZES)}')
         arch = dict(zip(_KEYS, _SIZES[key]))
     if not set(_KEYS) <= set(arch):
-        raise ValueError(f'arch {arch} must give {", ".join(_KEYS)}')
+        raise ValueError(f'arch {arch} must define {", ".join(_KEYS)}')
     width, depth, heads, hidden = (arch[key] for key in _KEYS)
     ratio = hidden / width
     return dict(embed_dims=width, num_layers=depth, num_heads=heads,
@@ -108,7 +109,7 @@ def _check_fixed(arguments: Dict, fixed: Dict, name: str) -> None:
     for key, value in fixed.items():
         given = arguments.pop(key, value)
         if given != value:
-            raise ValueError(f'{key}={given!r} has no counterpart in {name}, which does as '
+            raise ValueError(f'{key}={given!r} has no counterpart in {name}, which supports only '
                              f'{key}={value!r}')
 
 
@@ -119,5 +120,5 @@ def _finished(new: Dict, left: Dict, name: str) -> Dict:
         check_init_cfg(init_cfg, others=name == EvoVisionTransformer.__name__)
         new['init_cfg'] = init_cfg
     if left:
-        raise ValueError(f'{name} has no counterpart of {", ".join(sorted(left))}')
+        raise ValueError(f'{name} has no counterpart for {", ".join(sorted(left))}')
     return new

@@ -77,19 +77,19 @@ def compact_model(config: str, checkpoint: str, out: Path, overwrite: bool = Fal
         raise ValueError(f'{target} is the checkpoint itself: give another name for the new config')
     for path in (out, target):
         if path.exists() and not overwrite:
-            raise FileExistsError(f'{path} is there already: --overwrite, or another -o')
+            raise FileExistsError(f'{path} exists already: use --overwrite or another -o')
     cfg = load_config(config, options)
     if cfg.filename and is_lazy_config(cfg.filename):
-        raise ValueError(f'{config} is a new-style config (read_base): compaction writes children '
-                         f'of configs with _base_ alone')
+        raise ValueError(f'{config} is a new-style config (read_base): compaction supports only '
+                         f'configs with _base_')
     keys = find_backbone(cfg)
     before = build_backbone(cfg, checkpoint).eval()
     held = read_checkpoint(checkpoint)
     prefix = '.'.join(map(str, keys[1:])) + '.'
     narrow = not before.widths.is_full
     if narrow and RECORD in held:
-        raise ValueError(f'{checkpoint} is of a training with masks, {config} has widths: the '
-                         f'first heads and neurons are not those that exist. Compact it without '
+        raise ValueError(f'{checkpoint} is from training with masks, but {config} has widths: '
+                         f'the first heads and neurons need not be those that exist. Remove the '
                          f'widths')
     smaller = cut(before) if narrow else compact(before, _masks(held, prefix))
 
@@ -122,8 +122,8 @@ def _masks(checkpoint: Dict, prefix: str) -> Optional[Masks]:
     masks = {}
     for name, bits in record['masks'].items():
         if not name.startswith(prefix):
-            raise ValueError(f'{name} is masked, and lies outside of the sparse backbone: only '
-                             f'that can be compacted')
+            raise ValueError(f'{name} is masked, but outside the sparse backbone: only the '
+                             f'backbone can be compacted')
         masks[name[len(prefix):]] = unpack(bits, tuple(record['shapes'][name]))
     return masks
 

@@ -91,7 +91,7 @@ def check_data(cfg: Config, *splits: str) -> None:
                             for path in _devkit_paths(Path(metric['data_root']), version)
                             if not path.exists()]
     if missing:
-        raise FileNotFoundError('not there: ' + ', '.join(dict.fromkeys(missing)))
+        raise FileNotFoundError('missing files or folders: ' + ', '.join(dict.fromkeys(missing)))
 
 
 def _local_paths(dataset: ConfigDict) -> Iterator[Path]:

@@ -26,10 +26,10 @@ def check_exportable(config: str, out: Path, overwrite: bool) -> None:
             old-style child.
     """
     if out.exists() and not overwrite:
-        raise FileExistsError(f'{out} is there already: --overwrite, or another --out')
+        raise FileExistsError(f'{out} exists already: use --overwrite or another --out')
     if '::' not in config and is_lazy_config(config):
-        raise ValueError(f'{config} is a new-style config (read_base): the winner can\'t be '
-                         f'written as its child')
+        raise ValueError(f'{config} is a new-style config (read_base): the winner cannot '
+                         f'be written as a child of it')
 
 
 def export_config(cfg: Config, config: str, options: Optional[Dict], sparsity: SparsityConfig,
@@ -60,7 +60,7 @@ def export_config(cfg: Config, config: str, options: Optional[Dict], sparsity: S
     merge(body, schedule)
     if not schedule:
         comments = [*comments, 'no schedule: the config has no training part']
-        print_log(f'{out} gets no schedule for fine-tuning: {config} has no training part',
+        print_log(f'{out} gets no fine-tuning schedule: {config} has no training part',
                   'current', logging.WARNING)
     header = ''.join(f'# {line}\n' for line in comments)
     keys = find_backbone(cfg)
@@ -68,7 +68,7 @@ def export_config(cfg: Config, config: str, options: Optional[Dict], sparsity: S
     def check(child: Config) -> None:
         written = node_at(child, keys)['sparsity']
         if written != sparsity.to_list():
-            raise ValueError(f'{out} can\'t be a child of {config}: its sparsity came out as '
+            raise ValueError(f'{out} can\'t be a child of {config}: its sparsity is read back as '
                              f'{written}')
 
     write_config(header + child_text(config, body, out), out, check)

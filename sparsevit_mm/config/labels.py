@@ -103,7 +103,7 @@ def _check_dataset(dataset: BaseDataset, pipeline: Sequence[Dict], model: Dict) 
     for kind, key in (('images', 'img_path'), ('labels', 'seg_map_path')):
         missing = [info[key] for info in infos if key in info and not os.path.exists(info[key])]
         if missing:
-            raise FileNotFoundError(f'{len(missing)} of {len(infos)} {kind} are not there: '
+            raise FileNotFoundError(f'{len(missing)} of {len(infos)} {kind} are missing: '
                                     + ', '.join(missing[:3]) + ', ...' * (len(missing) > 3))
     if _is_plain(pipeline):
         heads = [head for _, head in _heads(model)]
@@ -115,10 +115,10 @@ def _check_dataset(dataset: BaseDataset, pipeline: Sequence[Dict], model: Dict) 
         for info in doubtful[:LOADED] + _spread(infos, LOADED):
             seen |= _check_loaded(info, loaders, classes)
         if number and number > 1 and len(seen - ignored) < 2:
-            print_log(f'in {min(LOADED, len(infos))} labels, as {infos[0]["seg_map_path"]}, of '
-                      f'{number} classes only {sorted(seen - ignored)} occur, and the values '
-                      f'{sorted(seen & ignored)} are ignored: is a mask of 0 and 255 meant to be '
-                      f'one of 0 and 1?', 'current', logging.WARNING)
+            print_log(f'in {min(LOADED, len(infos))} labels, such as {infos[0]["seg_map_path"]}, '
+                      f'of {number} classes only {sorted(seen - ignored)} occur, and the values '
+                      f'{sorted(seen & ignored)} are ignored: should a mask with the values 0 '
+                      f'and 255 have 0 and 1 instead?', 'current', logging.WARNING)
 
 
 def _heads(model: Dict) -> Iterator[Tuple[str, Dict]]:
@@ -178,18 +178,18 @@ def _check_loaded(info: Dict, loaders: Sequence[Dict], classes: Classes) -> Set[
         try:
             results = TRANSFORMS.build(step)(results)
         except Exception as error:  # its type depends on the backend
-            raise ValueError(f'{path} can not be loaded: {" ".join(str(error).split())}') from None
+            raise ValueError(f'{path} cannot be loaded: {" ".join(str(error).split())}') from None
         if results is None:  # the loader has ignore_empty set
             return set()
     path, label, shape = info['seg_map_path'], results['gt_seg_map'], results['ori_shape']
     if label.ndim != 2:
-        raise ValueError(f'{path} has {label.shape[-1]} channels, a label has one')
+        raise ValueError(f'{path} has {label.shape[-1]} channels, a label must have one')
     if label.shape != shape:
         raise ValueError(f'{path} has {label.shape[0]}x{label.shape[1]} pixels, its image '
                          f'{info["img_path"]} has {shape[0]}x{shape[1]}')
     values = set(np.unique(label).tolist())
     unknown = values - classes.ignored
     if classes.number and max(unknown, default=0) >= classes.number:
-        raise ValueError(f'{path} has the value {max(unknown)}, the {classes.number} classes end '
-                         f'at {classes.number - 1}')
+        raise ValueError(f'{path} has the value {max(unknown)}, but the {classes.number} classes '
+                         f'end at {classes.number - 1}')
     return values

@@ -24,7 +24,7 @@ def load_config(path: str, options: Optional[Dict] = None) -> Config:
     elif Path(path).is_file():
         cfg = Config.fromfile(absolute(path))
     else:
-        raise FileNotFoundError(f'config {path} is not there')
+        raise FileNotFoundError(f'config {path} does not exist')
     if options:
         cfg.merge_from_dict(options)
     return cfg
@@ -65,7 +65,7 @@ def find_backbone(cfg: Config) -> Tuple[str, ...]:
     """
     found = [keys for name in backbone_names() for keys in find_type(cfg, name)]
     if len(found) != 1:
-        raise ValueError(f'the config holds {len(found)} sparse backbones '
+        raise ValueError(f'the config has {len(found)} sparse backbones '
                          f'({", ".join(backbone_names())}), not one; its backbones: '
                          f'{list_backbones(cfg)}')
     return found[0]

@@ -35,7 +35,7 @@ def at_scale(cfg: Config, factor: float,
             it) or no resize, or the sizes of the splits differ.
     """
     if not factor > 0:
-        raise ValueError(f'images can not be made {factor} times as large')
+        raise ValueError(f'image scale {factor} is not positive')
     cfg = copy.deepcopy(cfg)
     sizes = {split: _scale(cfg[f'{split}_dataloader'].dataset, factor, split) for split in splits}
     if len({*sizes.values()}) > 1:
@@ -46,8 +46,8 @@ def at_scale(cfg: Config, factor: float,
 def _scale(dataset: ConfigDict, factor: float, split: str) -> Tuple[int, int]:
     """Change the pipeline of a dataset in place, and return the (height, width) it resizes to."""
     if 'pipeline' not in dataset:
-        raise ValueError(f'{dataset.get("type")} has no pipeline of its own to set another image '
-                         f'size in')
+        raise ValueError(f'{dataset.get("type")} has no pipeline in which to set another image '
+                         f'size')
     size = None
     for step in dataset.pipeline:
         name = step_name(step)
@@ -58,11 +58,11 @@ def _scale(dataset: ConfigDict, factor: float, split: str) -> Tuple[int, int]:
             size = (min(scale), max(scale)) if step.get('keep_ratio') else scale[::-1]
         elif name == 'ImageAugmentation':
             raise ValueError(f'the size of the {split} images is set by ImageAugmentation, and '
-                             'BEVDet\'s view transformer is made for it: no other size is tried')
+                             'BEVDet\'s view transformer is made for it: the size cannot change')
         elif not name.startswith(('Load', 'Pack')):
-            raise ValueError(f'the {split} pipeline has a step {dict(step)}: images of another '
-                             'size are made only by one Resize of fixed scale between loading '
-                             'and packing')
+            raise ValueError(f'the {split} pipeline has a step {dict(step)}: the image size '
+                             'can only change if there is just one Resize of fixed scale '
+                             'between loading and packing')
     if size is None:
         raise ValueError(f'the {split} pipeline has no Resize of fixed scale')
     return size

@@ -55,7 +55,7 @@ def swap_backbone(config: str, out: Path, sparsity: Sparsity = None, adapt: bool
     if '::' not in config and out.resolve() == Path(config).resolve():
         raise ValueError(f'{out} is the config itself: give another name for the new one')
     if out.exists() and not overwrite:
-        raise FileExistsError(f'{out} is there already: --overwrite, or another -o')
+        raise FileExistsError(f'{out} exists already: use --overwrite or another -o')
     cfg = _load(config)
     new_style = is_lazy_config(cfg.filename)
     if out.exists() and not new_style and out.resolve() in map(Path.resolve, _files(cfg.filename)):
@@ -64,7 +64,7 @@ def swap_backbone(config: str, out: Path, sparsity: Sparsity = None, adapt: bool
     base = cfg.to_dict()  # a Config would import the classes that lazy types name
     swaps = find_swaps(base, config, sparsity)
     if adapt and len(swaps) > 1:
-        raise ValueError(f'{ADAPTATION_HOOK} adapts exactly one backbone; {config} holds '
+        raise ValueError(f'{ADAPTATION_HOOK} adapts exactly one backbone; {config} has '
                          f'{len(swaps)}: {", ".join(swap.dotted for swap in swaps)}')
     hooks = base.get('custom_hooks') or []
     adapt = adapt and not any(is_type(hook, ADAPTATION_HOOK) for hook in hooks)
@@ -74,7 +74,7 @@ def swap_backbone(config: str, out: Path, sparsity: Sparsity = None, adapt: bool
                  for swap in swaps]
     if adapt and ({'semi_train_cfg', 'semi_test_cfg'} & set(base.get('model') or {})):
         raise ValueError(f'{ADAPTATION_HOOK} adapts exactly one backbone; the semi-supervised '
-                         f'model of {config} holds two, of student and teacher: adapt its detector')
+                         f'model of {config} has two, of student and teacher: adapt its detector')
     expected = _swapped(base, swaps, adapt, new_style)
     if new_style:
         text = _new_style_text(module_of(Path(cfg.filename), out), base, swaps, adapt)
@@ -85,13 +85,13 @@ def swap_backbone(config: str, out: Path, sparsity: Sparsity = None, adapt: bool
         child = child.to_dict()
         for key in CHECKED:
             if _without_scopes(child.get(key)) != _without_scopes(expected.get(key)):
-                raise ValueError(f'{config} can\'t be changed by a child config: its {key} came '
-                                 f'out otherwise')
+                raise ValueError(f'{config} cannot be changed by a child config: its {key} is '
+                                 f'read back differently')
 
     try:
         write_config(text, out, check)
     except NameError as error:  # in a list written in full: float('inf') becomes inf
-        raise ValueError(f'{config} holds what a child config can\'t state: {error}') from None
+        raise ValueError(f'{config} has values that a child config cannot state: {error}') from None
     return swaps
 
 
@@ -115,7 +115,7 @@ def _load(config: str) -> Config:
     try:
         return load_config(config)
     except (ImportError, SyntaxError, ConfigParsingError) as error:
-        raise ValueError(f'{config} can\'t be read: {error.__cause__ or error}') from error
+        raise ValueError(f'{config} cannot be read: {error.__cause__ or error}') from error
 
 
 def _files(path: str) -> Iterator[Path]:

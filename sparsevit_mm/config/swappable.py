@@ -71,11 +71,11 @@ def find_swaps(base: Dict, config: str, sparsity: Sparsity) -> List[Swap]:
     sparse = find_backbones(base, backbone_names())
     if sparse:
         name, keys = sparse[0]
-        raise ValueError(f'{config} holds {name} already, at {".".join(keys)}: set its sparsity in '
-                         f'the config, or by --sparsity of test.py')
+        raise ValueError(f'{config} has {name} already, at {".".join(keys)}: set its sparsity in '
+                         f'the config, or with --sparsity of test.py')
     found = find_backbones(base, KINDS)
     if not found:
-        raise ValueError(f'{config} holds no {" or ".join(KINDS)}; its backbones: '
+        raise ValueError(f'{config} has no {" or ".join(KINDS)}; its backbones: '
                          f'{list_backbones(base)}')
     return [_swap(base, keys, sparsity, KINDS[name]) for name, keys in found]
 

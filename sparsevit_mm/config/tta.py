@@ -25,7 +25,7 @@ def use_tta(cfg: Config) -> None:
             nms=dict(type='nms', iou_threshold=.5), max_per_img=100)))
         masks = (cfg.model.get('roi_head') or {}).get('mask_head')
         if masks and is_type(cfg.tta_model, 'DetTTAModel'):
-            raise ValueError('--tta: mmdet\'s DetTTAModel merges boxes, no masks')
+            raise ValueError('--tta: mmdet\'s DetTTAModel merges boxes, but not masks')
         flips = [dict(type='RandomFlip', prob=1.), dict(type='RandomFlip', prob=0.)]
         pack = dict(type='PackDetInputs', meta_keys=META_KEYS)
         cfg.setdefault('tta_pipeline', [

@@ -51,8 +51,8 @@ def test_a_good_file_passes(config):
 
 
 @pytest.mark.parametrize('record, message', [
-    (changed(lambda r: r.pop('annotations'), None), 'holds no list of annotations'),
-    (changed(lambda r: r.pop('categories'), None), 'holds no list of categories'),
+    (changed(lambda r: r.pop('annotations'), None), 'no list of annotations'),
+    (changed(lambda r: r.pop('categories'), None), 'no list of categories'),
     (changed(lambda a: a.pop('area')), "annotation 1 has no 'area'"),
     (changed(lambda a: a.pop('iscrowd')), "annotation 1 has no 'iscrowd'"),
     (changed(lambda a: a.update(bbox=None)), r'annotation 1 has the box None'),
@@ -61,12 +61,12 @@ def test_a_good_file_passes(config):
     (changed(lambda a: a.pop('image_id')), "annotation 1 has no 'image_id'"),
     (changed(lambda i: i.pop('file_name'), 'images'), "image 1 has no 'file_name'"),
     (changed(lambda i: i.pop('height'), 'images'), "image 1 has no 'height'"),
-    (changed(lambda r: [a.update(iscrowd=1) for a in r['annotations']], None), 'holds 0 objects'),
+    (changed(lambda r: [a.update(iscrowd=1) for a in r['annotations']], None), '0 objects'),
     (changed(lambda a: a.update(bbox=[1, 2, 3])), r'annotation 1 has the box \[1, 2, 3\]'),
-    (changed(lambda a: a.update(id=0)), 'annotation id 0 is there twice'),
-    (changed(lambda i: i.update(id=0), 'images'), 'image id 0 is there twice'),
+    (changed(lambda a: a.update(id=0)), 'annotation id 0 .*twice'),
+    (changed(lambda i: i.update(id=0), 'images'), 'image id 0 .*twice'),
     (changed(lambda a: a.update(segmentation=[])), 'annotation 1 has no segmentation'),
-    (changed(lambda r: r.update(annotations=[]), None), 'holds 0 objects of the 2 classes on 6'),
+    (changed(lambda r: r.update(annotations=[]), None), '0 objects of the 2 classes on 6'),
     (changed(lambda c: c.update(name='Dog'), 'categories'), "no category 'dog'.*'Dog' there"),
     (changed(lambda c: c.update(name='cow'), 'categories'), "no category 'dog' .*it has cat, cow")])
 def test_a_gap_is_named_with_its_file(config, record, message):
@@ -126,7 +126,7 @@ def test_results_are_written_for_a_file_without_annotations(config):
 def test_a_file_that_is_no_json(config, tmp_path):
     cfg = config(GOOD)
     (tmp_path / 'val.json').write_text('{"images": [')
-    with pytest.raises(ValueError, match='val.json is no JSON'):
+    with pytest.raises(ValueError, match='val.json .*JSON'):
         check_labels(cfg, 'val')
 
 
@@ -150,7 +150,7 @@ def test_a_subset_holds_objects_of_the_classes_that_are_used(config, seed):
 
 def test_a_file_without_objects_has_no_subset(config):
     cfg = config(changed(lambda r: r.update(annotations=[]), None))
-    with pytest.raises(ValueError, match='val.json holds 0 objects of the 2 classes on 6 images'):
+    with pytest.raises(ValueError, match='val.json .*0 objects of the 2 classes on 6 images'):
         restrict_to_subset(cfg, 'val', 2, 0, cfg.work_dir)
 
 
@@ -176,7 +176,7 @@ def test_the_subset_s_file_is_local_wherever_the_whole_one_was(config):
 
 def test_a_file_without_annotations_has_no_subset(config):
     cfg = config(changed(lambda r: r.pop('annotations'), None))
-    with pytest.raises(ValueError, match='val.json holds no list of annotations'):
+    with pytest.raises(ValueError, match='val.json .*no list of annotations'):
         restrict_to_subset(cfg, 'val', 2, 0, cfg.work_dir)
 
 

@@ -166,7 +166,7 @@ def test_backbone_of_mmpretrain_is_replaced_by_its_translation(settings, place, 
     (dict(type='A'), {}, 'no SwinTransformer.*none'),
     (None, {}, 'no SwinTransformer.*none'),
     (dict(backbone=dict(SWIN, type='SparseSwinTransformer')), {},
-     'holds SparseSwinTransformer already, at model.backbone.*--sparsity'),
+     'SparseSwinTransformer already, at model.backbone.*--sparsity'),
     (dict(backbone=dict(SWIN, own=1)), {}, 'model.backbone: .*takes no argument own'),
     (dict(parts=[dict(SWIN, type='mmpretrain.SwinTransformer', arch='t')]), {},
      'model.parts.0: pad_small_map=False'),
@@ -197,7 +197,7 @@ def test_target_that_is_there_or_a_base_or_no_python_is_refused(write, tmp_path)
     for out, options, kind, named in (
             (config, {}, ValueError, 'child.py is the config itself'),
             (config, dict(overwrite=True), ValueError, 'child.py is the config itself'),
-            (base, {}, FileExistsError, 'base.py is there already: --overwrite'),
+            (base, {}, FileExistsError, 'base.py .*--overwrite'),
             (base, dict(overwrite=True), ValueError, 'base.py is a base of .*child.py'),
             (tmp_path / 'new.yaml', {}, ValueError, 'new.yaml.* must end in .py')):
         with pytest.raises(kind, match=named):
@@ -212,7 +212,7 @@ def test_config_that_can_not_be_read_is_named(write, tmp_path):
     with pytest.raises(FileNotFoundError, match='nowhere.py'):
         swap_backbone(str(tmp_path / 'nowhere.py'), tmp_path / 'new.py')
     lost = write(model={}, custom_imports=dict(imports=['no.such.module']))
-    with pytest.raises(ValueError, match='base.py can\'t be read: .*no.such.module'):
+    with pytest.raises(ValueError, match='base.py .*no.such.module'):
         swap_backbone(lost, tmp_path / 'new.py')
 
 

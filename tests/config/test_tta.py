@@ -27,7 +27,7 @@ def test_all_of_concatenated_data_are_augmented():
 
 def test_a_tta_model_of_the_user_s_own_may_merge_masks():
     masks = dict(type='MaskRCNN', backbone=BACKBONE, roi_head=dict(mask_head=dict(num_classes=2)))
-    with pytest.raises(ValueError, match='no masks'):
+    with pytest.raises(ValueError, match='DetTTAModel .*masks'):
         use_tta(config(model=masks))
     cfg = config(model=masks, tta_model=dict(type='MyTTAModel'))
     use_tta(cfg)

@@ -24,7 +24,7 @@ def cfg(tmp_path):
 def missing(cfg):
     with pytest.raises(FileNotFoundError) as error:
         check_data(cfg, 'val')
-    return str(error.value).replace('not there: ', '').split(', ')
+    return str(error.value).partition(': ')[2].split(', ')
 
 
 def test_only_the_folders_of_the_sensors_in_use_are_needed(cfg, tmp_path):

@@ -95,7 +95,8 @@ def test_it_is_exported(compacted, tmp_path):
 def test_what_is_there_is_not_replaced_unasked(compacted):
     config, checkpoint = compacted[0]
     out = compacted[1][0]
-    assert 'small.py is there already' in refused('compact_model', config, checkpoint, '-o', out)
+    message = refused('compact_model', config, checkpoint, '-o', out)
+    assert 'small.py' in message and '--overwrite' in message
     held = out.read_text()
     assert run_tool('compact_model', config, checkpoint, '-o', out, '--overwrite').code == 0
     assert out.read_text() == held
@@ -132,7 +133,7 @@ def test_masks_of_another_training_are_refused(tmp_path):
     masks = checkpoint['structured_sparse_training']
     masks['masks']['head.heads'] = masks['masks'].pop('backbone.stages.0.blocks.0.heads')
     torch.save(checkpoint, path)
-    assert 'head.heads is masked, and lies outside of the sparse backbone' in (
+    assert 'head.heads is masked' in (
         refused('compact_model', config, path, '-o', tmp_path / 'small.py'))
 
 

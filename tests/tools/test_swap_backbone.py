@@ -57,7 +57,7 @@ def test_several_backbones_are_told_of(tmp_path):
     ('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', [],
      '; its backbones: model.backbone (ResNet)'),
     (SHIPPED, ['--sparsity', '[.1,.2,.3]'], '3 entries; depths (2, 2, 6, 2)'),
-    ('nowhere.py', [], 'nowhere.py is not there'), (SHIPPED, [], 'is there already')])
+    ('nowhere.py', [], 'nowhere.py'), (SHIPPED, [], '--overwrite')])
 def test_refusals_are_one_line_and_write_nothing(config, options, named, tmp_path):
     out = tmp_path / 'new.py'
     if not options and config == SHIPPED:

@@ -145,7 +145,7 @@ def test_bad_input_is_named_before_anything_is_drawn(files, tmp_path):
     assert f'{picture}' in text
     single = ROOT / 'demo/configs/mask_rcnn_sparsevit-narrow_mini_coco.py'
     assert f'no such image files: {token}' in message(single, checkpoint, token)
-    assert 'not there: test' in message(
+    assert ': test /nowhere' in message(
         config, checkpoint, token, test_dataloader__dataset__data_root='/nowhere/')
     assert 'nowhere.pth' in message(config, 'nowhere.pth', token)
     assert 'cameras' in message(

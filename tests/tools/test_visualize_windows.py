@@ -89,7 +89,7 @@ def test_bad_input_is_named_before_anything_is_drawn(tiny, tmp_path):
 
     assert 'a.jpg, b.jpg' in message(*files, image, 'a.jpg', 'b.jpg')
     assert 'checkpoint nowhere.pth' in message(tiny.config, 'nowhere.pth', image)
-    assert 'nowhere.py is not there' in message('nowhere.py', tiny.checkpoint, image)
+    assert 'nowhere.py' in message('nowhere.py', tiny.checkpoint, image)
     assert f'{tiny.config}' in message(*files, tiny.config)  # no image
     assert 'stage 0, block 1' in message(*files, image, '--sparsity', '[[.6,.1],0,0,0]')
     assert "device 'nonsense'" in message(*files, image, '--device', 'nonsense')
