@@ -51,7 +51,7 @@ def export_onnx(backbone: SparseBackbone, path: PathLike, shape: Sequence[int],
     """
     onnx, _ = need('onnx', 'onnxscript')
     if not MIN_OPSET <= opset <= onnx.defs.onnx_opset_version():
-        raise ValueError(f'opset {opset} is not from {MIN_OPSET} to '
+        raise ValueError(f'opset {opset} is not in the range {MIN_OPSET} to '
                          f'{onnx.defs.onnx_opset_version()}')
     size = sum(t.numel() * 4 for t in backbone.state_dict().values())
     if size > MAX_BYTES:
@@ -109,13 +109,13 @@ def _trace(backbone: SparseBackbone, shape: Sequence[int], batch_size: int,
            dynamic_batch: bool) -> 'torch.export.ExportedProgram':
     need_torch()
     if len(shape) != 2 or not all(isinstance(side, int) and side > 0 for side in shape):
-        raise ValueError(f'shape {tuple(shape)} is not two positive numbers of pixels')
+        raise ValueError(f'shape {tuple(shape)} is not two positive integers (pixels)')
     if batch_size < 1:
         raise ValueError(f'batch size {batch_size} is not positive')
     model = frozen(backbone)
     if not model.sparsity.is_dense and model.selection.importance == 'random':
-        raise ValueError("importance 'random' can not be exported: windows kept at random are an "
-                         'ablation; build the backbone with another')
+        raise ValueError("importance 'random' cannot be exported: random selection is an ablation; "
+                         'build the backbone with another importance')
     batch = None
     if dynamic_batch:
         group = batch_group(model)
@@ -140,7 +140,7 @@ def batch_group(model: SparseBackbone) -> int:
         return 1
     if selection.group_size == BATCH:
         raise ValueError("scope 'group' over the whole batch needs a batch of fixed size: set "
-                         'group_size to a number of images, or leave the dynamic batch')
+                         'group_size to a number of images, or disable the dynamic batch')
     return selection.group_size
 
 
@@ -186,7 +186,7 @@ def _replacing(path: PathLike, suffix: str) -> Iterator[Path]:
     if path.suffix != suffix:
         raise ValueError(f'{path} does not end in {suffix}')
     if not path.parent.is_dir():
-        raise FileNotFoundError(f'folder {path.parent} of {path.name} is not there')
+        raise FileNotFoundError(f'folder {path.parent} of {path.name} does not exist')
     with replacing(path) as temporary:
         yield temporary
 
