@@ -40,17 +40,17 @@ class Knob:
         if self.name == IMAGE_SCALE:
             if not all(type(v) in (int, float) and v > 0 for v in self.values):
                 raise ValueError(f'knob {self.name}: {list(self.values)} are not all positive '
-                                 f'factors of the sides of images')
+                                 f'factors of the image sides')
         elif is_width(self.name):
             shares = tuple(check_share(f'knob {self.name}', value) for value in self.values)
             object.__setattr__(self, 'values', shares)
         elif not self.name.startswith(PREFIX) or self.name.endswith('.'):
             raise ValueError(f'knob {self.name!r} is neither {IMAGE_SCALE} nor a value below '
-                             f'{PREFIX[:-1]}: only what a built model reads at test time can be '
-                             f'set')
+                             f'{PREFIX[:-1]}: only settings that a built model reads at test '
+                             f'time can be set')
         if len({*map(_identity, self.values)}) < max(len(self.values), 1):
-            raise ValueError(f'knob {self.name}: values {list(self.values)} are none, or two of '
-                             f'them are the same')
+            raise ValueError(f'knob {self.name}: values {list(self.values)} are empty or '
+                             f'contain duplicates')
 
     @property
     def is_width(self) -> bool:
@@ -83,7 +83,7 @@ def _value(text: str) -> Value:
     except (ValueError, SyntaxError):
         return text.strip()
     if not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f'{text.strip()!r} is no value of a knob')
+        raise ValueError(f'{text.strip()!r} is not a valid knob value')
     return value
 
 
@@ -246,7 +246,8 @@ class PointSpace(SparsitySpace):
         try:
             own = tuple(knob.values.index(knobs[knob.name]) for knob in self.knobs)
         except (KeyError, ValueError):
-            raise ValueError(f'{config} sets no knobs of {self.knobs}') from None
+            raise ValueError(f'{config} does not give each of {self.knobs} one of its '
+                             f'values') from None
         return super().encode(config) + own
 
     def sample(self, rng: np.random.Generator) -> SparsityConfig:

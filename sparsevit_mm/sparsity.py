@@ -269,7 +269,7 @@ class SparsitySpace:
                 if ratios[block] < ratios[block - 1]:
                     raise ValueError(
                         f'sparsity of stage {stage}, block {block} is {ratios[block]}, less than '
-                        f'the {ratios[block - 1]} of block {block - 1}: ratios must not fall '
+                        f'the {ratios[block - 1]} of block {block - 1}: ratios must not decrease '
                         f'within a stage')
         return config
 
@@ -304,7 +304,7 @@ class SparsitySpace:
             ValueError: If the number of genes is wrong.
         """
         if len(genes) != sum(self.stage_genes):
-            raise ValueError(f'{len(genes)} genes, depths {self.depths} take '
+            raise ValueError(f'got {len(genes)} genes, depths {self.depths} take '
                              f'{sum(self.stage_genes)}')
         stages = []
         for skip, blocks, stage in zip(self._skipped, self.prunable, self.by_stage(genes)):
@@ -324,7 +324,7 @@ class SparsitySpace:
             for first in range(skip, len(stage), self.group):
                 shared = set(stage[first:first + self.group])
                 if len(shared) > 1 or not shared <= set(self.choices):
-                    raise ValueError(f'{config} is not in the space of {self.choices} '
+                    raise ValueError(f'{config} is not in the space with choices {self.choices} '
                                      f'{_per_group(self.group)}')
                 genes.append(self.choices.index(stage[first]))
             if any(stage[:skip]):

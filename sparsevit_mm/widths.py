@@ -40,12 +40,12 @@ class StageWidths:
         if isinstance(value, cls):
             value = value.to_dict()
         if value is not None and not isinstance(value, Mapping):
-            raise TypeError(f'widths {value!r} are no dict of {" and ".join(KINDS)}')
+            raise TypeError(f'widths {value!r} are not a dict of {" and ".join(KINDS)}')
         given = dict(value or {})
         unknown = sorted(set(given) - {*KINDS})
         if unknown:
-            raise ValueError(f'widths of {", ".join(map(str, unknown))}: there are those of '
-                             f'{" and ".join(KINDS)}')
+            raise ValueError(f'widths of {", ".join(map(str, unknown))} do not exist, only those '
+                             f'of {" and ".join(KINDS)}')
         return cls(*(_spread(kind, given.get(kind), num_stages) for kind in KINDS))
 
     @property
@@ -72,7 +72,7 @@ class StageWidths:
         own = {kind: [shares.pop(width_name(kind, stage), share)
                       for stage, share in enumerate(getattr(self, kind))] for kind in KINDS}
         if shares:
-            raise ValueError(f'{", ".join(shares)}: there are {len(self.heads)} stages')
+            raise ValueError(f'{", ".join(shares)}: the backbone has only {len(self.heads)} stages')
         return StageWidths.of(own, len(self.heads))
 
 
@@ -94,7 +94,7 @@ def check_share(what: str, share: Any) -> float:
         ValueError: If it is not a number in (0, 1]. The message begins with `what`.
     """
     if isinstance(share, bool) or not isinstance(share, Real) or not 0 < share <= 1:
-        raise ValueError(f'{what} is {share!r}, no share in (0, 1]')
+        raise ValueError(f'{what} is {share!r}, not a share in (0, 1]')
     return float(share)
 
 
@@ -136,7 +136,7 @@ def parse_widths(texts: Sequence[str]) -> Dict[str, Shares]:
         if not equals or not values:
             raise ValueError(f'--widths {text!r} is not {"|".join(KINDS)}=SHARE,SHARE,...')
         if kind in found:
-            raise ValueError(f'--widths: {kind} is there twice')
+            raise ValueError(f'--widths: {kind} is given twice')
         found[kind] = values
     return check_widths(found)
 
@@ -151,11 +151,12 @@ def check_widths(choices: Optional[Mapping[str, Sequence[float]]]) -> Dict[str, 
     checked = {}
     for kind, shares in (choices or {}).items():
         if kind not in KINDS:
-            raise ValueError(f'widths of {kind!r}: there are those of {" and ".join(KINDS)}')
+            raise ValueError(f'widths of {kind!r} do not exist, only those of '
+                             f'{" and ".join(KINDS)}')
         if isinstance(shares, (str, Real)) or not shares:
-            raise ValueError(f'widths of {kind} {shares!r} are no list of shares')
+            raise ValueError(f'widths of {kind} {shares!r} are not a list of shares')
         values = tuple(sorted((check_share(f'width of {kind}', s) for s in shares), reverse=True))
         if len({*values}) < len(values):
-            raise ValueError(f'widths of {kind} {list(shares)}: two of them are the same')
+            raise ValueError(f'widths of {kind} {list(shares)} contain duplicates')
         checked[kind] = values
     return checked

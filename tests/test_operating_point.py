@@ -57,9 +57,9 @@ def test_a_knob_is_parsed(text, values):
     ('model.test_cfg.rpn.max_per_img=', 'is not NAME=VALUE'),
     ('model.backbone.depths=1,2', 'nor a value below model.test_cfg'),
     ('image_scale=1,-.5', 'not all positive'), ('image_scale=1,big', 'not all positive'),
-    ('image_scale=1,1.0', 'two of them are the same'),
-    ('model.test_cfg.rpn.max_per_img=300,300', 'two of them are the same'),
-    ('model.test_cfg.rcnn.score_thr=1e999', 'no value of a knob')])
+    ('image_scale=1,1.0', r'image_scale: .*\[1, 1.0\]'),
+    ('model.test_cfg.rpn.max_per_img=300,300', r'max_per_img: .*\[300, 300\]'),
+    ('model.test_cfg.rcnn.score_thr=1e999', '1e999')])
 def test_what_is_no_knob_is_refused(text, message):
     with pytest.raises(ValueError, match=message):
         Knob.parse(text)

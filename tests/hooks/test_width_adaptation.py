@@ -143,6 +143,6 @@ def test_units_must_be_in_order(tmp_path, start):
 
 def test_bad_widths_are_refused():
     for widths, message in ((dict(tails=[1]), "widths of 'tails'"), (dict(ffn=[0]), 'is 0'),
-                            (dict(ffn=[]), 'no list'), (dict(ffn=[.5, .5]), 'the same')):
+                            (dict(ffn=[]), r'ffn \[\]'), (dict(ffn=[.5, .5]), r'\[0.5, 0.5\]')):
         with pytest.raises(ValueError, match=message):
             SparsityAdaptationHook(widths=widths)

@@ -160,7 +160,7 @@ def test_a_backbone_without_such_blocks_refuses_them():
     model = MODELS.build(dict(type='EvoLeViT', arch='128s'))
     with pytest.raises(ValueError, match='EvoLeViT has no blocks'):
         model.widths = dict(heads=.5)
-    with pytest.raises(TypeError, match='no dict'):
+    with pytest.raises(TypeError, match='widths 0.5 .*dict'):
         model.widths = .5
     with pytest.raises(ValueError, match='FFN of 3 layers'):
         MAKE['vit'](num_fcs=3, widths=dict(ffn=.5))

@@ -109,7 +109,7 @@ def test_measure_latency_sets_model_and_backbone_side_by_side(tiny):
     assert all(re.search(r'ms .* ms .* \d+%', row) for row in rows[-2:])
     assert 'random weights' not in done.output and 'Latency: model, batch 1' in done.output
     assert 'random weights' in run_tool(*arguments).output
-    assert 'not there: val' in refused(*arguments, val_dataloader__dataset__data_root='nowhere/')
+    assert ': val nowhere' in refused(*arguments, val_dataloader__dataset__data_root='nowhere/')
 
 
 @pytest.fixture(scope='module')
@@ -232,7 +232,7 @@ def test_a_search_over_image_sizes(tiny, tmp_path):
 
 @pytest.mark.parametrize('knob, message', [
     ('image_scale=1,.99', 'two scales give the same size'),
-    ('image_scale=1,0', 'not all positive factors'), ('image_scale=1,1.0', 'the same')])
+    ('image_scale=1,0', 'not all positive factors'), ('image_scale=1,1.0', '[1, 1.0]')])
 def test_image_sizes_that_are_none_are_refused(tiny, tmp_path, knob, message):
     assert message in refused('search_sparsity', tiny.config, tiny.checkpoint, '--work-dir',
                               tmp_path, *FEW, '--max-latency', '90%', '--knob', knob)
