@@ -49,7 +49,7 @@ class SearchConsole(Watch):
         best = search.best
         text = f'best {best.metric:.4f} at {best.latency:.1f} ms, ' if best else ''
         self.bar.update(self.task, completed=search.num_evaluated,
-                        description=f'{text}{len(search.candidates)} seen')
+                        description=f'{text}{len(search.candidates)} tried')
 
     def waiting(self, worker: str, key: str, seconds: float) -> None:
         text = f'waiting for worker {worker} for {seconds:.0f} s: {key}'
@@ -68,10 +68,10 @@ def estimate(summary: Summary, request: SearchRequest, done: int) -> str:
     """Describe how long the search may take, judging by its dense evaluation."""
     left = max(0, request.num_trials - done)
     seconds = summary.dense.seconds or 0.
-    text = (f'{left} candidates of up to {seconds:.0f} s each, {left * seconds / 3600:.1f} h for '
-            f'one worker')
+    text = (f'{left} candidates of up to {seconds:.0f} s each, up to {left * seconds / 3600:.1f} h '
+            f'with one worker')
     if request.first_look is not None:
-        text += ', fewer where the first look turns candidates away'
+        text += ', less if the first look screens candidates out'
     ends = request.finalists * (len(request.points) if request.pareto else 1)
     if request.num_samples is not None:
         text += f'; then up to {ends} evaluations on all of val'
@@ -101,12 +101,12 @@ def show_search(result: SearchResult) -> None:
     setting = result.setting
     evaluated_in = summary.identity['evaluated in']
     if (setting.dtype, setting.execution) != (evaluated_in, 'eager'):
-        print(f'latencies are of {setting.dtype}, {setting.execution}; {summary.metric} was '
+        print(f'latency was measured in {setting.dtype}, {setting.execution}; {summary.metric} was '
               f'evaluated in {evaluated_in}, eager')
     if abs(summary.drift) > DRIFT:
         print(f'the dense model took {dense.latency:.1f} ms at the start and '
-              f'{summary.dense_latency:.1f} ms at the end ({summary.drift:+.0%}): other work on '
-              f'this machine? Limits were checked against the last')
+              f'{summary.dense_latency:.1f} ms at the end ({summary.drift:+.0%}): was other work '
+              f'running on this machine? Limits were checked against the latter')
     total = result.spent.get('all')
     if total:
         shares = {what: result.spent.get(what, 0.) / total for what in ('evaluation', 'latency')}

@@ -178,8 +178,8 @@ def draw_check(record: SearchRecord) -> Figure:
     axes.set_ylim(-reach, reach)
     axes.margins(x=.15)
     axes.yaxis.set_major_formatter('{x:+.3g}%')
-    axes.set_xlabel(f'{LATENCY}, as searched')
-    axes.set_ylabel('measured again')
+    axes.set_xlabel(f'{LATENCY}, in the search')
+    axes.set_ylabel('change when remeasured')
     _legend(figure, axes)
     return figure
 

@@ -35,7 +35,7 @@ def write_report(record: SearchRecord, images: int = 2, device: str = 'cpu') -> 
         ValueError: If `images` is negative.
     """
     if images < 0:
-        raise ValueError(f'--images {images}: 0 or more')
+        raise ValueError(f'--images {images}: must be 0 or more')
     folder = record.work_dir / FIGURES
     folder.mkdir(parents=True, exist_ok=True)
     summary = record.summary
@@ -57,9 +57,9 @@ def write_report(record: SearchRecord, images: int = 2, device: str = 'cpu') -> 
 
 def _head(record: SearchRecord, alike: Sequence[Candidate]) -> List[dict]:
     summary, dense, best = record.summary, record.summary.dense, record.best
-    where = f'{_images(record)}; latency of: {_setting(record)}.'
+    where = f'{_images(record)}; latency setting: {_setting(record)}.'
     if best is None:
-        return [paragraph('Nothing was evaluated yet.', 'lead'), paragraph(where, 'how')]
+        return [paragraph('No candidate has been evaluated yet.', 'lead'), paragraph(where, 'how')]
     winner = summary.finalists[0] if summary.finalists and not record.pareto else None
     latency, of_dense = (winner.measured, summary.dense_latency) if winner else (
         best.latency, dense.latency)
@@ -89,11 +89,12 @@ def _head(record: SearchRecord, alike: Sequence[Candidate]) -> List[dict]:
                     f'{short(summary.metric)} at {f.measured:.2f} ms')
                    for f in summary.finalists]
     parts = [paragraph(lead, 'lead'), tiles([
-        *figures, (f'{len(summary.evaluated)}', f'evaluated of {len(summary.candidates)} met')])]
+        *figures,
+        (f'{len(summary.evaluated)}', f'evaluated of {len(summary.candidates)} candidates')])]
     if alike:
         parts.append(paragraph(
-            f'{len(alike)} of {len(summary.evaluated)} evaluated candidates, the best among them, '
-            f'lie within noise of the best: these images do not tell them apart.'))
+            f'{len(alike)} of {len(summary.evaluated)} evaluated candidates, including the best, '
+            f'are within noise of the best: these images cannot tell them apart.'))
     return parts + [paragraph(where, 'how')]
 
 
@@ -102,13 +103,13 @@ def _tradeoff(record: SearchRecord, alike: Sequence[Candidate], folder: Path) ->
     parts = [figure(
         'tradeoff', lambda: draw_tradeoff(record, alike),
         f'{short(summary.metric)} over latency of all evaluated candidates',
-        'Up and to the left is better. Each dot is a candidate; the line joins those that none '
-        'beats in both. The vertical bars are 95% bootstrap intervals, the dashed '
-        'lines the limits of the search.', folder)]
+        'Further up and to the left is better. Each dot is a candidate; the line is the Pareto '
+        'front. Vertical bars are 95% bootstrap confidence intervals, dashed lines the limits of '
+        'the search.', folder)]
     if not summary.references:
         parts.append(paragraph(f'Uniform ratios and smaller images: {NO_REFERENCES}', 'note'))
     elif all(r.kind != 'resolution' for r in summary.references):
-        parts.append(paragraph('Smaller images: not recorded, the data can not be scaled.',
+        parts.append(paragraph('Smaller images: not recorded, because the data cannot be scaled.',
                                'note'))
     return Section('tradeoff', 'Metric over latency', parts)
 
@@ -123,9 +124,10 @@ def _finalists(record: SearchRecord, alike: Sequence[Candidate], folder: Path) -
 
     on_some = summary.dense_full is not None
     of_model = any(f.backbone for f in summary.finalists)
-    heads = ['at most' if record.pareto else 'place', 'trial', short(summary.metric),
-             less_dense_heading(summary), *['in the search'] * on_some, 'searched (ms)',
-             'again (ms)', 'of dense', *['backbone alone'] * of_model, 'within noise', 'sparsity']
+    heads = ['at most' if record.pareto else 'rank', 'trial', short(summary.metric),
+             less_dense_heading(summary), *['in the search'] * on_some, 'search (ms)',
+             'remeasured (ms)', 'of dense', *['backbone alone'] * of_model, 'within noise',
+             'sparsity']
     rows = []
     for place, finalist in enumerate(summary.finalists, 1):
         c = finalist.candidate
@@ -143,16 +145,16 @@ def _finalists(record: SearchRecord, alike: Sequence[Candidate], folder: Path) -
               for place, f in enumerate(summary.finalists, 1)]
     kind = 'the table' if record.manifest.get('table') else 'the search'
     return Section('finalists', title, [
-        paragraph(f'{"One for each latency asked for." if record.pareto else "The best first."} '
-                  f'Latencies are those of {kind}, and those measured again at the end with '
-                  f'more rounds. {short(summary.metric)} and its interval are on all of val'
-                  + (f'; beside them stands what {_images(record)} gave in the search.'
+        paragraph(f'{"One for each requested latency." if record.pareto else "Best first."} '
+                  f'Latencies are those of {kind}, and those remeasured at the end with more '
+                  f'rounds. {short(summary.metric)} and its interval are on all of val'
+                  + (f'; the column "in the search" is on {_images(record)}.'
                      if on_some else '.'), 'how'),
         table(heads, rows, left=['sparsity'], first=not record.pareto),
         figure('ratios', lambda: draw_ratios(record, labels),
                'Ratios of each stage of the finalists',
-               'The share of windows that each (plain, shifted) pair of blocks leaves out: 0 runs '
-               'all of them. Ratios never fall within a stage.', folder)])
+               'Share of windows that each (plain, shifted) pair of blocks prunes; 0 runs all of '
+               'them. Ratios never decrease within a stage.', folder)])
 
 
 def _candidates(record: SearchRecord) -> Section:
@@ -165,9 +167,9 @@ def _candidates(record: SearchRecord) -> Section:
     heads = ['trial', metric, '95% interval', 'latency (ms)', 'GMACs', 'first look', 'seconds',
              'state', 'sparsity']
     return Section('candidates', 'All evaluated candidates', [
-        details(f'{len(rows)} candidates, the best first',
+        details(f'{len(rows)} candidates, best first',
                 table(heads, rows, left=['state', 'sparsity'])),
-        paragraph('candidates.csv has them too, with all metrics, and those that were not '
+        paragraph('candidates.csv also lists all metrics, and the candidates that were not '
                   'evaluated.', 'how')])
 
 
@@ -183,9 +185,9 @@ def _provenance(record: SearchRecord) -> Section:
     texts = [[key, value] for key, value in identity.items() if '\n' in str(value)]
     parts = [table(['what', 'value'], rows, left=['what', 'value'], wrap=['what', 'value'])]
     if texts:
-        parts.append(details('The config, as far as it decides the figures', table(
+        parts.append(details('Parts of the config that affect the results', table(
             ['part', 'text'], texts, left=['part', 'text'], wrap=['text'])))
-    return Section('provenance', 'What the figures depend on', parts)
+    return Section('provenance', 'What the results depend on', parts)
 
 
 def _images(record: SearchRecord) -> str:

@@ -18,9 +18,9 @@ from .source import SearchRecord
 from .statistics import importances
 from .windows import draw_kept_windows
 
-STATES = {EVALUATED: 'evaluated', REJECTED: 'evaluated, but outside the limits when measured again',
-          OUTSIDE: 'outside the limits, not evaluated', SCREENED: 'turned away at the first look',
-          DUPLICATE: 'met before', FAILED: 'metric NaN'}
+STATES = {EVALUATED: 'evaluated', REJECTED: 'evaluated, but outside the limits when remeasured',
+          OUTSIDE: 'outside the limits, not evaluated', SCREENED: 'screened out at the first look',
+          DUPLICATE: 'duplicate', FAILED: 'failed: metric NaN or evaluation error'}
 
 
 def importance_section(record: SearchRecord, folder: Path) -> Section:
@@ -33,10 +33,11 @@ def importance_section(record: SearchRecord, folder: Path) -> Section:
     parts = [
         figure('importances', lambda: draw_importances(shares),
                'Importance of each stage and knob',
-               'What tells good candidates from bad ones: the longer a bar, the more of the '
-               'metric\'s differences among the evaluated candidates go with the ratios of that '
-               'stage, or with that knob. Each part is one pair of blocks. Within latency limits '
-               'stages trade off against each other, so this is no cause and effect.', folder),
+               'What separates good candidates from bad ones: the longer a bar, the more of the '
+               'metric\'s variation among the evaluated candidates is explained by the ratios of '
+               'that stage, or by that knob. Each segment is one pair of blocks. Within latency '
+               'limits stages trade off against each other, so this is not cause and effect.',
+               folder),
         details('By pair', table(
             ['pair', 'importance'],
             [[f'{name}, pair {pair}', f'{share:.1%}'] for name, pairs in shares.items()
@@ -57,12 +58,12 @@ def sensitivity_section(record: SearchRecord, folder: Path) -> Section:
              f'{r.latency / dense.latency - 1:+.1%}'] for r in alone]
     return Section('sensitivity', title, [
         figure('sensitivity', lambda: draw_sensitivity(record),
-               'Metric where one stage alone is pruned',
-               'One stage is pruned, the others are dense. Above, the lower a line '
-               'falls the more the metric needs that stage; below, a line that runs '
-               'far to the left before it falls saves time at little cost.', folder),
+               'Metric when one stage alone is pruned',
+               'One stage is pruned, the others are dense. In the upper plot, the lower a line '
+               'falls, the more the metric depends on that stage; in the lower plot, a line that '
+               'runs far to the left before it falls saves time at little cost.', folder),
         details('As a table', table(
-            ['stage', 'ratio', short(summary.metric), 'less dense', 'latency (ms)', 'of dense'],
+            ['stage', 'ratio', short(summary.metric), 'vs dense', 'latency (ms)', 'latency change'],
             rows, left=['stage']))])
 
 
@@ -73,13 +74,14 @@ def progress_section(record: SearchRecord, folder: Path) -> Section:
                        if c.state == state and c.seconds is not None] for state in counts}
     parts: List[dict] = []
     if any(j.candidate.metric is not None for j in record.judged):
-        reached = ('the area under the front of metric over latency, as share of what it is at '
-                   'the end' if record.pareto else 'the best metric so far')
+        reached = ('the area under the front of metric over latency, as a share of its final '
+                   'value' if record.pareto else 'the best metric so far')
         parts.append(figure(
             'progress', lambda: draw_progress(record),
             'Progress over evaluations and over hours',
-            f'The line is {reached}: where it is flat at the end, more evaluations promise little. '
-            f'Each mark is an evaluation; gaps over hours are times when no worker ran.', folder))
+            f'The line is {reached}; if it is flat at the end, more evaluations promise little. '
+            f'Each mark is an evaluation; gaps in the lower plot are times when no worker ran.',
+            folder))
     parts.append(table(
         ['candidates', 'number', 'median seconds'],
         [[words, counts[state],
@@ -89,7 +91,7 @@ def progress_section(record: SearchRecord, folder: Path) -> Section:
     rows = []
     for number, worker in enumerate(workers, 1):
         own = [j for j in record.judged if j.worker == worker]
-        rows.append([number, worker or 'not named', len(own),
+        rows.append([number, worker or 'unnamed', len(own),
                      sum(j.candidate.metric is not None for j in own),
                      f'{min(j.start for j in own):%Y-%m-%d %H:%M}',
                      f'{max(j.end for j in own):%Y-%m-%d %H:%M}'])
@@ -106,14 +108,14 @@ def check_section(record: SearchRecord, folder: Path) -> Section:
     if changes.size:
         how = 'predicted by the table' if path else 'measured in the search'
         parts = [
-            paragraph(f'{changes.size} candidates were {how}, then measured again at the end: the '
-                      f'median difference is {np.median(np.abs(changes)):.1%}, the largest '
-                      f'{changes[np.abs(changes).argmax()]:+.1%}.'),
+            paragraph(f'The latencies of {changes.size} candidates were {how}, then remeasured at '
+                      f'the end: the median difference is {np.median(np.abs(changes)):.1%}, the '
+                      f'largest {changes[np.abs(changes).argmax()]:+.1%}.'),
             figure('check', lambda: draw_check(record),
-                   'Latency measured again against that of the search',
-                   'On the line both agree; above it a candidate proved slower than the search '
-                   'took it for. Of many noisy figures the luckiest are chosen, so a small lift '
-                   'is to be expected.', folder)]
+                   'Remeasured latency against that of the search',
+                   'On the line both agree; above it a candidate is slower than in the search. '
+                   'Choosing the best of many noisy measurements favours lucky ones, so expect a '
+                   'small increase.', folder)]
     else:
         parts = [paragraph('Not recorded: the search has not ended.', 'note')]
     beside = [c.dense for c in record.summary.candidates if c.dense is not None]
@@ -121,17 +123,18 @@ def check_section(record: SearchRecord, folder: Path) -> Section:
         summary = record.summary
         parts.append(paragraph(
             f'The dense model took {summary.dense.latency:.2f} ms at the start, '
-            f'{min(beside):.2f} to {max(beside):.2f} ms beside the candidates, and '
+            f'{min(beside):.2f} to {max(beside):.2f} ms next to the candidates, and '
             f'{summary.dense_again:.2f} ms at the end ({summary.drift:+.1%}). Candidates are '
-            f'measured as a ratio to it: limits in ms are checked against the last figure.'))
+            f'measured relative to it; limits in ms are checked against the last value.'))
     if not path:
-        parts.append(paragraph('Check of a latency table: not recorded, the search measured each '
-                               'candidate (--latency-table predicts them).', 'note'))
+        parts.append(paragraph('Check of a latency table: not recorded, because the search '
+                               'measured each candidate (--latency-table predicts latencies).',
+                               'note'))
         return Section('check', title, parts)
     try:
         parts.append(paragraph(f'The table\'s own check: {LatencyTable.load(path).check}.'))
     except (ValueError, FileNotFoundError) as error:
-        parts.append(paragraph(f'The table\'s own check can not be shown: {error}', 'note'))
+        parts.append(paragraph(f'The table\'s own check cannot be shown: {error}', 'note'))
     return Section('check', title, parts)
 
 
@@ -140,19 +143,20 @@ def first_look_section(record: SearchRecord, folder: Path) -> Section:
     looked = [c for c in record.summary.evaluated if c.first_look is not None]
     if not looked:
         return Section('first-look', title, [paragraph(
-            'Not recorded: the search evaluated every candidate within the limits at once '
-            '(--first-look N looks at few images first).', 'note')])
+            'Not recorded: the search fully evaluated every candidate within the limits '
+            '(--first-look N evaluates N images first).', 'note')])
     unselected = sum(c.sampled for c in looked)
     correlation = agreement(looked, record.pareto)
     words = (f'needs {PAIRS} candidates' if correlation is None
              else f'is {correlation:.2f} over the {unselected}')
     return Section('first-look', title, [
-        paragraph(f'The rank correlation (Spearman{", latency taken out" * record.pareto}) of the '
-                  f'first look on few images and the evaluation {words} that went on whatever '
-                  f'their first look said. The {len(looked)} with both figures were selected by '
-                  f'the first, which makes any correlation among them look lower than it is.'),
+        paragraph(f'The rank correlation (Spearman{", given the latency" * record.pareto}) between '
+                  f'the first look on few images and the full evaluation {words} that were '
+                  f'evaluated regardless of their first look. The figure shows all {len(looked)} '
+                  f'with both values; those selected by their first look make any correlation look '
+                  f'lower than it is.'),
         figure('first_look', lambda: draw_first_look(looked, metric),
-               'Metric over that of the first look',
+               'Metric of the full evaluation over that of the first look',
                'The closer the dots are to a rising line, the better few images rank candidates.',
                folder)])
 
@@ -188,7 +192,7 @@ def windows_section(record: SearchRecord, images: int, folder: Path, device: str
         parts = [paragraph(f'Not drawn: {_first_line(error)}', 'note')]
         return Section('windows', title, parts)
     return Section('windows', title, [
-        paragraph('Before fine-tuning. The brighter, the more blocks ran.', 'how'),
+        paragraph('Before fine-tuning. Brighter means that more blocks ran.', 'how'),
         *map(picture, drawn)])
 
 

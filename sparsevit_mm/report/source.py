@@ -96,7 +96,7 @@ def read_search(work_dir: Path, storage: Optional[str] = None) -> SearchRecord:
 def _read_manifest(work_dir: Path) -> Dict:
     path = work_dir / MANIFEST
     if not path.is_file():
-        raise FileNotFoundError(f'{path} is not there: {work_dir} is no work directory of '
+        raise FileNotFoundError(f'{path} does not exist: {work_dir} is not a work directory of '
                                 f'tools/search_sparsity.py')
     try:
         manifest = json.loads(path.read_text(encoding='utf-8'))
@@ -104,7 +104,7 @@ def _read_manifest(work_dir: Path) -> Dict:
         raise ValueError(f'{path} is broken: {error}') from None
     for key in ('storage', 'study'):
         if not isinstance(manifest, dict) or not isinstance(manifest.get(key), str):
-            raise ValueError(f'{path} is broken: it names no {key}')
+            raise ValueError(f'{path} is broken: it has no {key}')
     return manifest
 
 
@@ -118,8 +118,8 @@ def _check_file(url: str) -> None:
     else:
         return
     if not path or not Path(path).is_file():
-        raise FileNotFoundError(f'the storage {path} is not there: if it was moved, name it by '
-                                f'--storage')
+        raise FileNotFoundError(f'the storage {path} does not exist: if it was moved, give its '
+                                f'URL with --storage')
 
 
 def _judged(study: optuna.Study, summary: Summary) -> List[Judged]:

@@ -104,9 +104,9 @@ def less_dense_heading(summary: Summary) -> str:
     images."""
     resampled = summary.dense_resampled
     if resampled is None:
-        return 'less dense'
+        return 'vs dense'
     unit = interval(resampled).unit
-    return f'less dense (95% over {unit})' if unit else 'less dense (95%)'
+    return f'vs dense (95% CI over {unit})' if unit else 'vs dense (95% CI)'
 
 
 def backbone_alone(finalist: Finalist) -> List[str]:

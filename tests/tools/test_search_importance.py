@@ -82,7 +82,7 @@ def test_auto_compares_once_for_all_of_a_study(tiny, tmp_path, compared):
                                                      'variation', 'distinct']
     output = outcome.output
     assert output.index('evaluating dense') < output.index('scores on 4 images of val') < (
-        output.index('Use l2.')) < output.index('less dense')
+        output.index('Use l2.')) < output.index('vs dense')
     assert importance_of(tmp_path) == 'l2'
     check_winner(tmp_path)
     outcome = search(tiny, tmp_path, *AGAIN, '--trials', 5, '--importance', 'auto')

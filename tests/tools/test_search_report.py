@@ -43,7 +43,7 @@ def test_windows_of_the_winner_are_in_the_page(tiny, tmp_path, monkeypatch):
 
 
 def test_a_folder_without_a_search_is_refused(tmp_path):
-    assert f'{tmp_path}/search.json is not there' in refused('search_report', tmp_path)
+    assert f'{tmp_path}/search.json' in refused('search_report', tmp_path)
     assert '--images -1' in refused_after_search(tmp_path)
 
 
