@@ -70,10 +70,10 @@ def scored_by(cfg: Config, split: str) -> str:
                          f'{", ".join(str(e.get("type")) for e in evaluators)}')
     name, evaluator = found[0]
     if evaluator.get('format_only'):
-        raise ValueError(f'{name} of {split} has format_only: it scores nothing')
+        raise ValueError(f'{name} of {split} has format_only, so it computes no metric')
     if (cfg.get('model', {}).get('test_cfg') or {}).get('mode') == 'slide':
         raise ValueError('model.test_cfg.mode is slide: a breakdown needs one pass over the whole '
-                         'image, --cfg-options model.test_cfg.mode=whole')
+                         'image; set --cfg-options model.test_cfg.mode=whole')
     return name
 
 
@@ -153,7 +153,7 @@ def break_down(cfg: Config, checkpoint: str, configs: Sequence[SparsityConfig],
     rows = [Row(*row, score.unit, {name: [] for name in score.metrics}, [])
             for row in score.rows()]
     if not rows[0].count:
-        raise ValueError(f'the ground truth of {split} holds no {score.unit}')
+        raise ValueError(f'the ground truth of {split} has no {score.unit}')
     _append(rows, score.figures(), [1. if row.count else None for row in rows])
     whole = Row('image', 'whole image', 0, 'images', {}, [1.])
     for config in configs:

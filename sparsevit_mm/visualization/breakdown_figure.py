@@ -64,7 +64,7 @@ def draw_breakdown(path: Path, breakdown: Breakdown, title: str) -> None:
         axes.set_xlabel(name)
     panels[-1].set_xlim(0, 1.02)
     panels[-1].xaxis.set_major_formatter(matplotlib.ticker.PercentFormatter(1))
-    panels[-1].set_xlabel('share of the area that ran\n(dashed: of the whole image)')
+    panels[-1].set_xlabel('share of the area that ran\n(dashed: whole image)')
     panels[0].set_yticks(range(len(rows)),
                          [f'{row.name} ({row.count:,})' for row in rows], fontsize=8)
     panels[0].set_ylabel(f'({rows[0].unit})')

@@ -117,9 +117,9 @@ def find_frames(dataset: BaseDataset, names: Sequence[str]) -> Dict[str, int]:
     places = {**{str(i): i for i in range(len(tokens))}, **{t: i for i, t in enumerate(tokens)}}
     unknown = [name for name in names if name not in places]
     if unknown:
-        raise ValueError(f'no samples of the test split: {", ".join(unknown)} (a config of several '
-                         'cameras takes sample tokens of this split, or positions in it, from 0 '
-                         f'to {len(tokens) - 1}; not image files)')
+        raise ValueError(f'not samples of the test split: {", ".join(unknown)} (a multi-camera '
+                         'config takes sample tokens of this split, or positions in it from 0 to '
+                         f'{len(tokens) - 1}, not image files)')
     return {tokens[places[name]]: places[name] for name in names}
 
 

@@ -84,7 +84,7 @@ def file_pipeline(cfg: Config) -> List[Dict]:
     steps = next(filter(None, [*pipelines, cfg.get('test_pipeline')]), None)
     if steps is None:
         raise ValueError('the config has no test pipeline: neither its test_dataloader nor '
-                         'test_pipeline names one')
+                         'test_pipeline defines one')
     return [step for step in steps if not is_annotation_loader(step)]
 
 
@@ -113,8 +113,9 @@ def check_images(paths: Sequence[str]) -> None:
     """
     missing = [str(path) for path in paths if not Path(path).is_file()]
     if missing:
-        raise FileNotFoundError(f'no such image files: {", ".join(missing)} (a config of single '
-                                'images takes these; sample tokens are for several cameras)')
+        raise FileNotFoundError(f'no such image files: {", ".join(missing)} (a single-image '
+                                'config takes image files; sample tokens are for multi-camera '
+                                'configs)')
     broken = []
     for path in paths:
         try:
@@ -122,7 +123,7 @@ def check_images(paths: Sequence[str]) -> None:
         except ValueError:
             broken.append(str(path))
     if broken:
-        raise ValueError(f'no image that can be read: {", ".join(broken)}')
+        raise ValueError(f'not readable as images: {", ".join(broken)}')
 
 
 def read_image(path: str) -> np.ndarray:
@@ -134,7 +135,7 @@ def read_image(path: str) -> np.ndarray:
     content = Path(path).read_bytes()
     image = mmcv.imfrombytes(content) if content else None
     if image is None:
-        raise ValueError(f'{path} is no image that can be read')
+        raise ValueError(f'{path} is not readable as an image')
     return mmcv.bgr2rgb(image)
 
 

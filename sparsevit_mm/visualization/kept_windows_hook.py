@@ -92,7 +92,7 @@ class KeptWindowsHook(Hook):
         metainfo = getattr(sample, 'metainfo', {})
         path = metainfo.get('img_path')
         if not isinstance(path, (str, Path)) or 'img_shape' not in metainfo:
-            raise _Undrawable('the data samples do not carry img_path and img_shape of one image')
+            raise _Undrawable('the data samples do not hold img_path and img_shape of one image')
         try:
             image = read_image(path)
             stages = count_blocks(self.backbone, self.maps, image.shape[:2],

@@ -60,7 +60,7 @@ def read_masks(path: str) -> TrainedMasks:
             now, start = ({name: unpack(bits, record['shapes'][name])
                            for name, bits in record[key].items()} for key in ('masks', 'start'))
             return TrainedMasks(kind, now, start)
-    raise ValueError(f'{path} holds no masks: it is of no training with SparseTrainingHook or '
+    raise ValueError(f'{path} holds no masks: it was not trained with SparseTrainingHook or '
                      f'StructuredSparseTrainingHook')
 
 
@@ -77,7 +77,7 @@ def read_history(log: Path, kind: str) -> History:
         ValueError: If it logs no masks of this kind.
     """
     if not log.is_file():
-        raise FileNotFoundError(f'log {log} is not there')
+        raise FileNotFoundError(f'log {log} does not exist')
     history = History([], [], [])
     for line in log.read_text().splitlines():
         row = json.loads(line)
@@ -86,7 +86,7 @@ def read_history(log: Path, kind: str) -> History:
             history.moved.append(row[MOVED[kind]])
             history.new.append(row['mask_new'])
     if not history.iters:
-        raise ValueError(f'{log} logs no {MOVED[kind]}: is it of another training?')
+        raise ValueError(f'{log} logs no {MOVED[kind]}: does it belong to another training?')
     return history
 
 

@@ -54,8 +54,8 @@ def count_blocks(backbone: SparseBackbone, maps: List[List[Tensor]], shape: Sequ
     passes = len(maps[0]) / backbone.depths[0]
     if passes != 1:
         raise ValueError(f'the model ran its backbone {passes:g} times for one image, not once '
-                         f'(sliding windows, or test-time augmentation?): its windows can not be '
-                         f'laid over the image')
+                         f'(sliding windows, or test-time augmentation?): its windows cannot be '
+                         f'drawn on the image')
     return [Counts(f'stage {i}', _count(blocks, side, shape, placement, index), len(blocks))
             for i, (blocks, side) in enumerate(zip(maps, backbone.token_sides()))]
 
