@@ -80,11 +80,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('task', choices=TASKS, nargs='?', default='detection')
     parser.add_argument('--work-dir', type=Path,
                         help='default: work_dirs/demo, demo_seg, demo_vit or demo_3d')
-    parser.add_argument('--seed', type=int, default=0, help='of training, adaptation and search')
+    parser.add_argument('--seed', type=int, default=0,
+                        help='seed of training, adaptation and search')
     parser.add_argument('--trials', type=int,
-                        help='candidates to evaluate (default: 40, 30, 30 or 10)')
+                        help='number of candidates to evaluate (default: 40, 30, 30 or 10)')
     parser.add_argument('--max-iters', type=int, nargs=2, metavar=('DENSE', 'ADAPT'),
-                        help='shorter training, to try the steps out')
+                        help='iterations of a shorter training, to try the steps')
     return parser.parse_args()
 
 

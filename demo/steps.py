@@ -27,7 +27,7 @@ class Steps:
             subprocess.CalledProcessError: If the tool fails.
         """
         if done and done.exists():
-            print(f'\n== {title}: {done} is there')
+            print(f'\n== {title}: {done} exists')
             return
         command = [str(a) for a in (self.tools / tool, *arguments)]
         print(f'\n== {title}\n$ python {" ".join(command)}', flush=True)

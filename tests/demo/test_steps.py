@@ -60,7 +60,7 @@ def test_what_is_there_is_not_made_again(steps, tmp_path, capsys):
         assert options_of(tmp_path / 'w')
         (tmp_path / 'w' / 'options.json').write_text('{"kept": 1}')
     assert options_of(tmp_path / 'w') == {'kept': 1}
-    assert 'iter_7.pth is there' in capsys.readouterr().out
+    assert 'iter_7.pth' in capsys.readouterr().out
 
 
 def test_a_step_that_fails_ends_the_road(steps):
