@@ -72,7 +72,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--work-dir', type=Path, help='(default: work_dirs/ablation/TASK)')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0])
     parser.add_argument('--variants', nargs='+', choices=VARIANTS, default=list(VARIANTS))
-    parser.add_argument('--jobs', type=int, default=2, help='processes at once')
+    parser.add_argument('--jobs', type=int, default=2, help='number of parallel processes')
     return parser.parse_args()
 
 
@@ -131,7 +131,7 @@ def main() -> None:
     failed = run_jobs([job for seed in args.seeds for job in make_jobs(
         TASKS[args.task], folder / f'seed{seed}', seed, args.variants)], args.jobs)
     if failed:
-        raise SystemExit(f'not made: {", ".join(map(str, failed))}')
+        raise SystemExit(f'missing results: {", ".join(map(str, failed))}')
     report(folder, args.seeds, args.variants)
 
 

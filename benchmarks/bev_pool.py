@@ -21,7 +21,7 @@ DEPTHS = torch.arange(1., 60.)
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('--batch-size', type=int, default=1, help='frames')
+    parser.add_argument('--batch-size', type=int, default=1, help='number of frames')
     parser.add_argument('--rounds', type=int, default=15)
     parser.add_argument('--device', default='cpu')
     return parser.parse_args()

@@ -114,13 +114,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--work-dir', type=Path, help='(default: work_dirs/claim/TASK)')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     parser.add_argument('--limits', type=float, nargs='+',
-                        help='latencies, as shares of the dense one (default: of the task)')
+                        help='latency limits as shares of the dense latency (default: of the task)')
     parser.add_argument('--iters', type=int, nargs=3, metavar=('DENSE', 'ADAPT', 'FINETUNE'),
-                        help='(default: of the task)')
-    parser.add_argument('--trials', type=int, default=30, help='candidates of each search')
-    parser.add_argument('--jobs', type=int, default=2, help='processes at once')
+                        help='iterations (default: of the task)')
+    parser.add_argument('--trials', type=int, default=30, help='number of candidates per search')
+    parser.add_argument('--jobs', type=int, default=2, help='number of parallel processes')
     parser.add_argument('--pretrained', type=Path, metavar='FILE',
-                        help='start the dense models from this backbone, of pretrain.py')
+                        help='backbone of pretrain.py that the dense models start from')
     return parser.parse_args()
 
 
@@ -336,7 +336,7 @@ def main() -> None:
                       args.jobs)
     report(args, found)
     if failed:
-        raise SystemExit(f'not made: {", ".join(map(str, failed))}')
+        raise SystemExit(f'missing results: {", ".join(map(str, failed))}')
 
 
 if __name__ == '__main__':

@@ -80,7 +80,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--variants', nargs='+', choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument('--seeds', nargs='+', type=int, default=[0, 1, 2])
     parser.add_argument('--epochs', type=int, default=EPOCHS)
-    parser.add_argument('--workers', type=int, default=1, help='trainings at once, a thread each')
+    parser.add_argument('--workers', type=int, default=1,
+                        help='number of parallel trainings, one thread each')
     parser.add_argument('--throughput', action='store_true', help='measure images per second')
     return parser.parse_args()
 
@@ -269,7 +270,7 @@ def main() -> None:
     failed = run_jobs(jobs, args.workers)
     print_results(args.out, args.variants, args.seeds)
     if failed:
-        raise SystemExit(f'{len(failed)} of {len(jobs)} failed')
+        raise SystemExit(f'{len(failed)} of {len(jobs)} jobs failed')
 
 
 if __name__ == '__main__':

@@ -26,7 +26,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--settings', nargs='+', choices=SETTINGS, default=list(SETTINGS))
-    parser.add_argument('--density', type=float, default=.6, help='of heads and of neurons')
+    parser.add_argument('--density', type=float, default=.6, help='density of heads and neurons')
     parser.add_argument('--rounds', type=int, default=7)
     parser.add_argument('--threads', type=int, default=2)
     return parser.parse_args()

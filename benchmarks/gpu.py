@@ -48,12 +48,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--parts', nargs='+', choices=PARTS, default=list(PARTS))
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--budget', type=float, default=540., metavar='SECONDS',
-                        help='of all parts together (default: 540)')
+                        help='total time for all parts (default: 540)')
     parser.add_argument('--rounds', type=int, default=15)
     parser.add_argument('--quick', action='store_true', help='narrow models, small images')
     args = parser.parse_args()
     if args.device == 'cpu' and not args.quick:
-        parser.error('no GPU: --quick tries the parts on the CPU')
+        parser.error('no GPU found: use --quick to try the parts on the CPU')
     return args
 
 
@@ -80,7 +80,7 @@ def within(rows: Iterator[Dict], end: float) -> Iterator[Dict]:
         yield row
         if time.monotonic() > end:
             if next(rows, None) is not None:
-                raise TimeoutError('its share of --budget was over; a larger one runs it again')
+                raise TimeoutError('its share of --budget is used up; run it with a larger one')
             return
 
 
@@ -122,7 +122,7 @@ def main() -> None:
     for name in args.parts:
         path = args.out / f'{name}.json'
         if is_done(path, args.quick):
-            print(f'{name}: {path} is there')
+            print(f'{name}: {path} exists')
             continue
         start = time.monotonic()
         ended = in_process(run_part, PARTS[name][1] * args.budget + GRACE, name, args)

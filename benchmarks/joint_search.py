@@ -64,13 +64,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--iters', type=int, nargs=2, metavar=('DENSE', 'ADAPT'),
                         default=[600, 400])
     parser.add_argument('--shares', type=float, nargs='+', default=[1, .75, .5, .25],
-                        help='of heads and of neurons')
+                        help='shares of heads and neurons to choose from')
     parser.add_argument('--limits', nargs='+', default=['85%', '75%', '65%'],
-                        help='latencies, as shares of the dense one')
-    parser.add_argument('--trials', type=int, default=60, help='candidates of each search')
+                        help='latency limits as shares of the dense latency')
+    parser.add_argument('--trials', type=int, default=60, help='number of candidates per search')
     parser.add_argument('--num-samples', type=int, metavar='N',
                         help='images of val that candidates are evaluated on (default: all)')
-    parser.add_argument('--jobs', type=int, default=2, help='processes at once')
+    parser.add_argument('--jobs', type=int, default=2, help='number of parallel processes')
     return parser.parse_args()
 
 
@@ -97,7 +97,8 @@ def find_front(kind: Kind, checkpoint: Path, folder: Path, seed: int,
     within = [limit for limit in args.limits
               if MARGIN * json.loads(fastest.read_text()) <= float(limit.rstrip('%')) / 100]
     if not within:
-        raise ValueError(f'none of {", ".join(args.limits)} can be reached, see {fastest}')
+        raise ValueError(f'none of the limits {", ".join(args.limits)} can be reached, '
+                         f'see {fastest}')
     search(ADAPT, str(checkpoint), pareto=True, points=within, setting=setting(),
            work_dir=folder, seed=seed, num_trials=args.trials, num_samples=args.num_samples,
            choices=None if kind.windows else [0.], finalists=2, rounds=5, resume=True,
@@ -212,7 +213,7 @@ def main() -> None:
         generate_mini_coco('data/mini_coco')
     failed = run_jobs([job for seed in args.seeds for job in make_jobs(args, seed)], args.jobs)
     if failed:
-        raise SystemExit(f'not made: {", ".join(map(str, failed))}')
+        raise SystemExit(f'missing results: {", ".join(map(str, failed))}')
     report(args)
 
 

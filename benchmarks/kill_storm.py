@@ -192,7 +192,7 @@ def _check(worker: Worker, known: Dict[SparsityConfig, float], records: List[Can
             doubled[config] = doubled.get(config, 0) + living
     for config in doubled:
         trials = [r.trial for r in records if str(r.config) == config]
-        print(f'doubled: {config}: begun by {starts[config]}, recorded as trials {trials}')
+        print(f'doubled: {config}: started by {starts[config]}, recorded as trials {trials}')
     return Outcome(
         kills=len(killed), crashed=crashed, evaluated=len(final),
         repeated=sum(len(pids) - 1 for pids in starts.values()),

@@ -39,13 +39,14 @@ GRID = [(sparsity, number) for number in (1000, 300, 100, 32, 16) for sparsity i
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('checkpoints', nargs='+', type=Path, help='adapted, one for each seed')
+    parser.add_argument('checkpoints', nargs='+', type=Path,
+                        help='adapted checkpoints, one per seed')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/knobs'))
-    parser.add_argument('--trials', type=int, default=40, help='candidates of each search')
+    parser.add_argument('--trials', type=int, default=40, help='number of candidates per search')
     parser.add_argument('--batch-size', type=int, default=8)
     parser.add_argument('--points', nargs='+', default=POINTS)
-    parser.add_argument('--grid', action='store_true', help='no search: dense and 60%%, each at '
-                        '16 to 1000 proposals, which is what mmdet sets')
+    parser.add_argument('--grid', action='store_true', help='do not search: test dense and 60%% '
+                        'with 16 to 1000 proposals; 1000 is the setting of mmdet')
     return parser.parse_args()
 
 

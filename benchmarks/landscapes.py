@@ -68,7 +68,7 @@ def recorded(path: Path) -> Landscape:
     candidates = read_csv(path)
     seen = np.array([c.state in RECORDED for c in candidates], bool)
     if seen.sum() < FEWEST:
-        raise ValueError(f'{path} holds {seen.sum()} evaluated configurations, a surrogate takes '
+        raise ValueError(f'{path} has {seen.sum()} evaluated configurations, a surrogate needs '
                          f'{FEWEST}')
     space = SparsitySpace(candidates[0].config.depths)
     genes = np.array([space.encode(c.config) for c in candidates])

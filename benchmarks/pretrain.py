@@ -49,18 +49,20 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--data', type=Path, default=Path('data/tiny-imagenet-200'),
                         help='folder of Tiny ImageNet, or of packs')
     parser.add_argument('--pack', type=Path, metavar='FOLDER',
-                        help='only write the images there as packs: three small files')
-    parser.add_argument('--quality', type=int, default=60, help='of the WebP images in packs')
-    parser.add_argument('--config', default=str(CONFIG), help='with a SparseSwinTransformer')
+                        help='only write the images to FOLDER as packs: three small files')
+    parser.add_argument('--quality', type=int, default=60,
+                        help='quality of the WebP images in packs')
+    parser.add_argument('--config', default=str(CONFIG), help='config with a SparseSwinTransformer')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/pretrain/tiny_imagenet.pth'))
     parser.add_argument('--size', type=int, default=64, help='side of the input, in pixels')
     parser.add_argument('--epochs', type=int, default=100)
     parser.add_argument('--batch-size', type=int, default=1024)
-    parser.add_argument('--lr', type=float, default=1e-3, help='for a batch of 512')
+    parser.add_argument('--lr', type=float, default=1e-3,
+                        help='learning rate for a batch size of 512')
     parser.add_argument('--drop-path', type=float, default=.05)
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--compile', action='store_true', help='train by torch.compile')
+    parser.add_argument('--compile', action='store_true', help='train with torch.compile')
     return parser.parse_args()
 
 
@@ -79,7 +81,7 @@ def read_encoded(folder: Path, part: str) -> Tuple[List[np.ndarray], np.ndarray]
         return images, np.array(labels)
     annotations = folder / 'val' / 'val_annotations.txt'
     if not annotations.is_file():
-        raise FileNotFoundError(f'{folder} holds neither packs (*{part}*.npz) nor Tiny ImageNet '
+        raise FileNotFoundError(f'{folder} contains neither packs (*{part}*.npz) nor Tiny ImageNet '
                                 f'(train/WNID/images/*.JPEG, val/val_annotations.txt)')
     classes = sorted(path.name for path in (folder / 'train').iterdir())
     if part == 'train':
@@ -240,8 +242,8 @@ def restore(path: Path, settings: Dict, model: nn.Module,
     held = read_checkpoint(str(path))
     meta = held.get('meta', {})
     if meta.get('settings') != settings:
-        raise ValueError(f'{path} was made with other settings, {meta.get("settings")}: give '
-                         f'another --out, or remove it')
+        raise ValueError(f'{path} was made with other settings, {meta.get("settings")}: choose '
+                         f'another --out or remove the file')
     model.load_state_dict(held['state_dict'])
     if 'optimizer' in held:  # the checkpoint of the last epoch has none
         optimizer.load_state_dict(held['optimizer'])

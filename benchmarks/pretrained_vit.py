@@ -54,9 +54,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--scores', nargs='+', choices=SCORES, default=list(SCORES))
     parser.add_argument('--seeds', nargs='+', type=int, default=[0])
     parser.add_argument('--head-iters', type=int, default=1000)
-    parser.add_argument('--iters', type=int, default=300, help='of the adaptation')
+    parser.add_argument('--iters', type=int, default=300, help='iterations of the adaptation')
     parser.add_argument('--fast', choices=['representative', 'copy'], default='representative')
-    parser.add_argument('--workers', type=int, default=1, help='jobs at once, a thread each')
+    parser.add_argument('--workers', type=int, default=1,
+                        help='number of parallel jobs, one thread each')
     return parser.parse_args()
 
 
@@ -93,7 +94,7 @@ def convert(args: argparse.Namespace, result: Path) -> None:
         dense.init_weights()
         image = read_split(args.data, 'val', [side_of(model)] * 2).images[:1]
         difference = largest_difference(dense.eval(), model, image)
-        print(f'largest difference of features to onnxruntime: {difference:.1e} of the largest')
+        print(f'features differ from onnxruntime by {difference:.1e} of the largest')
         if difference > TOLERANCE:
             raise ValueError(f'features differ from onnxruntime by {difference:.1e}')
 
@@ -261,13 +262,13 @@ def main() -> None:
     args = parse_args()
     with clear_errors():
         if not args.onnx.is_file():
-            raise FileNotFoundError(f'there is no file {args.onnx}')
+            raise FileNotFoundError(f'{args.onnx} does not exist')
         read_split(args.data, 'val', args.size)
         check_settings(args)
     failed = run_jobs(make_jobs(args), args.workers)
     print_results(args)
     if failed:
-        raise SystemExit(f'not made: {", ".join(map(str, failed))}')
+        raise SystemExit(f'missing results: {", ".join(map(str, failed))}')
 
 
 if __name__ == '__main__':

@@ -30,20 +30,21 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--device', default='cuda' if cuda else 'cpu')
     parser.add_argument('--model', choices=MODELS, default='swin-t')
     parser.add_argument('--settings', nargs='*', choices=SETTINGS, default=list(SETTINGS),
-                        help='none: training only')
-    parser.add_argument('--batch-size', type=int, help='in place of that of the settings')
+                        help='settings to measure; none: only training')
+    parser.add_argument('--batch-size', type=int, help='replaces the batch size of the settings')
     parser.add_argument('--dtype', nargs='+', choices=DTYPES, default=['fp32'])
     parser.add_argument('--execution', nargs='+', choices=EXECUTIONS,
                         default=list(EXECUTIONS) if cuda else ['eager'])
     parser.add_argument('--triton', action='store_true',
                         help='add the Triton kernel as a subject')
     parser.add_argument('--rounds', type=int, default=15)
-    parser.add_argument('--training-rounds', type=int, default=7, help='0: no training')
+    parser.add_argument('--training-rounds', type=int, default=7,
+                        help='rounds of training; 0: no training')
     parser.add_argument('--threads', type=int, default=0, help='CPU threads (default: torch\'s)')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmarks'))
     args = parser.parse_args()
     if args.rounds < 1 or args.training_rounds < 0 or args.threads < 0:
-        parser.error('rounds and threads are counts')
+        parser.error('--rounds must be positive, --training-rounds and --threads not negative')
     if 'captured' in args.execution and not args.device.startswith('cuda'):
         parser.error('captured execution needs CUDA')
     if args.triton and not is_available(torch.device(args.device)):

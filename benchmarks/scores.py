@@ -23,7 +23,8 @@ SHAPES = {'672x672': (1, 672, 672), '6 x 256x704': (6, 256, 704)}
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--rounds', type=int, default=11, help='all in turn, in each')
+    parser.add_argument('--rounds', type=int, default=11,
+                        help='number of rounds; each runs all scores')
     parser.add_argument('--threads', type=int, default=torch.get_num_threads())
     return parser.parse_args()
 

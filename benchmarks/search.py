@@ -43,15 +43,17 @@ def parse_args() -> argparse.Namespace:
                         default=sorted((HERE / 'landscapes').glob('*.csv')),
                         help='candidates.csv of searches (default: those in benchmarks/landscapes)')
     parser.add_argument('--synthetic', action=argparse.BooleanOptionalAction, default=True,
-                        help='the made-up landscape too')
+                        help='also search the synthetic landscape')
     parser.add_argument('--samplers', nargs='+', choices=SAMPLERS, default=SAMPLERS)
     parser.add_argument('--limit', nargs='+', type=share, default=[.7], metavar='P%',
-                        help='highest cost, of dense (default: 70%%)')
+                        help='cost limits relative to dense (default: 70%%)')
     parser.add_argument('--noise', type=float, default=0.,
-                        help='standard deviation of what is added to every evaluated metric')
-    parser.add_argument('--seeds', type=int, default=20, help='searches of each kind')
-    parser.add_argument('--cap', type=int, default=1500, help='evaluations of a search at most')
-    parser.add_argument('--jobs', type=int, default=2, help='processes')
+                        help='standard deviation of the noise added to every evaluated metric')
+    parser.add_argument('--seeds', type=int, default=20,
+                        help='number of searches per sampler, landscape and limit')
+    parser.add_argument('--cap', type=int, default=1500,
+                        help='maximum number of evaluations per search')
+    parser.add_argument('--jobs', type=int, default=2, help='number of parallel processes')
     parser.add_argument('--out', type=Path, default=Path('work_dirs/search_benchmark'))
     return parser.parse_args()
 

@@ -114,7 +114,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('task', choices=TASKS)
     parser.add_argument('--work-dir', type=Path, help='(default: work_dirs/selection/TASK)')
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--rounds', type=int, default=15, help='of the timing')
+    parser.add_argument('--rounds', type=int, default=15, help='rounds of the timing')
     return parser.parse_args()
 
 

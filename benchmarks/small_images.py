@@ -18,7 +18,7 @@ def read_image(path: Path) -> np.ndarray:
     """Read an image, (H, W, 3) uint8 RGB; raise a ValueError unless it is an image of SIZE."""
     image = cv2.imread(str(path))
     if image is None or image.shape[:2] != (SIZE, SIZE):
-        raise ValueError(f'{path} is no image of {SIZE}x{SIZE}')
+        raise ValueError(f'{path} is not an image of {SIZE}x{SIZE}')
     return image[..., ::-1]
 
 
@@ -39,7 +39,7 @@ def read_images(folder: Path, cache: Path, per_class: Optional[int]) -> Tuple[Te
     if not cache.exists():
         classes = sorted(path for path in folder.glob('*') if path.is_dir())
         if not classes:
-            raise FileNotFoundError(f'{folder} holds no folders of classes')
+            raise FileNotFoundError(f'{folder} contains no class folders')
         files = [(path, label) for label, of_class in enumerate(classes)
                  for path in sorted(of_class.iterdir())[:per_class]]
         images = np.stack([read_image(path) for path, _ in files])

@@ -28,7 +28,7 @@ def read_split(data: Path, part: str, size: Sequence[int]) -> Split:
     """Read a split at an image size of (H, W); raise a FileNotFoundError if it has no images."""
     files = sorted((data / 'leftImg8bit' / part).rglob('*_leftImg8bit.png'))
     if not files:
-        raise FileNotFoundError(f'{data} holds no images of {part} in the layout of Cityscapes')
+        raise FileNotFoundError(f'{data} contains no images of {part} in the layout of Cityscapes')
     images = np.stack([cv2.resize(cv2.imread(str(f)), (size[1], size[0]),
                                   interpolation=cv2.INTER_AREA)[..., ::-1] for f in files])
     labels = [cv2.imread(str(f).replace('leftImg8bit/', 'gtFine/').replace(

@@ -42,7 +42,7 @@ def test_all_parts_run_on_the_cpu_and_what_is_done_is_not_run_again(tmp_path):
     text = (tmp_path / 'gpu.md').read_text()
     assert '**no**' not in text and 'needs CUDA' in text and '| ours 60% |' in text
     again = run(tmp_path, '--rounds', '1')
-    assert again.stdout.count('is there') == 8
+    assert again.stdout.count('.json exists') == 8
 
 
 def test_the_backbones_equal_themselves_on_the_cpu(gpu):
