@@ -2,6 +2,7 @@
 import importlib
 import pickle
 import re
+import warnings
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence
 
@@ -95,6 +96,21 @@ def check_init_cfg(init_cfg: Optional[dict], others: bool = False) -> None:
     unknown = sorted(set(init_cfg) - {'type', 'checkpoint', 'prefix', 'map_location', '_scope_'})
     if unknown:
         raise ValueError(f'init_cfg {init_cfg}: unsupported keys {", ".join(unknown)}')
+
+
+def with_pretrained(init_cfg: Optional[dict], pretrained: Optional[str]) -> Optional[dict]:
+    """Return the `init_cfg` that the deprecated argument `pretrained` of a backbone stands for.
+
+    Raises:
+        ValueError: If both are given.
+    """
+    if pretrained is None:
+        return init_cfg
+    if init_cfg is not None:
+        raise ValueError('pretrained and init_cfg are mutually exclusive')
+    warnings.warn('pretrained is deprecated, use init_cfg=dict(type="Pretrained", checkpoint=...)',
+                  DeprecationWarning, stacklevel=3)
+    return dict(type='Pretrained', checkpoint=pretrained)
 
 
 def read_pretrained(source: str, prefix: Optional[str] = None) -> Dict[str, torch.Tensor]:

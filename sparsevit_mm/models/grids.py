@@ -50,7 +50,14 @@ def grid_of(count: int, like: Sequence[int], what: str) -> Tuple[int, int]:
 
 def resize_grid(positions: Tensor, source: Sequence[int], target: Sequence[int],
                 mode: str = 'bicubic') -> Tensor:
-    """Interpolate a grid of positions, (1, h * w, C), to (1, H * W, C)."""
+    """Interpolate a grid of positions, (1, h * w, C), to (1, H * W, C).
+
+    Args:
+        positions: The grid, row by row.
+        source, target: Heights and widths, (h, w) and (H, W).
+        mode: Mode of :func:`torch.nn.functional.interpolate`.
+    """
     grid = positions.transpose(1, 2).reshape(1, -1, *source)
-    grid = F.interpolate(grid, size=tuple(target), mode=mode, align_corners=False)
+    grid = F.interpolate(grid, size=tuple(target), mode=mode,
+                         align_corners=False if mode in ('bilinear', 'bicubic') else None)
     return grid.flatten(2).transpose(1, 2).contiguous()

@@ -82,8 +82,8 @@ def search(config: Union[str, Path, Config], checkpoint: str,
             CPU, eager, in fp32.
         latency_of: What to measure: 'backbone', or 'model' for the whole model on val images.
             Defaults to what the latency table was measured on, if there is one; else to 'model'
-            if `max_latency`, or a point of a Pareto search, is in milliseconds or there are knobs;
-            else to ``setting.of``.
+            if a latency limit or a point is in milliseconds or there are knobs; else to
+            ``setting.of``.
         knobs: Test-time settings to search along with the ratios. Either values of the test
             config, ``'model.test_cfg.rpn.max_per_img=1000,500,300'``, or factors of the image
             sides, ``'image_scale=1,.875,.75'``; sides become multiples of 32 pixels.
@@ -120,8 +120,8 @@ def search(config: Union[str, Path, Config], checkpoint: str,
     knobs = [knob if isinstance(knob, Knob) else Knob.parse(knob) for knob in knobs]
     widths = check_widths(widths) if isinstance(widths, Mapping) else parse_widths(widths)
     setting = setting or LatencySetting(input_shape(cfg))
-    latencies = list(points) if pareto else [max_latency]
-    of = latency_of or _latency_of(setting, latencies, knobs, request.get('table'))
+    of = latency_of or _latency_of(setting, limits, points if pareto else (), knobs,
+                                   request.get('table'))
     asked = SearchRequest(
         config=path, checkpoint=str(checkpoint), options=options, limits=limits,
         setting=replace(setting, of=of), pareto=pareto, points=list(points), knobs=knobs,
@@ -129,12 +129,12 @@ def search(config: Union[str, Path, Config], checkpoint: str,
     return _run(cfg, asked, watch)
 
 
-def _latency_of(setting: LatencySetting, latencies: Sequence[Latency], knobs: Sequence[Knob],
-                table: Optional[str]) -> str:
+def _latency_of(setting: LatencySetting, limits: Limits, points: Sequence[Latency],
+                knobs: Sequence[Knob], table: Optional[str]) -> str:
     """Return the default of `latency_of`: milliseconds mean the whole model, as deployed."""
     if table is not None:
         return LatencyTable.load(table).setting.get('of', 'backbone')
-    in_ms = any(not parse_latency(value, '--points')[1] for value in latencies)
+    in_ms = limits.in_ms or any(not parse_latency(point, '--points')[1] for point in points)
     return 'model' if in_ms or knobs else setting.of
 
 

@@ -66,6 +66,11 @@ class Limits:
                              f'both be in ms or both in %')
         return cls(high, low, max_macs, of_dense)
 
+    @property
+    def in_ms(self) -> bool:
+        """Whether a latency limit is given in milliseconds."""
+        return not self.of_dense and (self.max_latency < math.inf or self.min_latency > 0)
+
     def resolve(self, dense_latency: float) -> 'Limits':
         """Return the same limits in milliseconds."""
         if not self.of_dense:

@@ -199,7 +199,8 @@ def test_two_stages_equal_pytorch(randomise, tmp_path, sparsity, shape, how):
     (dict(name='m.pb'), {}, 'does not end in .onnx'),
     ({}, dict(importance='random', sparsity=.5), 'random'),
     (dict(dynamic_batch=True), dict(scope='group', sparsity=.5), 'a batch of fixed size'),
-    (dict(batch_size=4), dict(scope='group', group_size=3, sparsity=.5), 'no multiple')])
+    (dict(batch_size=4), dict(scope='group', group_size=3, sparsity=.5),
+     'multiple of the group size, 3')])
 def test_what_can_not_be_exported_is_refused_by_name(tmp_path, arguments, settings, named):
     arguments = dict(dict(shape=WHOLE, name='m.onnx'), **arguments)
     path = tmp_path / arguments.pop('name')

@@ -4,7 +4,7 @@ from itertools import product
 import pytest
 import torch
 from helpers import BACKBONE, Spy, backbone, build_runner, toy_config
-from test_sparsity_adaptation_hook import Standing
+from standing import Standing
 
 from sparsevit_mm import SparsityAdaptationHook
 from sparsevit_mm.hooks.sparsity_adaptation_hook import RECORD

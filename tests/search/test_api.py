@@ -67,6 +67,17 @@ def test_a_config_as_it_was_read_is_its_file(toy, tmp_path):
         search(Config(cfg.to_dict()), toy[1], 1e6, work_dir=tmp_path / 't', **FEW)
 
 
+@pytest.mark.parametrize('limits, of', [
+    (dict(max_latency='30ms'), 'model'), (dict(max_latency='70%'), 'backbone'),
+    (dict(pareto=True, points=['70%']), 'backbone'), (dict(pareto=True, points=['30']), 'model'),
+    (dict(pareto=True, points=['70%'], max_latency=30), 'model'),
+    (dict(pareto=True, points=['70%'], min_latency='10ms'), 'model'),
+    (dict(pareto=True, points=['70%'], max_latency='90%', min_latency='0'), 'backbone')])
+def test_milliseconds_are_of_the_whole_model(toy, tmp_path, monkeypatch, limits, of):
+    monkeypatch.setattr(api, '_run', lambda cfg, request, watch: request)
+    assert search(*toy, work_dir=tmp_path / 's', **{**FEW, **limits}).setting.of == of
+
+
 def test_what_makes_no_search_is_refused(toy, tmp_path):
     with pytest.raises(ValueError, match='max_latency'):
         search(*toy, work_dir=tmp_path / 's', **FEW)

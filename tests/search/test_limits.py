@@ -58,6 +58,12 @@ def test_shares_of_the_dense_latency_become_milliseconds():
     assert Limits.parse(None, '0', 5e9).resolve(40.) == Limits(max_macs=5e9)
 
 
+@pytest.mark.parametrize('latencies, in_ms', [
+    (('30ms', 0), True), ((None, '10'), True), (('70%', '0'), False), ((None, 0), False)])
+def test_only_a_limit_that_is_set_is_in_milliseconds(latencies, in_ms):
+    assert Limits.parse(*latencies).in_ms == in_ms
+
+
 @pytest.mark.parametrize('max_latency, min_latency', [
     ('70%', '10'), ('70', '10%'), ('fast', '0'), ('30', 'slow'), ('%', '0'), ('30%', '40%')])
 def test_limits_that_make_no_band_are_refused(max_latency, min_latency):

@@ -34,7 +34,7 @@ def test_training_logs_the_loss_of_each_attribute_and_scores_dense_and_sparse(ti
     assert {f'task5.loss_{name}' for name in ('heatmap', 'xy', 'z', 'whl', 'yaw', 'vel')} <= set(
         train[0])
     assert len({line['sparsity'] for line in train}) > 5
-    assert lines[-1][f'{NUSCENES}/mAP'] > 0.01  # another processor trains to another figure
+    assert lines[-1][f'{NUSCENES}/mAP'] > 0.01  # depends on the processor
     assert lines[-1][f'60%/{NUSCENES}/NDS'] != lines[-1][f'{NUSCENES}/NDS']
 
 

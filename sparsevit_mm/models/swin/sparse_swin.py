@@ -1,11 +1,9 @@
 """Swin Transformer with window activation pruning (SparseViT, CVPR 2023)."""
 import math
-import warnings
 from functools import partial
 from typing import Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
 import torch
-import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks.transformer import PatchEmbed, PatchMerging
 from mmengine.logging import print_log
@@ -15,7 +13,8 @@ from torch import Tensor, nn
 
 from ...sparsity import Sparsity, SparsityConfig, SparsitySpace
 from ..block_widths import Widths, block_widths, uniform
-from ..grids import image_size
+from ..checkpoints import with_pretrained
+from ..grids import image_size, resize_grid
 from ..interface import SparseBackbone
 from ..selection.head import ImportanceHead, TrainedHead, check_heads, learned_sizes
 from ..selection.importance import LEARNED, SELECTOR, TRAINED
@@ -144,12 +143,7 @@ class SparseSwinTransformer(SparseBackbone):
                  block_heads: Widths = None,
                  ffn_widths: Widths = None,
                  widths: Optional[dict] = None):
-        if pretrained is not None:
-            if init_cfg is not None:
-                raise ValueError('pretrained and init_cfg are mutually exclusive')
-            warnings.warn('pretrained is deprecated, use init_cfg=dict(type="Pretrained", '
-                          'checkpoint=...)', DeprecationWarning)
-            init_cfg = dict(type='Pretrained', checkpoint=pretrained)
+        init_cfg = with_pretrained(init_cfg, pretrained)
         if strides[0] != patch_size:
             raise ValueError(f'strides[0] is {strides[0]}, patch_size {patch_size}: they must '
                              f'be equal')
@@ -344,9 +338,7 @@ class SparseSwinTransformer(SparseBackbone):
         """Return the position embedding (1, H * W, C), resized where the toolkits would fail."""
         if tuple(hw_shape) == self.pos_embed_shape:
             return self.absolute_pos_embed
-        grid = self.absolute_pos_embed.reshape(1, *self.pos_embed_shape, -1).permute(0, 3, 1, 2)
-        grid = F.interpolate(grid, size=tuple(hw_shape), mode='bicubic', align_corners=False)
-        return grid.flatten(2).transpose(1, 2)
+        return resize_grid(self.absolute_pos_embed, self.pos_embed_shape, hw_shape)
 
     def init_weights(self) -> None:
         """Load the checkpoint of `init_cfg`, or initialise from scratch as mmdet does."""

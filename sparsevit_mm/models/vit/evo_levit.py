@@ -93,7 +93,7 @@ class EvoLeViT(EvolvingBackbone):
         grid = _halved(size, 4)
         if with_cls_token:
             self.cls_token = nn.Parameter(torch.zeros(1, 1, widths[0]))
-        self.absolute = not attention_bias
+        self.absolute, self.grid = not attention_bias, grid
         if self.absolute:
             self.poss = self._positions(grid, widths[0])
         self.blocks, self.places = ModuleList(), []  # of each stage's first block
@@ -128,6 +128,10 @@ class EvoLeViT(EvolvingBackbone):
     def _forward(self, x: Tensor) -> Tuple[Union[Tensor, List[Tensor]], ...]:
         x = self.patch_embed(x)
         grid, importance, outs = (x.shape[2], x.shape[3]), None, []
+        if self.absolute and grid != self.grid:
+            raise ValueError(f'position embeddings are for a map of {self.grid[0]}x{self.grid[1]}, '
+                             f'but the input gives {grid[0]}x{grid[1]}: set img_size to the input '
+                             f'size')
         x = x.flatten(2).transpose(1, 2)
         if self.prefix:
             x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], 1)
@@ -150,13 +154,7 @@ class EvoLeViT(EvolvingBackbone):
 
     def _placed(self, x: Tensor, owner: nn.Module) -> Tensor:
         """Add the position embeddings of `owner`, the backbone or a subsampling layer."""
-        if not self.absolute:
-            return x
-        if owner.poss.shape[1] != x.shape[1]:
-            raise ValueError(f'position embeddings are for {owner.poss.shape[1] - self.prefix} '
-                             f'patches, but the input has {x.shape[1] - self.prefix}: set img_size '
-                             f'to the input size')
-        return x + owner.poss
+        return x + owner.poss if self.absolute else x
 
     def _subsample(self, x: Tensor, importance: Optional[Tensor], grid: Tuple[int, int],
                    stage: int) -> Tuple[Tensor, Optional[Tensor]]:

@@ -1,11 +1,9 @@
 """EvoVisionTransformer: a plain ViT with slow-fast token evolution (Evo-ViT, AAAI 2022)."""
 import math
-import warnings
 from functools import partial
 from typing import Callable, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
 import torch
-import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks.transformer import PatchEmbed
 from mmengine.model import ModuleList
@@ -16,6 +14,8 @@ from torch import Tensor, nn
 from ...sparsity import Sparsity, SparsityConfig, SparsitySpace
 from ...widths import StageWidths
 from ..block_widths import Widths, block_widths, uniform
+from ..checkpoints import with_pretrained
+from ..grids import resize_grid
 from ..selection.head import check_heads
 from ..selection.importance import SELECTOR, TOKEN_SCORES, MapInfo
 from ..selection.ranking import Selection
@@ -150,12 +150,7 @@ class EvoVisionTransformer(EvolvingBackbone):
                  block_heads: Widths = None,
                  ffn_widths: Widths = None,
                  widths: Optional[dict] = None):
-        if pretrained is not None:
-            if init_cfg is not None:
-                raise ValueError('pretrained and init_cfg are mutually exclusive')
-            warnings.warn('pretrained is deprecated, use init_cfg=dict(type="Pretrained", '
-                          'checkpoint=...)', DeprecationWarning)
-            init_cfg = dict(type='Pretrained', checkpoint=pretrained)
+        init_cfg = with_pretrained(init_cfg, pretrained)
         if isinstance(out_indices, int):
             out_indices = [num_layers - 1 if out_indices == -1 else out_indices]
         self._spaces = partial(make_space, num_layers, stages=stages, dense_layers=dense_layers)
@@ -259,10 +254,8 @@ class EvoVisionTransformer(EvolvingBackbone):
             tokens.append(self.dist_token)
         first = len(tokens)
         if tuple(hw_shape) != self.grid:
-            grid = position[:, first:].reshape(1, *self.grid, -1).permute(0, 3, 1, 2)
-            grid = F.interpolate(grid, size=tuple(hw_shape), mode=self.interpolate_mode,
-                                 align_corners=False if 'bi' in self.interpolate_mode else None)
-            position = torch.cat([position[:, :first], grid.flatten(2).transpose(1, 2)], 1)
+            position = torch.cat([position[:, :first], resize_grid(
+                position[:, first:], self.grid, hw_shape, self.interpolate_mode)], 1)
         x = torch.cat([*(token.expand(x.shape[0], -1, -1) for token in tokens), x], 1)
         x = self.drop_after_pos(x + position)[:, first - self.prefix:]
         if self.training and self.selector is not None:

@@ -111,7 +111,8 @@ def translate(state: StateDict, with_dist_token: bool = False) -> Tuple[StateDic
     if 'dist_token' in new and not with_dist_token:
         left_out.append('dist_token and its position')
         del new['dist_token']
-        new['pos_embed'] = torch.cat([new['pos_embed'][:, :1], new['pos_embed'][:, 2:]], 1)
+        if 'pos_embed' in new:
+            new['pos_embed'] = torch.cat([new['pos_embed'][:, :1], new['pos_embed'][:, 2:]], 1)
     return new, left_out
 
 

@@ -142,8 +142,9 @@ def test_settings_that_do_not_fit_are_refused(settings, named):
 
 
 def test_an_input_of_another_size_is_refused(make):
-    with pytest.raises(ValueError, match='49 patches.* 64'):
-        make()(torch.zeros(1, 3, 128, 128))
+    for size in ((128, 128), (16, 49 * 16)):  # the latter has as many patches
+        with pytest.raises(ValueError, match='7x7.* (8x8|1x49)'):
+            make()(torch.zeros(1, 3, *size))
 
 
 DENSE = dict(attention_bias=True, with_cls_token=False, importance='received')

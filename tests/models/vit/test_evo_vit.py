@@ -146,7 +146,7 @@ def test_gather_scatter_and_representative(batch, total, prefix, data):
     (dict(reselect='stage', sparsity=[0, 0, .5, .4, .5, .5]), r'stage 1 is \[0.5, 0.4\]'),
     (dict(sparsity=[.5, .5]), r'2 entries.*per block \(6\)'),
     (dict(sparsity=[0, 0, 0, 1., 0, 0]), 'block 3 is 1.0, outside'),
-    (dict(importance='learned'), "'learned' is none"), (dict(fast='mean'), "fast 'mean'"),
+    (dict(importance='learned'), "importance 'learned'"), (dict(fast='mean'), "fast 'mean'"),
     (dict(reselect='block'), "reselect 'block'"),
     (dict(reselect='stage', stages=(4, 2)), r'stages \[4, 2\]'),
     (dict(blend=[.5, .5]), 'blend has 2 values for 6'), (dict(blend=1.5), 'layer 0 is 1.5'),

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from sparsevit_mm import EvoVisionTransformer
+from sparsevit_mm.models.grids import resize_grid
 
 SHAPE = dict(img_size=32, patch_size=8, embed_dims=16, num_layers=3, num_heads=2, patch_bias=True)
 TO_MMPRETRAIN = [('.attn.attn.in_proj_', '.attn.qkv.'), ('.attn.attn.out_proj', '.attn.proj')]
@@ -97,6 +98,14 @@ def test_what_does_not_fit_is_listed(source, tmp_path, changes, named):
         build(tmp_path / 'w.pth', final_norm=True, **changes)
 
 
+def test_a_distillation_token_without_positions_lists_them_as_missing(source, tmp_path):
+    state = {**source.state_dict(), 'dist_token': torch.zeros(1, 1, 16)}
+    del state['pos_embed']
+    torch.save(state, tmp_path / 'w.pth')
+    with pytest.raises(ValueError, match='pos_embed'):
+        build(tmp_path / 'w.pth', final_norm=True)
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match='w.pth'):
         build(tmp_path / 'w.pth')
@@ -113,3 +122,9 @@ def test_a_distillation_token_and_its_position_have_a_place_where_asked_for(rand
     assert map_.shape == (2, 16, 5, 4) and token.shape == distilled.shape == (2, 16)
     with pytest.raises(ValueError, match='with_dist_token needs with_cls_token'):
         EvoVisionTransformer(**SHAPE, with_dist_token=True, with_cls_token=False)
+
+
+def test_positions_are_resized_in_any_mode():
+    positions = torch.arange(4.).reshape(1, 4, 1)
+    resized = resize_grid(positions, (2, 2), (4, 4), 'nearest').reshape(4, 4)
+    assert torch.equal(resized, torch.kron(positions.reshape(2, 2), torch.ones(2, 2)))
